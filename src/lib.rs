@@ -1,0 +1,2 @@
+//! forebay
+pub mod error;
