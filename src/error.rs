@@ -77,7 +77,7 @@ impl Error {
                     // Out of memory is reported without asking for memory.
                     None if kind == Kind::OutOfMemory => {}
                     None => {
-                        let mut fresh = Box::new(Text { len: 0, bytes: [0; CAPACITY] });
+                        let mut fresh = Box::new(Text { len: 0, bytes: [0; CAPACITY + 1] });
                         let _ = fresh.write_fmt(message);
                         *text = Some(fresh);
                     }
@@ -125,7 +125,7 @@ pub(crate) use fail;
 pub fn prepare_thread() {
     let _ = LAST.try_with(|last| {
         if let Ok(mut text) = last.text.try_borrow_mut() {
-            text.get_or_insert_with(|| Box::new(Text { len: 0, bytes: [0; CAPACITY] }));
+            text.get_or_insert_with(|| Box::new(Text { len: 0, bytes: [0; CAPACITY + 1] }));
         }
     });
 }
