@@ -1,2 +1,4 @@
 //! forebay
+pub mod device;
 pub mod error;
+pub mod space;

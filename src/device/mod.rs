@@ -1,0 +1,83 @@
+//! The ground floor: everything forebay asks of a device, on one page.
+//!
+//! What holds for every call, so that it is said once:
+//! - Addresses are in a reservation that [`Device::reserve`] returned and nobody released.
+//! - Addresses and lengths of page calls are multiples of [`PAGE`]; lengths are not zero.
+//! - Nobody touches memory that has no pages. Pages without an owner hold anything.
+//! - Two threads never make page calls for the same addresses at once; for different
+//!   addresses they may.
+//! - No caller holds a lock that an allocation may want: these calls are slow.
+//! - A call that fails has changed nothing.
+
+mod host;
+
+pub use host::{Host, HostOptions};
+
+use crate::error::Result;
+
+/// The unit of mapping, in bytes.
+pub const PAGE: u64 = 2 << 20;
+
+/// How pages are given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GiveBack {
+    /// The device may take them when it wants; taking them into use again first is cheap.
+    Lazily,
+    /// They are gone when the call returns.
+    Now,
+}
+
+/// A device: where bytes live, and how addresses get pages.
+pub trait Device: Send + Sync {
+    /// What the device is called in reports: `host`.
+    fn name(&self) -> &'static str;
+
+    /// Bytes of memory that the device has in all.
+    fn memory_bytes(&self) -> u64;
+
+    /// Reserves addresses without pages: `wanted` bytes or, when the system refuses, as many
+    /// as it gives, at least `least`. Returns the first address and the bytes.
+    fn reserve(&self, wanted: u64, least: u64) -> Result<(usize, u64)>;
+
+    /// Gives a whole reservation back, with its pages.
+    fn release(&self, address: usize, bytes: u64);
+
+    /// Puts pages under `[address, address + bytes)`. Where pages were given back lazily,
+    /// they may be the same ones.
+    fn commit(&self, address: usize, bytes: u64) -> Result<()>;
+
+    /// Takes the pages of `[address, address + bytes)` away; the addresses stay reserved.
+    fn decommit(&self, address: usize, bytes: u64, how: GiveBack) -> Result<()>;
+
+    /// Moves the pages under `from` to `to`, which has none. `from` has none afterwards.
+    /// Contents move along.
+    fn move_pages(&self, from: usize, to: usize, bytes: u64) -> Result<()>;
+
+    /// Makes every page of `[address, address + bytes)` resident, so that its first use
+    /// causes no fault.
+    fn populate(&self, address: usize, bytes: u64) -> Result<()>;
+
+    /// Whether pages should be as large as the hardware has them, for the whole reservation.
+    fn advise_huge(&self, address: usize, bytes: u64, huge: bool);
+
+    /// Sets `bytes` bytes at `address` to `value`.
+    ///
+    /// # Safety
+    /// The bytes have pages and belong to the caller.
+    unsafe fn fill(&self, address: usize, bytes: usize, value: u8);
+
+    /// Copies `bytes` bytes; the ranges do not overlap.
+    ///
+    /// # Safety
+    /// Both ranges have pages and belong to the caller.
+    unsafe fn copy(&self, from: usize, to: usize, bytes: usize);
+
+    /// The first address in `[address, address + bytes)` that does not hold `value`.
+    ///
+    /// # Safety
+    /// The bytes have pages and nobody writes to them.
+    unsafe fn find_other(&self, address: usize, bytes: usize, value: u8) -> Option<usize>;
+
+    /// System or driver calls made so far.
+    fn calls(&self) -> u64;
+}
