@@ -1,4 +1,5 @@
 //! forebay
 pub mod device;
 pub mod error;
+pub mod order;
 pub mod space;

@@ -273,6 +273,7 @@ mod tests {
 
     #[test]
     fn a_reservation_that_is_too_large_gets_what_there_is() {
+        crate::error::prepare_thread();
         let host = Host::new(HostOptions::default());
         let (address, bytes) = host.reserve(1 << 60, PAGE).unwrap();
         assert!((PAGE..1 << 60).contains(&bytes));

@@ -315,6 +315,18 @@ impl Space {
         self.runs.pass(tag, passed);
     }
 
+    /// Moves what was freed under `from` with a fence of at most `sequence` to the tag `to`
+    /// with the fence `fence`, which must be behind a wait for the old one.
+    pub fn hand_over(&mut self, from: u32, sequence: u64, to: u32, fence: u64) {
+        self.runs.retag(from, sequence, to, fence);
+    }
+
+    /// Whether the used run `id` is a run of its own, rather than a slab or addresses held
+    /// for a growth.
+    pub fn is_large(&self, id: RunId, run: &Run) -> bool {
+        run.state == State::Used && run.slab == NONE && self.map.start_in(run.offset) == id
+    }
+
     /// Checks every invariant; what is wrong is named.
     pub fn validate(&self) -> Result<(), String> {
         self.runs.validate(self.bytes)?;

@@ -374,7 +374,13 @@ impl Runs {
 
     /// Makes every run of `tag` whose fence is at most `passed` ready.
     pub fn pass(&mut self, tag: u32, passed: u64) {
-        if tag == READY || self.free_bytes(tag) == 0 {
+        self.retag(tag, passed, READY, 0);
+    }
+
+    /// Gives every free run of `tag` whose fence is at most `passed` the tag `to` and the
+    /// fence `fence`.
+    pub fn retag(&mut self, tag: u32, passed: u64, to: u32, fence: u64) {
+        if tag == READY || tag == to || self.free_bytes(tag) == 0 {
             return;
         }
         let bins = &self.bins[tag as usize];
@@ -393,7 +399,7 @@ impl Runs {
         }
         for id in ready {
             self.unlist(id);
-            self.settle(id, State::Free, READY, 0);
+            self.settle(id, State::Free, to, fence);
         }
     }
 

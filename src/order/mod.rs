@@ -1,0 +1,49 @@
+//! Streams, fences and events: who may reuse what, and when.
+//!
+//! A stream runs its work in order. A fence names a point in that order: a stream and a
+//! sequence number; it is passed once the work that was queued before it is done. The pool
+//! asks four things of an order, [`Order`]; [`HostOrder`] answers them for system memory.
+
+mod fence;
+pub mod host_stream;
+
+pub use fence::Fence;
+pub use host_stream::{HostOrder, HostStream, Job};
+
+use crate::error::Result;
+
+/// A stream by its handle. Zero is the default stream: on the host that is the calling
+/// thread itself, whose work is done when its call returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Stream(pub u64);
+
+impl Stream {
+    /// The default stream.
+    pub const DEFAULT: Stream = Stream(0);
+}
+
+/// What the pool has to know of streams. None of these calls waits for a stream but
+/// [`Order::wait`], and none but [`Order::make_wait`] and [`Order::wait`] asks the system.
+pub trait Order: Send + Sync {
+    /// An error when there is no such stream.
+    fn check(&self, stream: Stream) -> Result<()>;
+
+    /// Whether everything on `stream` is done as soon as it was called, so that it never
+    /// has to be waited for.
+    fn is_immediate(&self, stream: Stream) -> bool;
+
+    /// The fence behind everything that was queued on `stream` so far, as its sequence
+    /// number.
+    fn mark(&self, stream: Stream) -> u64;
+
+    /// The sequence number up to which `stream` is done. A stream that was destroyed is done
+    /// with everything.
+    fn passed(&self, stream: Stream) -> u64;
+
+    /// Makes what is queued on `stream` from now on wait for `fence`. False when this stream
+    /// cannot be made to wait other than by stopping the caller.
+    fn make_wait(&self, stream: Stream, fence: Fence) -> bool;
+
+    /// Stops the calling thread until `fence` is passed. False when it never will be.
+    fn wait(&self, fence: Fence) -> bool;
+}

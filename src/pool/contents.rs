@@ -1,0 +1,70 @@
+//! What debug flags and policies do to the bytes of blocks: zeroing, poison, guard bytes.
+
+use std::sync::atomic::Ordering;
+
+use super::core::Block;
+use super::{GUARD_BYTES, Pool, handshake::attention};
+use crate::error::{Result, fail};
+
+/// Freed bytes are overwritten with this.
+const POISON: u8 = 0xDF;
+/// Guard bytes hold this.
+const GUARD: u8 = 0xFD;
+/// Most guard bytes written behind a block. All of a small block's rest is guarded.
+const GUARD_MOST: u64 = 4096;
+
+impl Pool {
+    /// Prepares the bytes of a block that is about to be given out.
+    pub(super) fn prepare_contents(&self, block: &Block, size: usize) {
+        if self.attention.load(Ordering::Relaxed) & attention::SLOW == 0 {
+            return;
+        }
+        let address = block.address();
+        if self.flags.zero_on_alloc || self.zeroed.load(Ordering::Relaxed) {
+            // SAFETY: the block was just taken for the caller and has pages.
+            unsafe { self.device.fill(address, size, 0) };
+        }
+        if self.flags.guard_bytes {
+            let (from, bytes) = guarded(block, size as u64);
+            // SAFETY: as above; the bytes behind `size` up to the block's end are the pool's.
+            unsafe { self.device.fill(from, bytes, GUARD) };
+        }
+    }
+
+    /// Overwrites the bytes of a block that was just taken back.
+    pub(super) fn poison_contents(&self, block: &Block) {
+        if self.flags.poison_on_free {
+            // SAFETY: the block was taken back from its owner and is in nobody's hands yet.
+            unsafe {
+                self.device.fill(block.address(), block.head().size() as usize, POISON);
+            }
+        }
+    }
+
+    /// Checks the guard bytes behind a live block.
+    pub(super) fn check_guard(&self, block: &Block) -> Result<()> {
+        if !self.flags.guard_bytes {
+            return Ok(());
+        }
+        let size = block.head().requested(block.index);
+        let (from, bytes) = guarded(block, size);
+        // SAFETY: guard bytes are the pool's; their block has pages.
+        match unsafe { self.device.find_other(from, bytes, GUARD) } {
+            None => Ok(()),
+            Some(at) => Err(fail!(
+                Corruption,
+                "the block at {:#x} of {size} bytes was written past its end, {} bytes behind \
+                 its start",
+                block.address(),
+                at - block.address()
+            )),
+        }
+    }
+}
+
+/// Address and number of the guard bytes of a block of which `size` bytes were asked for.
+fn guarded(block: &Block, size: u64) -> (usize, usize) {
+    let rest = block.head().size() - size;
+    debug_assert!(rest >= GUARD_BYTES as u64);
+    (block.address() + size as usize, rest.min(GUARD_MOST) as usize)
+}

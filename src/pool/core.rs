@@ -1,0 +1,383 @@
+//! What the threads of a pool share, under one lock: the space, the heads, and what waits
+//! for streams. Nothing here calls the device.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use super::block::{BlockTable, Head, Heads, Word, state};
+use super::policy::Preset;
+use crate::order::{Fence, Order, Stream};
+use crate::space::{Place, READY, Space};
+
+/// A block to be found: its place, its head and its number in it.
+#[derive(Clone, Copy, Debug)]
+pub struct Block {
+    /// The head, which stays where it is until the pool is gone.
+    pub head: *const Head,
+    /// The block's number in it.
+    pub index: usize,
+}
+
+impl Block {
+    /// Its head.
+    pub fn head(&self) -> &Head {
+        // SAFETY: heads stay where they are until the pool is gone, and blocks are only used
+        // by calls into the pool.
+        unsafe { &*self.head }
+    }
+
+    /// Its first byte.
+    pub fn address(&self) -> usize {
+        self.head().address(self.index)
+    }
+
+    fn place(&self) -> Place {
+        if self.head().is_large() {
+            Place::Large { run: self.head().id() }
+        } else {
+            Place::Small { slab: self.head().id(), index: self.index as u32 }
+        }
+    }
+}
+
+/// What kind of block an allocation needs.
+#[derive(Clone, Copy, Debug)]
+pub struct Need {
+    /// Bytes asked for.
+    pub size: u64,
+    /// Bytes of the block; of a run of its own, exactly.
+    pub block: u64,
+    /// The size class, or none for a run of its own.
+    pub class: Option<usize>,
+    /// The block's first byte is a multiple of this.
+    pub alignment: u64,
+    /// On which stream.
+    pub stream: Stream,
+}
+
+impl Need {
+    /// Bytes and alignment of what has to be mapped for it.
+    pub fn mapping(&self, space: &Space) -> (u64, u64) {
+        match self.class {
+            Some(class) => (space.classes().slab_bytes(class), crate::space::CHUNK),
+            None => (self.block, self.alignment),
+        }
+    }
+}
+
+/// A block that several streams have to be done with.
+struct Followed {
+    fences: Vec<Fence>,
+    block: Block,
+}
+
+/// What the threads of a pool share.
+pub struct Core {
+    /// The arena.
+    pub space: Space,
+    /// The heads of its blocks.
+    pub heads: Heads,
+    /// The stream of each tag; tag 0 is `READY`.
+    streams: Vec<Stream>,
+    /// Streams that use a live block besides the one it was allocated on, by its address.
+    followers: HashMap<usize, Vec<Stream>>,
+    waiting: Vec<Followed>,
+    /// What the policy says.
+    pub preset: Preset,
+    /// Most bytes mapped.
+    pub limit: u64,
+    /// Highest `space.used_bytes()`.
+    pub used_peak: u64,
+    /// Highest `space.mapped_bytes()`.
+    pub reserved_peak: u64,
+    /// All bytes ever mapped.
+    pub reserved_total: u64,
+    /// Least idle bytes since `idle_since`: what nobody needed for that long.
+    pub idle_low: u64,
+    /// See `idle_low`.
+    pub idle_since: Instant,
+}
+
+// SAFETY: the pointers in `waiting` lead to heads that `heads` owns and never moves; they go
+// wherever the core goes.
+unsafe impl Send for Core {}
+
+impl Core {
+    /// The core of a pool over `space`.
+    pub fn new(space: Space, preset: Preset, limit: u64) -> Core {
+        Core {
+            space,
+            heads: Heads::default(),
+            streams: vec![Stream::DEFAULT],
+            followers: HashMap::new(),
+            waiting: Vec::new(),
+            preset,
+            limit,
+            used_peak: 0,
+            reserved_peak: 0,
+            reserved_total: 0,
+            idle_low: 0,
+            idle_since: Instant::now(),
+        }
+    }
+
+    /// The tag of `stream`.
+    pub fn tag(&mut self, order: &dyn Order, stream: Stream) -> u32 {
+        if order.is_immediate(stream) {
+            return READY;
+        }
+        if let Some(tag) = self.streams[1..].iter().position(|&other| other == stream) {
+            return tag as u32 + 1;
+        }
+        // A tag whose stream is done with everything and owns nothing any more serves again.
+        let owns = |tag: u32| {
+            self.space.runs().free_bytes(tag) > 0 || self.space.slabs().any(|(_, slab)| slab.tag == tag)
+        };
+        let gone = (1..self.streams.len() as u32)
+            .find(|&tag| order.passed(self.streams[tag as usize]) == u64::MAX && !owns(tag));
+        match gone {
+            Some(tag) => {
+                self.streams[tag as usize] = stream;
+                tag
+            }
+            None => {
+                self.streams.push(stream);
+                self.streams.len() as u32 - 1
+            }
+        }
+    }
+
+    /// The stream of `tag`.
+    pub fn stream_of(&self, tag: u32) -> Stream {
+        self.streams[tag as usize]
+    }
+
+    /// Tags in use, but for `READY`.
+    pub fn tags(&self) -> impl Iterator<Item = u32> + use<> {
+        1..self.streams.len() as u32
+    }
+
+    /// Makes ready what streams are done with by now.
+    pub fn poll(&mut self, table: &BlockTable, order: &dyn Order) {
+        for tag in self.tags() {
+            if self.space.runs().free_bytes(tag) > 0 {
+                self.space.pass(tag, order.passed(self.stream_of(tag)));
+            }
+        }
+        if self.waiting.is_empty() {
+            return;
+        }
+        let passed = |followed: &Followed| {
+            followed.fences.iter().all(|fence| order.passed(fence.stream) >= fence.sequence)
+        };
+        let (ready, waiting) = std::mem::take(&mut self.waiting).into_iter().partition(passed);
+        self.waiting = waiting;
+        let ready: Vec<Followed> = ready;
+        for followed in ready {
+            self.put_back(table, followed.block, READY, 0);
+        }
+    }
+
+    /// The last fence that somebody's freed memory waits for, of every stream.
+    pub fn fences(&self, order: &dyn Order) -> Vec<Fence> {
+        let mut fences: Vec<Fence> =
+            self.waiting.iter().flat_map(|followed| followed.fences.iter().copied()).collect();
+        for tag in self.tags() {
+            if let Some(sequence) = self.space.runs().latest_fence(tag) {
+                fences.push(Fence { stream: self.stream_of(tag), sequence });
+            }
+        }
+        fences.retain(|fence| order.passed(fence.stream) < fence.sequence);
+        fences
+    }
+
+    /// `fresh` bytes were mapped.
+    pub fn note_reserved(&mut self, fresh: u64) {
+        self.reserved_total += fresh;
+        self.reserved_peak = self.reserved_peak.max(self.space.mapped_bytes());
+    }
+
+    /// Bytes of the largest run that is free for anybody.
+    pub fn largest_free(&self) -> u64 {
+        let runs = self.space.runs();
+        match runs.largest(READY) {
+            crate::space::NONE => 0,
+            run => runs.get(run).size,
+        }
+    }
+
+    /// Takes a block from mapped memory.
+    pub fn take(&mut self, table: &BlockTable, need: &Need, tag: u32) -> Option<Block> {
+        let block = match need.class {
+            Some(class) => self.take_small(table, class, tag)?,
+            None => self.take_large(table, need, tag)?,
+        };
+        self.used_peak = self.used_peak.max(self.space.used_bytes());
+        self.idle_low = self.idle_low.min(self.space.idle_bytes());
+        Some(block)
+    }
+
+    fn take_small(&mut self, table: &BlockTable, class: usize, tag: u32) -> Option<Block> {
+        let (slab, index) = match self.space.take_small(class, tag) {
+            Some(taken) => taken,
+            None => {
+                let id = self.space.new_slab(class, tag)?;
+                self.enter_slab(table, id);
+                self.space.take_small(class, tag)?
+            }
+        };
+        Some(Block { head: self.heads.of_slab(slab), index: index as usize })
+    }
+
+    fn enter_slab(&mut self, table: &BlockTable, id: u32) {
+        let slab = self.space.slab(id);
+        let class = slab.class as usize;
+        let (size, bytes) =
+            (self.space.classes().size(class) as u64, self.space.classes().slab_bytes(class));
+        self.heads.add_slab(table, id, class, (slab.offset, size, bytes, slab.capacity));
+    }
+
+    fn take_large(&mut self, table: &BlockTable, need: &Need, tag: u32) -> Option<Block> {
+        let run = self.space.take_large(need.block, need.alignment, tag)?;
+        Some(self.enter_run(table, run))
+    }
+
+    /// Makes a head for a run that is used now.
+    pub fn enter_run(&mut self, table: &BlockTable, run: u32) -> Block {
+        let (offset, size) = self.space.extent(Place::Large { run });
+        self.heads.add_run(table, run, offset, size);
+        self.used_peak = self.used_peak.max(self.space.used_bytes());
+        Block { head: self.heads.of_run(run), index: 0 }
+    }
+
+    /// Takes back a block that was freed on `stream`; its word says `FREE`.
+    pub fn give(&mut self, table: &BlockTable, order: &dyn Order, block: Block, stream: Stream) {
+        let tag = self.tag(order, stream);
+        let sequence = if tag == READY { 0 } else { order.mark(stream) };
+        if let Some(followers) = self.followers.remove(&block.address()) {
+            let mut fences: Vec<Fence> = followers
+                .into_iter()
+                .map(|stream| Fence { stream, sequence: order.mark(stream) })
+                .collect();
+            if tag != READY {
+                fences.push(Fence { stream, sequence });
+            }
+            self.waiting.push(Followed { fences, block });
+            return;
+        }
+        let own = match block.place() {
+            Place::Large { .. } => true,
+            Place::Small { slab, .. } => self.space.slab(slab).tag == tag || tag == READY,
+        };
+        if own {
+            self.put_back(table, block, tag, sequence);
+        } else {
+            // A slab is one stream's; its block was freed on another one.
+            let fences = vec![Fence { stream, sequence }];
+            self.waiting.push(Followed { fences, block });
+        }
+    }
+
+    fn put_back(&mut self, table: &BlockTable, block: Block, tag: u32, sequence: u64) {
+        match block.place() {
+            Place::Large { run } => {
+                self.heads.remove_run(table, run);
+                self.space.give_large(run, tag, sequence);
+            }
+            Place::Small { slab, index } => {
+                let bytes = self.space.classes().slab_bytes(self.space.slab(slab).class as usize);
+                if self.space.give_small(slab, index, sequence) {
+                    self.heads.remove_slab(table, slab, bytes);
+                }
+            }
+        }
+    }
+
+    /// Notes that work queued on `stream` uses the live block at `address`.
+    pub fn follow(&mut self, address: usize, stream: Stream) {
+        let followers = self.followers.entry(address).or_default();
+        if !followers.contains(&stream) {
+            followers.push(stream);
+        }
+    }
+
+    /// Moves what was freed under `from` with a fence of at most `sequence` over to `to`,
+    /// whose stream was made to wait for that fence; the new fence lies behind that wait.
+    pub fn hand_over(&mut self, from: u32, sequence: u64, to: u32, fence: u64) {
+        self.space.hand_over(from, sequence, to, fence);
+    }
+
+    /// The block that `address` lies in, if it is given out.
+    pub fn live_block_around(&self, table: &BlockTable, address: usize) -> Option<Block> {
+        let offset = (address as u64).checked_sub(table.base() as u64)?;
+        let block = match self.space.locate(offset)? {
+            Place::Large { run } => Block { head: self.heads.of_run(run), index: 0 },
+            Place::Small { slab, index } => {
+                Block { head: self.heads.of_slab(slab), index: index as usize }
+            }
+        };
+        block.is_live().then_some(block)
+    }
+
+    /// Every block that is given out, in no order.
+    pub fn live_blocks(&self) -> Vec<Block> {
+        self.blocks().filter(Block::is_live).collect()
+    }
+
+    /// Every block of a slab and every run of its own.
+    pub fn blocks(&self) -> impl Iterator<Item = Block> {
+        let of_slabs = self.space.slabs().flat_map(|(id, slab)| {
+            let head: *const Head = self.heads.of_slab(id);
+            (0..slab.capacity as usize).map(move |index| Block { head, index })
+        });
+        let used = |&(id, run): &(u32, &crate::space::Run)| {
+            run.slab == crate::space::NONE && self.space.is_large(id, run)
+        };
+        let runs = self.space.runs().iter().filter(used).map(|(id, _)| {
+            let head: *const Head = self.heads.of_run(id);
+            Block { head, index: 0 }
+        });
+        of_slabs.chain(runs)
+    }
+
+    /// Checks the space, and the words of its blocks against it. The owners of front caches
+    /// are stopped, and `cached` counts what they hold.
+    pub fn validate(&self, table: &BlockTable, cached: usize) -> Result<(), String> {
+        self.space.validate()?;
+        let waiting: std::collections::HashSet<usize> =
+            self.waiting.iter().map(|followed| followed.block.address()).collect();
+        let mut in_caches = 0;
+        for block in self.blocks() {
+            let word = Word(block.head().word(block.index).load(std::sync::atomic::Ordering::Relaxed));
+            let address = block.address();
+            let found = table.find(address);
+            if !matches!(found, super::block::Found::Block(head, index)
+                if std::ptr::eq(head, block.head) && index == block.index)
+            {
+                return Err(format!("block {address:#x} is not found in the table"));
+            }
+            let free = match block.place() {
+                Place::Large { .. } => false,
+                Place::Small { slab, index } => self.space.slab(slab).is_free(index),
+            };
+            match word.state() {
+                state::FREE if free || waiting.contains(&address) => {}
+                state::CACHED if !free => in_caches += 1,
+                state::LIVE if !free => {}
+                state::FOLLOWED if !free && self.followers.contains_key(&address) => {}
+                _ => return Err(format!("block {address:#x} has word {word:?}, free {free}")),
+            }
+        }
+        if in_caches != cached {
+            return Err(format!("{in_caches} blocks say they are cached, {cached} are"));
+        }
+        Ok(())
+    }
+}
+
+impl Block {
+    /// Whether it is given out.
+    pub fn is_live(&self) -> bool {
+        Word(self.head().word(self.index).load(std::sync::atomic::Ordering::Acquire)).is_live()
+    }
+}

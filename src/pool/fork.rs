@@ -1,0 +1,76 @@
+//! A fork: the child may free and allocate.
+//!
+//! Another thread may hold any lock of ours while one forks; in the child nobody would ever
+//! let go of it. So the forking thread takes them all, in their order, and both processes
+//! let go of them.
+
+use std::cell::RefCell;
+use std::sync::{Arc, OnceLock};
+
+use super::{Pool, housekeeper, registry};
+use crate::order::host_stream;
+
+thread_local! {
+    static HELD: RefCell<Vec<Arc<Pool>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Registers the handlers, once per process.
+pub(super) fn prepare_once() {
+    static ONCE: OnceLock<()> = OnceLock::new();
+    ONCE.get_or_init(|| {
+        // SAFETY: three functions that stay loaded, the library is never unloaded. A refusal
+        // (no memory) leaves forks as they are without us.
+        unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) };
+    });
+}
+
+extern "C" fn before() {
+    let mut pools = registry::all();
+    pools.sort_by_key(|pool| pool.id);
+    host_stream::before_fork();
+    std::mem::forget(registry::pools().write());
+    for pool in &pools {
+        pool.slots.before_fork();
+        std::mem::forget(pool.classes_kept.lock());
+        std::mem::forget(pool.callback.lock());
+        std::mem::forget(pool.recorder.write());
+        std::mem::forget(pool.slotless.cells.lock());
+        std::mem::forget(pool.core.lock());
+    }
+    HELD.with(|held| *held.borrow_mut() = pools);
+}
+
+extern "C" fn in_parent() {
+    // SAFETY: `before` ran in this thread and took these locks.
+    unsafe { release(false) };
+}
+
+extern "C" fn in_child() {
+    // SAFETY: `before` ran in the thread that this one is a copy of.
+    unsafe { release(true) };
+    housekeeper::after_fork_in_child();
+}
+
+/// # Safety
+/// `before` took the locks.
+unsafe fn release(child: bool) {
+    let pools = HELD.with(|held| std::mem::take(&mut *held.borrow_mut()));
+    for pool in &pools {
+        // SAFETY: the caller's promise, for each of them.
+        unsafe {
+            pool.core.force_unlock();
+            pool.slotless.cells.force_unlock();
+            pool.recorder.force_unlock_write();
+            pool.callback.force_unlock();
+            pool.classes_kept.force_unlock();
+            pool.slots.after_fork(child);
+        }
+    }
+    // SAFETY: the caller's promise.
+    unsafe {
+        registry::pools().force_unlock_write();
+        host_stream::after_fork(child);
+    }
+    // A pool that was given up by another thread meanwhile goes here, without a lock held.
+    drop(pools);
+}

@@ -1,0 +1,262 @@
+//! The ladder: ever more costly ways to find memory, before an allocation fails.
+
+use super::core::{Block, Need};
+use super::{Pool, registry};
+use crate::error::{self, Kind, Result};
+use crate::order::Fence;
+use crate::space::{Growth, PAGE, READY};
+use crate::device::GiveBack;
+
+/// Called when memory is short, with the bytes that are needed: true to try again. It may
+/// free blocks of the pool.
+pub type OomCallback = Box<dyn FnMut(u64) -> bool + Send>;
+
+/// How an attempt to put more memory under addresses ended.
+enum Grown {
+    Done(Block),
+    /// The limit is reached.
+    Limit,
+    /// The device has no more.
+    Refused,
+    /// No free addresses are left together.
+    NoAddresses,
+}
+
+/// Most times that the user's callback is asked for one allocation.
+const CALLBACKS_MAX: u32 = 16;
+
+impl Pool {
+    /// Finds a block when none is free in what the calling thread and the core have. Takes
+    /// no lock across calls of the device, of streams or of the user.
+    #[cold]
+    pub(super) fn climb(&self, need: &Need) -> Result<Block> {
+        let mut callbacks = 0;
+        loop {
+            if let Some(block) = self.climb_once(need) {
+                return Ok(block);
+            }
+            // Taken out for the call, so that the callback may use the pool.
+            let callback = self.callback.lock().take();
+            let Some(mut callback) = callback else { break };
+            callbacks += 1;
+            let again = callbacks <= CALLBACKS_MAX && callback(need.block);
+            self.callback.lock().get_or_insert(callback);
+            if !again {
+                break;
+            }
+        }
+        Err(self.out_of_memory(need))
+    }
+
+    fn climb_once(&self, need: &Need) -> Option<Block> {
+        // 1. What other threads' front caches hold back.
+        if self.flush_others(need.block)
+            && let Some(block) = self.take_from_core(need)
+        {
+            return Some(block);
+        }
+        // 2. Idle pages moved together, 3. new pages; passed fences come with each try.
+        let mut grown = self.grow(need);
+        // 4. What lies idle in other pools, when it is the device that has no more.
+        if matches!(grown, Grown::Refused) && registry::trim_others(self.id) > 0 {
+            grown = self.grow(need);
+        }
+        if let Grown::Done(block) = grown {
+            return Some(block);
+        }
+        // 5. What other streams freed but may still use: this stream waits for them on the
+        // device, or else the caller does here.
+        let (tag, fences) = {
+            let mut core = self.core.lock();
+            (core.tag(&*self.order, need.stream), core.fences(&*self.order))
+        };
+        for fence in fences {
+            if fence.stream == need.stream {
+                continue;
+            }
+            if tag != READY && self.order.make_wait(need.stream, fence) {
+                self.hand_over(fence, tag, need);
+            } else if !self.order.wait(fence) {
+                continue;
+            }
+            if let Some(block) = self.take_from_core(need) {
+                return Some(block);
+            }
+            if let Grown::Done(block) = self.grow(need) {
+                return Some(block);
+            }
+        }
+        // 6. What this stream itself has queued: once that is done, its memory can be moved.
+        if tag != READY {
+            let own = Fence { stream: need.stream, sequence: self.order.mark(need.stream) };
+            if self.order.passed(own.stream) < own.sequence && self.order.wait(own) {
+                self.core.lock().poll(&self.table, &*self.order);
+                if let Grown::Done(block) = self.grow(need) {
+                    return Some(block);
+                }
+            }
+        }
+        None
+    }
+
+    /// The stream of `tag` waits for `fence` from now on: what was freed before it is its
+    /// own, behind that wait.
+    fn hand_over(&self, fence: Fence, tag: u32, need: &Need) {
+        let mut core = self.core.lock();
+        let from = core.tag(&*self.order, fence.stream);
+        let behind = self.order.mark(need.stream);
+        core.hand_over(from, fence.sequence, tag, behind);
+    }
+
+    /// Empties other threads' front caches into the core, when they hold enough to matter.
+    fn flush_others(&self, wanted: u64) -> bool {
+        let held: u64 = self.slots.iter().map(|slot| slot.held.get()).sum();
+        held >= wanted.min(PAGE) && self.flush_all() > 0
+    }
+
+    /// Empties every front cache but those in use this very moment; returns the bytes.
+    pub(super) fn flush_all(&self) -> u64 {
+        if self.slots.len() == 0 {
+            return 0;
+        }
+        self.barriers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let mut bytes = 0;
+        for mut locked in self.slots.stop() {
+            bytes += locked.slot().held.get();
+            self.flush(&mut locked);
+        }
+        bytes
+    }
+
+    /// Puts pages under addresses for `need`: idle pages from elsewhere, above the soft
+    /// budget of the policy, or new ones up to the limit.
+    fn grow(&self, need: &Need) -> Grown {
+        let mut core = self.core.lock();
+        let tag = core.tag(&*self.order, need.stream);
+        core.poll(&self.table, &*self.order);
+        if let Some(block) = core.take(&self.table, need, tag) {
+            return Grown::Done(block);
+        }
+        let (bytes, alignment) = need.mapping(&core.space);
+        let Some(window) = core.space.best_window(bytes, alignment, tag) else {
+            return Grown::NoAddresses;
+        };
+        let mapped = core.space.mapped_bytes();
+        let live = core.used_peak.max(core.space.used_bytes() + bytes);
+        let budget = (live * core.preset.move_above_percent / 100).max(live + PAGE).min(core.limit);
+        let above_budget = (mapped + window.pages).saturating_sub(budget);
+        let growth = core.space.begin_growth(window, above_budget.next_multiple_of(PAGE));
+        if mapped + growth.fresh_bytes() > core.limit {
+            core.space.abort_growth(growth);
+            return Grown::Limit;
+        }
+        core.note_reserved(growth.fresh_bytes());
+        drop(core);
+        let mapped = self.map(&growth);
+        let mut core = self.core.lock();
+        if mapped.is_err() {
+            core.reserved_total -= growth.fresh_bytes();
+            core.space.abort_growth(growth);
+            return Grown::Refused;
+        }
+        self.misses.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        match need.class {
+            None => {
+                let run = core.space.finish_growth(growth);
+                Grown::Done(core.enter_run(&self.table, run))
+            }
+            Some(_) => {
+                core.space.finish_growth_free(growth);
+                match core.take(&self.table, need, tag) {
+                    Some(block) => Grown::Done(block),
+                    // Another thread was faster; the caller tries again.
+                    None => Grown::Limit,
+                }
+            }
+        }
+    }
+
+    /// Asks the device for the pages of `growth`; all or nothing.
+    pub(super) fn map(&self, growth: &Growth) -> Result<()> {
+        let at = |offset: u64| self.table.base() + offset as usize;
+        let mut done = (0, 0);
+        let mut result = Ok(());
+        for &(from, to, bytes) in &growth.moved {
+            result = self.device.move_pages(at(from), at(to), bytes);
+            if result.is_err() {
+                break;
+            }
+            done.0 += 1;
+        }
+        if result.is_ok() {
+            for &(offset, bytes) in &growth.fresh {
+                result = self.device.commit(at(offset), bytes);
+                if result.is_err() {
+                    break;
+                }
+                done.1 += 1;
+            }
+        }
+        if result.is_err() {
+            for &(offset, bytes) in &growth.fresh[..done.1] {
+                let _ = self.device.decommit(at(offset), bytes, GiveBack::Now);
+            }
+            for &(from, to, bytes) in growth.moved[..done.0].iter().rev() {
+                // Back where they came from; if even that fails the addresses they came from
+                // get other pages, for they are free and hold nothing.
+                if self.device.move_pages(at(to), at(from), bytes).is_err() {
+                    let _ = self.device.commit(at(from), bytes);
+                }
+            }
+        }
+        result
+    }
+
+    /// The message has everything that is needed to see why, and allocates nothing but what
+    /// the report itself walks over.
+    #[cold]
+    fn out_of_memory(&self, need: &Need) -> error::Error {
+        let core = self.core.lock();
+        let mapped = core.space.mapped_bytes();
+        let largest = core.largest_free();
+        let limit = core.limit;
+        let waiting: u64 = core.tags().map(|tag| core.space.runs().free_bytes(tag)).sum();
+        let mut sizes = [0u64; 5];
+        for block in core.blocks() {
+            if block.is_live() {
+                let size = block.head().requested(block.index);
+                // The smallest of the five makes way.
+                if let Some(least) = sizes.iter_mut().min()
+                    && *least < size
+                {
+                    *least = size;
+                }
+            }
+        }
+        drop(core);
+        sizes.sort_unstable_by(|a, b| b.cmp(a));
+        let sums = self.sums();
+        tracing::warn!(pool = self.id, size = need.size, limit, "out of memory");
+        error::Error::new(
+            Kind::OutOfMemory,
+            format_args!(
+                "out of memory in pool {}: {} bytes requested (a block of {}, alignment {}); \
+                 live {} bytes in {} blocks, requested {}, reserved {mapped}, limit {limit}, \
+                 largest free run {largest}, freed but in use by streams {waiting}; largest \
+                 live sizes {} {} {} {} {}",
+                self.id,
+                need.size,
+                need.block,
+                need.alignment,
+                sums.allocated,
+                sums.allocations.wrapping_sub(sums.frees),
+                sums.requested,
+                sizes[0],
+                sizes[1],
+                sizes[2],
+                sizes[3],
+                sizes[4],
+            ),
+        )
+    }
+}

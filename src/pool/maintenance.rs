@@ -1,0 +1,285 @@
+//! What is done to a pool as a whole: trim, defragment, limits, policies, checks.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::policy::TrimWhen;
+use super::{OomCallback, Policy, Pool, housekeeper};
+use crate::device::GiveBack;
+use crate::error::{Result, fail};
+use crate::space::{PAGE, READY, SizeClasses};
+
+/// What [`Pool::defragment`] did.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DefragReport {
+    /// Pages moved.
+    pub pages_moved: u64,
+    /// By how much the largest free run grew, in bytes.
+    pub bytes_gained: u64,
+    /// System calls made.
+    pub system_calls: u64,
+    /// The largest free run before, in bytes.
+    pub largest_before: u64,
+    /// The largest free run after, in bytes.
+    pub largest_after: u64,
+}
+
+impl Pool {
+    /// Maps `bytes` at the start, and touches them if `touch`.
+    pub(super) fn map_initial(&self, bytes: u64, touch: bool) -> Result<()> {
+        let bytes = bytes.next_multiple_of(PAGE);
+        let mut core = self.core.lock();
+        let Some(window) = core.space.best_window(bytes, PAGE, READY) else {
+            return Err(fail!(
+                OutOfMemory,
+                "initial_bytes is {bytes}; the system gave {} bytes of addresses",
+                core.space.bytes()
+            ));
+        };
+        let growth = core.space.begin_growth(window, 0);
+        core.note_reserved(growth.fresh_bytes());
+        drop(core);
+        let at = self.table.base() + window.offset as usize;
+        let mapped = self.map(&growth).and_then(|()| {
+            if touch { self.device.populate(at, bytes) } else { Ok(()) }
+        });
+        let mut core = self.core.lock();
+        match mapped {
+            Ok(()) => core.space.finish_growth_free(growth),
+            Err(_) => core.space.abort_growth(growth),
+        }
+        core.idle_low = core.space.idle_bytes();
+        mapped
+    }
+
+    /// Gives up to `bytes` of idle pages back to the device; returns how many.
+    pub(super) fn release_idle(&self, bytes: u64) -> u64 {
+        self.release(bytes, GiveBack::Lazily)
+    }
+
+    fn release(&self, bytes: u64, how: GiveBack) -> u64 {
+        let mut core = self.core.lock();
+        core.poll(&self.table, &*self.order);
+        let taken = core.space.begin_release(bytes);
+        drop(core);
+        let mut released = 0;
+        let mut done = Vec::with_capacity(taken.len());
+        for &(run, offset, bytes) in &taken {
+            let at = self.table.base() + offset as usize;
+            let gone = self.device.decommit(at, bytes, how).is_ok();
+            released += if gone { bytes } else { 0 };
+            done.push((run, gone));
+        }
+        let mut core = self.core.lock();
+        for (run, gone) in done {
+            if gone {
+                core.space.finish_release(run);
+            } else {
+                core.space.abort_release(run);
+            }
+        }
+        core.idle_low = core.idle_low.min(core.space.idle_bytes());
+        if released > 0 {
+            self.trims.fetch_add(1, Ordering::Relaxed);
+        }
+        released
+    }
+
+    /// After a block went back to the core: gives back what the policy does not keep.
+    pub(super) fn after_free(&self) {
+        let core = self.core.lock();
+        let idle = core.space.idle_bytes();
+        if idle == 0 {
+            return;
+        }
+        let keep = core.limit / 4 * core.preset.keep_quarters;
+        let trim = core.preset.trim;
+        drop(core);
+        if idle > keep {
+            self.release_idle(idle - keep);
+        } else if matches!(trim, TrimWhen::Idle(_)) {
+            housekeeper::wake();
+        }
+    }
+
+    /// Gives back what has been idle for as long as the policy says. True while there is
+    /// something to come back for.
+    pub(super) fn tick(&self, now: Instant) -> bool {
+        let mut core = self.core.lock();
+        let TrimWhen::Idle(after) = core.preset.trim else { return false };
+        core.poll(&self.table, &*self.order);
+        let idle = core.space.idle_bytes();
+        core.idle_low = core.idle_low.min(idle);
+        if now.saturating_duration_since(core.idle_since) < after {
+            return idle > 0;
+        }
+        let unused = core.idle_low;
+        (core.idle_low, core.idle_since) = (idle - unused, now);
+        drop(core);
+        if unused > 0 {
+            tracing::debug!(pool = self.id, bytes = unused, "idle pages given back");
+            self.release_idle(unused);
+        }
+        idle > unused
+    }
+
+    /// Gives idle pages back until at most `keep_bytes` are mapped, or nothing is idle;
+    /// returns the bytes given back.
+    pub fn trim(&self, keep_bytes: u64) -> Result<u64> {
+        self.check_open()?;
+        self.flush_all();
+        let mapped = self.core.lock().space.mapped_bytes();
+        // Rounded down: what is to be kept is kept.
+        Ok(self.release(mapped.saturating_sub(keep_bytes), GiveBack::Now))
+    }
+
+    /// Moves idle pages together, so that the largest free run is as large as can be.
+    pub fn defragment(&self) -> Result<DefragReport> {
+        self.check_open()?;
+        self.flush_all();
+        let calls = self.device.calls();
+        let mut core = self.core.lock();
+        core.poll(&self.table, &*self.order);
+        let before = core.largest_free();
+        let idle = core.space.idle_bytes();
+        let mut report =
+            DefragReport { largest_before: before, largest_after: before, ..Default::default() };
+        // The window that has all idle pages in the end; those that lie in it already stay.
+        let window = core.space.best_window(idle, PAGE, READY).filter(|window| {
+            window.size > before && window.pages > 0 && window.pages < window.size
+        });
+        let Some(window) = window.or_else(|| core.space.best_window(idle, PAGE, READY)) else {
+            return Ok(report);
+        };
+        if idle <= before || window.pages == 0 {
+            return Ok(report);
+        }
+        let growth = core.space.begin_growth(window, window.pages);
+        if growth.fresh_bytes() > 0 {
+            core.space.abort_growth(growth);
+            return Ok(report);
+        }
+        let moved = growth.moved_bytes();
+        drop(core);
+        let mapped = self.map(&growth);
+        let mut core = self.core.lock();
+        match mapped {
+            Ok(()) => core.space.finish_growth_free(growth),
+            Err(error) => {
+                core.space.abort_growth(growth);
+                return Err(error);
+            }
+        }
+        report.pages_moved = moved / PAGE;
+        report.largest_after = core.largest_free();
+        report.bytes_gained = report.largest_after.saturating_sub(before);
+        report.system_calls = self.device.calls() - calls;
+        Ok(report)
+    }
+
+    /// Changes the limit. What is mapped beyond a lower one is given back first; an error,
+    /// and the old limit, when blocks are in the way.
+    pub fn set_limit(&self, max_bytes: u64) -> Result<()> {
+        self.check_open()?;
+        let limit = if max_bytes == 0 { self.device.memory_bytes() } else { max_bytes };
+        let limit = limit.min(super::SIZE_MAX) / PAGE * PAGE;
+        let addresses = self.table.bytes();
+        if limit == 0 {
+            return Err(fail!(
+                InvalidArgument,
+                "max_bytes is {max_bytes}; a pool maps pages of {PAGE} bytes, so that is the least"
+            ));
+        }
+        if limit > addresses && max_bytes != 0 {
+            return Err(fail!(
+                InvalidArgument,
+                "max_bytes is {max_bytes}; this pool reserved {addresses} bytes of addresses \
+                 when it was created, and that is its limit"
+            ));
+        }
+        let limit = limit.min(addresses);
+        let mapped = self.core.lock().space.mapped_bytes();
+        if mapped > limit {
+            self.flush_all();
+            self.release(mapped - limit, GiveBack::Now);
+        }
+        let mut core = self.core.lock();
+        let mapped = core.space.mapped_bytes();
+        if mapped > limit {
+            let used = core.space.used_bytes();
+            return Err(fail!(
+                InvalidArgument,
+                "max_bytes is {max_bytes}; live blocks take {used} bytes in {mapped} mapped ones. \
+                 The limit stays at {}",
+                core.limit
+            ));
+        }
+        core.limit = limit;
+        let bound = self.front_bound_for(&core.preset, limit);
+        drop(core);
+        self.set_front_bound(bound);
+        Ok(())
+    }
+
+    fn set_front_bound(&self, bound: u64) {
+        self.front_bound.store(bound, Ordering::Relaxed);
+        for mut locked in self.slots.stop_all() {
+            locked.cache().bound = bound;
+            if locked.cache().over() || bound == 0 {
+                self.flush(&mut locked);
+            }
+        }
+    }
+
+    /// Changes the policy. Size classes follow as soon as no small block is live; until then
+    /// small blocks keep the classes they have.
+    pub fn set_policy(&self, policy: Policy) -> Result<()> {
+        self.check_open()?;
+        let preset = policy.preset();
+        let mut kept = self.classes_kept.lock();
+        let mut stopped = self.slots.stop_all();
+        for locked in &mut stopped {
+            self.flush(locked);
+        }
+        let mut core = self.core.lock();
+        core.preset = preset;
+        let bound = self.front_bound_for(&preset, core.limit);
+        let fresh = Box::new(SizeClasses::new(16, preset.classes_per_doubling));
+        if core.space.set_classes((*fresh).clone()) {
+            self.classes.store(std::ptr::from_ref(&*fresh).cast_mut(), Ordering::Release);
+            kept.push(fresh);
+        }
+        drop(core);
+        for locked in &mut stopped {
+            locked.cache().bound = bound;
+            // Bins of small blocks are for classes, which may be others now.
+            locked.cache().forget_sizes();
+        }
+        drop(stopped);
+        drop(kept);
+        self.front_bound.store(bound, Ordering::Relaxed);
+        self.policy.store(policy as u32, Ordering::Relaxed);
+        self.zeroed.store(preset.zeroed, Ordering::Relaxed);
+        self.update_attention();
+        self.device.advise_huge(self.table.base(), self.table.bytes(), preset.huge_pages);
+        self.after_free();
+        Ok(())
+    }
+
+    /// Sets what is called when memory is short; none for nothing.
+    pub fn set_oom_callback(&self, callback: Option<OomCallback>) {
+        *self.callback.lock() = callback;
+    }
+
+    /// Checks the guard bytes of every live block, and every invariant of the bookkeeping.
+    pub fn check(&self) -> Result<()> {
+        self.check_open()?;
+        let mut stopped = self.slots.stop_all();
+        let cached: usize = stopped.iter_mut().map(|locked| locked.cache().count()).sum();
+        let core = self.core.lock();
+        if let Err(what) = core.validate(&self.table, cached) {
+            return Err(fail!(Internal, "the bookkeeping of pool {} is wrong: {what}", self.id));
+        }
+        core.live_blocks().iter().try_for_each(|block| self.check_guard(block))
+    }
+}

@@ -1,0 +1,801 @@
+//! The stream-ordered pool.
+//!
+//! A call tries the calling thread's front cache ([`front`]), which takes no lock; then the
+//! shared core ([`core`]) under the pool's lock, which knows what is mapped; then the ladder
+//! ([`ladder`]), which finds memory in ever more costly ways before it gives up. The device
+//! is only ever called without a lock.
+
+mod block;
+mod config;
+mod contents;
+mod core;
+mod fork;
+mod front;
+mod handshake;
+mod housekeeper;
+mod ladder;
+mod maintenance;
+mod policy;
+mod registry;
+mod report;
+mod resize;
+mod slots;
+mod stats;
+mod thread;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+pub use config::{BLOCK_SIZE_MAX, Config, Flags, GUARD_BYTES};
+pub use ladder::OomCallback;
+pub use maintenance::DefragReport;
+pub use policy::{Policy, Preset, TrimWhen};
+pub use stats::Stats;
+
+use self::block::{BlockTable, Found, NO_OWNER, Word, large_bin, state};
+use self::core::{Block, Core, Need};
+use self::front::{Entry, Locked, Slot};
+use self::handshake::attention;
+use self::slots::Slots;
+use crate::device::{Device, Host, HostOptions};
+use crate::error::{self, Result, fail};
+use crate::order::{HostOrder, Order, Stream};
+use crate::space::{CHUNK, GRANULE, PAGE, SMALL_MAX, SizeClasses, Space, round_large};
+use crate::trace::Recorder;
+
+use registry::{is_alive, retire_slot};
+
+/// Largest size of an allocation and largest limit of a pool, in bytes.
+pub const SIZE_MAX: u64 = 1 << 46;
+
+/// Largest alignment, in bytes.
+pub const ALIGNMENT_MAX: usize = 1 << 30;
+
+/// Most bytes that a front cache holds, and the share of the limit that it is.
+const FRONT_BYTES: u64 = 64 << 20;
+const FRONT_SHARE: u64 = 32;
+
+/// A stream-ordered pool.
+pub struct Pool {
+    id: u64,
+    /// What has to be added to a size and masked off, for `block_size`.
+    block_mask: usize,
+    table: BlockTable,
+    classes: AtomicPtr<SizeClasses>,
+    slots: Slots,
+    flags: Flags,
+    zeroed: AtomicBool,
+    policy: AtomicU32,
+    front_bound: AtomicU64,
+    attention: AtomicU32,
+    device: Box<dyn Device>,
+    order: Box<dyn Order>,
+    core: Mutex<Core>,
+    /// All tables of classes that ever were current, for those who still look at one.
+    #[allow(clippy::vec_box)]
+    classes_kept: Mutex<Vec<Box<SizeClasses>>>,
+    recorder: RwLock<Option<Arc<Recorder>>>,
+    callback: Mutex<Option<OomCallback>>,
+    peaks: stats::Peaks,
+    /// What is counted by calls that have no slot; adds are atomic there.
+    slotless: SlotlessCounters,
+    misses: AtomicU64,
+    failed: AtomicU64,
+    invalid_frees: AtomicU64,
+    trims: AtomicU64,
+    barriers: AtomicU64,
+    poisoned: AtomicBool,
+    /// Panics are wished for here, by tests of what follows one.
+    panic_at: AtomicUsize,
+}
+
+/// As `stats::Counters`, for many writers.
+#[derive(Default)]
+struct SlotlessCounters {
+    cells: Mutex<stats::Counters>,
+}
+
+impl Pool {
+    /// A pool on system memory.
+    pub fn on_host(config: &Config) -> Result<Arc<Pool>> {
+        Pool::create(config, Box::new(Host::new(HostOptions::default())), Box::new(HostOrder))
+    }
+
+    /// A pool on `device`, whose streams are `order`'s.
+    pub fn create(
+        config: &Config,
+        device: Box<dyn Device>,
+        order: Box<dyn Order>,
+    ) -> Result<Arc<Pool>> {
+        error::prepare_thread();
+        config.check()?;
+        let limit = if config.max_bytes == 0 { device.memory_bytes() } else { config.max_bytes };
+        let limit = limit / PAGE * PAGE;
+        if config.initial_bytes > limit {
+            return Err(fail!(
+                InvalidArgument,
+                "initial_bytes is {}, more than the device's {limit}",
+                config.initial_bytes
+            ));
+        }
+        // Room beyond the limit, because addresses are cut up by what lives while pages are
+        // moved to where they fit.
+        let wanted = limit.saturating_mul(4).min(SIZE_MAX);
+        let (base, bytes) = device.reserve(wanted, 2 * PAGE)?;
+        let limit = limit.min(bytes);
+        let preset = config.policy.preset();
+        if preset.huge_pages {
+            device.advise_huge(base, bytes, true);
+        }
+        let classes = Box::new(SizeClasses::new(16, preset.classes_per_doubling));
+        let space = Space::new(bytes, (*classes).clone());
+        let pool = Arc::new(Pool {
+            id: registry::next_id(),
+            block_mask: config.block_size.max(1) as usize - 1,
+            table: BlockTable::new(base, bytes),
+            classes: AtomicPtr::new(std::ptr::from_ref(&*classes).cast_mut()),
+            slots: Slots::new(),
+            flags: config.flags,
+            zeroed: AtomicBool::new(preset.zeroed),
+            policy: AtomicU32::new(config.policy as u32),
+            front_bound: AtomicU64::new(0),
+            attention: AtomicU32::new(0),
+            device,
+            order,
+            core: Mutex::new(Core::new(space, preset, limit)),
+            classes_kept: Mutex::new(vec![classes]),
+            recorder: RwLock::new(None),
+            callback: Mutex::new(None),
+            peaks: stats::Peaks::default(),
+            slotless: SlotlessCounters::default(),
+            misses: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            invalid_frees: AtomicU64::new(0),
+            trims: AtomicU64::new(0),
+            barriers: AtomicU64::new(0),
+            poisoned: AtomicBool::new(false),
+            panic_at: AtomicUsize::new(0),
+        });
+        pool.front_bound.store(pool.front_bound_for(&preset, limit), Ordering::Relaxed);
+        pool.attention.store(pool.steady_attention(), Ordering::Relaxed);
+        if config.initial_bytes > 0 {
+            pool.map_initial(config.initial_bytes, preset.touch_initial)?;
+        }
+        registry::enter(&pool);
+        tracing::debug!(pool = pool.id, limit, policy = config.policy.name(), "pool created");
+        Ok(pool)
+    }
+
+    fn front_bound_for(&self, preset: &Preset, limit: u64) -> u64 {
+        if preset.front_caches && !self.flags.no_front_cache {
+            FRONT_BYTES.min(limit / FRONT_SHARE)
+        } else {
+            0
+        }
+    }
+
+    /// The flags that keep owners from the fast path as long as nothing changes.
+    fn steady_attention(&self) -> u32 {
+        let slow = self.flags.touch_contents()
+            || self.zeroed.load(Ordering::Relaxed)
+            || self.recorder.read().is_some()
+            || !handshake::available();
+        let closed = self.poisoned.load(Ordering::Relaxed);
+        if slow { attention::SLOW } else { 0 } | if closed { attention::CLOSED } else { 0 }
+    }
+
+    /// Applies `steady_attention` to all slots, those made later included.
+    fn update_attention(&self) {
+        let flags = self.steady_attention();
+        self.attention.store(flags, Ordering::Release);
+        let stopped = self.slots.stop_all();
+        for one in &stopped {
+            one.slot().door.lower(!flags & (attention::SLOW | attention::CLOSED));
+            one.slot().door.raise(flags);
+        }
+    }
+
+    /// The name it goes by in the thread's list and in reports; never used twice.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Its policy.
+    pub fn policy(&self) -> Policy {
+        let number = self.policy.load(Ordering::Relaxed);
+        Policy::ALL.into_iter().find(|&policy| policy as u32 == number).unwrap_or_default()
+    }
+
+    fn classes(&self) -> &SizeClasses {
+        // SAFETY: every table that was ever current is kept until the pool is gone.
+        unsafe { &*self.classes.load(Ordering::Acquire) }
+    }
+
+    /// Takes a block of at least `size` bytes for use on `stream`. Its first byte is a
+    /// multiple of 16, and of 512 above 32 KiB.
+    #[inline]
+    pub fn alloc(&self, size: usize, stream: Stream) -> Result<usize> {
+        match self.alloc_fast(size, stream) {
+            Some(address) => Ok(address),
+            None => self.alloc_slow(size, 1, stream),
+        }
+    }
+
+    /// As [`Pool::alloc`], with the first byte at a multiple of `alignment`.
+    pub fn alloc_aligned(&self, size: usize, alignment: usize, stream: Stream) -> Result<usize> {
+        if !alignment.is_power_of_two() || alignment > ALIGNMENT_MAX {
+            return Err(fail!(
+                InvalidArgument,
+                "alignment is {alignment}; it must be a power of two of at most {ALIGNMENT_MAX}"
+            ));
+        }
+        if alignment <= 16 { self.alloc(size, stream) } else { self.alloc_slow(size, alignment, stream) }
+    }
+
+    /// Gives a block back on `stream`: work queued there before is the last to use it.
+    #[inline]
+    pub fn free(&self, address: usize, stream: Stream) -> Result<()> {
+        match self.free_fast(address, stream) {
+            Some(()) => Ok(()),
+            None => self.free_slow(address, stream),
+        }
+    }
+
+    /// The hit: a block of the right size in the thread's own front cache.
+    #[inline(always)]
+    fn alloc_fast(&self, size: usize, stream: Stream) -> Option<usize> {
+        // SAFETY: the calling thread's slot of this pool, which is here to be called.
+        let slot = unsafe { &*thread::last_slot(self.id, stream)? };
+        if size.wrapping_sub(1) as u64 >= SIZE_MAX {
+            return None;
+        }
+        let rounded = (size + self.block_mask) & !self.block_mask;
+        let large = rounded > SMALL_MAX;
+        let (bin, block) = if large {
+            let block = (rounded as u64).next_multiple_of(GRANULE);
+            (large_bin(block), block)
+        } else {
+            (self.classes().class_of(rounded), 0)
+        };
+        // SAFETY: the owner's thread; the reference ends before the door is left.
+        let cache = unsafe { slot.enter() }?;
+        let found = match cache.bins.get_mut(bin) {
+            Some(bin) if !large || bin.size == block => {
+                bin.entries.pop().map(|entry| (entry, bin.size))
+            }
+            _ => None,
+        };
+        let Some((entry, block)) = found else {
+            slot.door.leave();
+            return None;
+        };
+        slot.held.add(block.wrapping_neg());
+        set_live(slot.id, &entry, block, size as u64, large);
+        slot.counters.allocated(size as u64, block);
+        slot.door.leave();
+        Some(entry.address)
+    }
+
+    /// The hit: a live block of the thread's own, and room for it in its front cache.
+    #[inline(always)]
+    fn free_fast(&self, address: usize, stream: Stream) -> Option<()> {
+        // SAFETY: the calling thread's slot of this pool, which is here to be called.
+        let slot = unsafe { &*thread::last_slot(self.id, stream)? };
+        let Found::Block(head, index) = self.table.find(address) else { return None };
+        let word = head.word(index);
+        // SAFETY: the owner's thread; the reference ends before the door is left.
+        let cache = unsafe { slot.enter() }?;
+        let seen = Word(word.load(Ordering::Relaxed));
+        let mine = seen.0 & 0xFFFF == Word::new(state::LIVE, slot.id, 0).0;
+        let size = head.size();
+        let done = mine
+            && match cache.bins.get_mut(head.bin()) {
+                Some(bin) if bin.size == size && bin.entries.len() < bin.most as usize => {
+                    let requested = head.requested(index);
+                    let cached = Word::new(state::CACHED, slot.id, 0).0;
+                    if claim(word, seen.0, cached, slot.is_shared()) {
+                        bin.entries.push(Entry { address, word });
+                        slot.held.add(size);
+                        slot.counters.freed(requested, size);
+                        true
+                    } else {
+                        false
+                    }
+                }
+                _ => false,
+            };
+        let over = slot.held.get() > cache.bound;
+        slot.door.leave();
+        if done && over {
+            self.relieve(slot, head.bin());
+        }
+        done.then_some(())
+    }
+
+    /// What an allocation of `size` bytes at `alignment` needs, or why it cannot be.
+    fn need(&self, size: usize, alignment: usize, stream: Stream) -> Result<Need> {
+        if size == 0 {
+            return Err(fail!(InvalidArgument, "size is 0; the least is 1 byte"));
+        }
+        if size as u64 > SIZE_MAX {
+            return Err(fail!(InvalidArgument, "size is {size}; the limit is {SIZE_MAX}"));
+        }
+        let guard = if self.flags.guard_bytes { GUARD_BYTES } else { 0 };
+        let rounded = (size + guard + self.block_mask) & !self.block_mask;
+        let classes = self.classes();
+        let class = classes.class_of_aligned(rounded.min(SMALL_MAX + 1), alignment);
+        let Some(class) = class else {
+            // At least a chunk, so that no two runs begin in the same one.
+            let block = round_large(rounded as u64).unwrap_or(SIZE_MAX).max(CHUNK);
+            let by_policy = if block >= PAGE { self.policy().preset().large_alignment } else { 1 };
+            let alignment = by_policy.max(alignment as u64);
+            return Ok(Need { size: size as u64, block, class: None, alignment, stream });
+        };
+        let block = classes.size(class) as u64;
+        Ok(Need { size: size as u64, block, class: Some(class), alignment: 1, stream })
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn alloc_slow(&self, size: usize, alignment: usize, stream: Stream) -> Result<usize> {
+        self.check_open()?;
+        let slot = self.slot_for(stream)?;
+        let block = self.find_block(size, alignment, stream, slot).inspect_err(|_| {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+        })?;
+        let address = block.address();
+        self.prepare_contents(&block, size);
+        self.record(crate::trace::Action::Allocate, address, size, stream);
+        Ok(address)
+    }
+
+    /// Finds a block and marks it as given out.
+    fn find_block(
+        &self,
+        size: usize,
+        alignment: usize,
+        stream: Stream,
+        slot: Option<&Slot>,
+    ) -> Result<Block> {
+        let Some(slot) = slot else {
+            let need = self.need(size, alignment, stream)?;
+            let block = match self.take_from_core(&need) {
+                Some(block) => block,
+                None => self.climb(&need)?,
+            };
+            self.give_out(&block, &need, None);
+            return Ok(block);
+        };
+        // SAFETY: the owner's thread, outside the door.
+        let mut locked = unsafe { slot.lock() };
+        // Under the slot's lock, because the size classes only change with every slot locked.
+        let need = self.need(size, alignment, stream)?;
+        if let Some(block) = self.pop(&mut locked, &need) {
+            self.give_out(&block, &need, Some(slot));
+            return Ok(block);
+        }
+        slot.counters.misses.add(1);
+        let mut block = self.refill(&mut locked, &need);
+        if block.is_none() {
+            // What the thread itself holds back may be just what is missing.
+            self.flush(&mut locked);
+            block = self.take_from_core(&need);
+        }
+        drop(locked);
+        let block = match block {
+            Some(block) => block,
+            None => self.climb(&need)?,
+        };
+        self.give_out(&block, &need, Some(slot));
+        self.publish_peaks();
+        Ok(block)
+    }
+
+    /// A fitting block from the slot's cache.
+    fn pop(&self, locked: &mut Locked<'_>, need: &Need) -> Option<Block> {
+        let number = need.class.unwrap_or_else(|| large_bin(need.block));
+        let bin = &locked.cache().bins[number];
+        let youngest = bin.entries.last()?;
+        let aligned = youngest.address as u64 & (need.alignment - 1) == 0;
+        if bin.size != need.block || !aligned {
+            return None;
+        }
+        let entry = locked.pop(number)?;
+        self.block_at(entry.address)
+    }
+
+    fn block_at(&self, address: usize) -> Option<Block> {
+        match self.table.find(address) {
+            Found::Block(head, index) => Some(Block { head, index }),
+            Found::Inside | Found::Foreign => None,
+        }
+    }
+
+    /// Takes a block from the core and, of small ones, some more for the slot's cache.
+    fn refill(&self, locked: &mut Locked<'_>, need: &Need) -> Option<Block> {
+        let mut core = self.core.lock();
+        let tag = core.tag(&*self.order, need.stream);
+        core.poll(&self.table, &*self.order);
+        let block = core.take(&self.table, need, tag)?;
+        let slot = locked.slot().id;
+        if let Some(class) = need.class
+            && locked.cache().prepare(class, need.block)
+        {
+            let more = (locked.cache().bins[class].most / 2).saturating_sub(1);
+            for _ in 0..more {
+                // Only from slabs that are there: a new one is made for a block that is
+                // needed, not for one that may be.
+                let Some((slab, index)) = core.space.take_small(class, tag) else { break };
+                let head = core.heads.of_slab(slab);
+                let word = head.word(index as usize);
+                word.store(Word::new(state::CACHED, slot, 0).0, Ordering::Relaxed);
+                let entry = Entry { address: head.address(index as usize), word };
+                locked.push(class, need.block, entry);
+            }
+        }
+        Some(block)
+    }
+
+    /// A block from what is mapped and free.
+    fn take_from_core(&self, need: &Need) -> Option<Block> {
+        let mut core = self.core.lock();
+        let tag = core.tag(&*self.order, need.stream);
+        core.poll(&self.table, &*self.order);
+        core.take(&self.table, need, tag)
+    }
+
+    /// Marks a block as given out, and counts it.
+    fn give_out(&self, block: &Block, need: &Need, slot: Option<&Slot>) {
+        let head = block.head();
+        let entry = Entry { address: block.address(), word: head.word(block.index) };
+        let owner = slot.map_or(NO_OWNER, |slot| slot.id);
+        set_live(owner, &entry, head.size(), need.size, head.is_large());
+        match slot {
+            Some(slot) => slot.counters.allocated(need.size, head.size()),
+            None => self.slotless.cells.lock().allocated(need.size, head.size()),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn free_slow(&self, address: usize, stream: Stream) -> Result<()> {
+        self.check_open()?;
+        let slot = self.slot_for(stream)?;
+        self.free_block(address, stream, slot)?;
+        self.after_free();
+        Ok(())
+    }
+
+    fn free_block(&self, address: usize, stream: Stream, slot: Option<&Slot>) -> Result<()> {
+        let block = self.live_block(address)?;
+        let (head, index) = (block.head(), block.index);
+        let word = head.word(index);
+        let guard = self.check_guard(&block);
+        let cached = slot.filter(|_| self.front_bound.load(Ordering::Relaxed) > 0);
+        let (requested, size) = (head.requested(index), head.size());
+        let mut followed;
+        let mut seen = Word(word.load(Ordering::Acquire));
+        loop {
+            if !seen.is_live() {
+                return Err(self.freed_before(address));
+            }
+            let other = (slot.is_none_or(|slot| slot.id != seen.owner())).then(|| seen.owner());
+            if let Some(owner) = other.and_then(|id| self.slots.get(id)) {
+                owner.share();
+            }
+            followed = seen.state() == state::FOLLOWED;
+            let next = match cached {
+                Some(slot) if !followed => Word::new(state::CACHED, slot.id, 0),
+                _ => Word::new(state::FREE, 0, 0),
+            };
+            // Poisoned while it is still the caller's, recorded before anyone else can have it.
+            match word.compare_exchange(seen.0, next.0, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => break,
+                Err(now) => seen = Word(now),
+            }
+        }
+        self.record(crate::trace::Action::Free, address, requested as usize, stream);
+        self.poison_contents(&block);
+        match slot {
+            Some(slot) => slot.counters.freed(requested, size),
+            None => self.slotless.cells.lock().freed(requested, size),
+        }
+        match cached {
+            Some(slot) if !followed => self.keep(slot, &block),
+            _ => self.core.lock().give(&self.table, &*self.order, block, stream),
+        }
+        guard
+    }
+
+    /// Puts a block that is marked as cached into the slot's cache, or where it has room.
+    fn keep(&self, slot: &Slot, block: &Block) {
+        let head = block.head();
+        let (number, size) = (head.bin(), head.size());
+        // SAFETY: the owner's thread, outside the door.
+        let mut locked = unsafe { slot.lock() };
+        if !locked.cache().prepare(number, size) {
+            // Another size is in the bin: it makes way.
+            let count = locked.cache().bins[number].entries.len();
+            self.give_entries(slot, locked.drain(number, count));
+            locked.cache().prepare(number, size);
+        }
+        let bin = &locked.cache().bins[number];
+        if bin.entries.len() >= bin.most as usize {
+            // The older half goes, so that the next frees find room without a lock.
+            let count = bin.entries.len().div_ceil(2);
+            self.give_entries(slot, locked.drain(number, count));
+        }
+        let entry = Entry { address: block.address(), word: head.word(block.index) };
+        locked.push(number, size, entry);
+        let over = locked.is_over();
+        drop(locked);
+        if over {
+            self.relieve(slot, number);
+        }
+    }
+
+    /// The slot's cache holds more than it should: gives some of it back to the core. The
+    /// block freed last, in bin `keep`, stays.
+    #[cold]
+    #[inline(never)]
+    fn relieve(&self, slot: &Slot, keep: usize) {
+        // SAFETY: the owner's thread, outside the door.
+        let mut locked = unsafe { slot.lock() };
+        let entries = locked.evict(keep);
+        self.give_entries(slot, entries);
+        drop(locked);
+        self.after_free();
+    }
+
+    /// Gives everything in the slot's cache back to the core.
+    fn flush(&self, locked: &mut Locked<'_>) {
+        let entries = locked.drain_all();
+        self.give_entries(locked.slot(), entries);
+    }
+
+    fn give_entries(&self, slot: &Slot, entries: Vec<Entry>) {
+        if entries.is_empty() {
+            return;
+        }
+        let mut core = self.core.lock();
+        for entry in entries {
+            if let Some(block) = self.block_at(entry.address) {
+                block.head().word(block.index).store(state::FREE, Ordering::Release);
+                core.give(&self.table, &*self.order, block, slot.stream());
+            }
+        }
+    }
+
+    /// The live block that starts at `address`, or the error that says what is there.
+    fn live_block(&self, address: usize) -> Result<Block> {
+        match self.table.find(address) {
+            Found::Block(head, index) => {
+                let block = Block { head, index };
+                if block.is_live() { Ok(block) } else { Err(self.freed_before(address)) }
+            }
+            Found::Inside => {
+                self.invalid_frees.fetch_add(1, Ordering::Relaxed);
+                let around = self.core.lock().live_block_around(&self.table, address);
+                Err(match around {
+                    Some(block) => fail!(
+                        InvalidPointer,
+                        "ptr {address:#x} lies inside the block at {:#x}, {} bytes behind its \
+                         start; only the start of a block can be freed",
+                        block.address(),
+                        address - block.address()
+                    ),
+                    None => fail!(
+                        InvalidPointer,
+                        "ptr {address:#x} is in the pool's addresses, but no live block is there"
+                    ),
+                })
+            }
+            Found::Foreign => {
+                self.invalid_frees.fetch_add(1, Ordering::Relaxed);
+                Err(match registry::owner_of(address) {
+                    Some(other) => fail!(
+                        InvalidPointer,
+                        "ptr {address:#x} belongs to pool {other}, not to pool {}",
+                        self.id
+                    ),
+                    None => fail!(InvalidPointer, "ptr {address:#x} does not belong to this pool"),
+                })
+            }
+        }
+    }
+
+    #[cold]
+    fn freed_before(&self, address: usize) -> error::Error {
+        self.invalid_frees.fetch_add(1, Ordering::Relaxed);
+        fail!(InvalidPointer, "ptr {address:#x} is not given out: it was freed before")
+    }
+
+    /// The calling thread's slot for `stream`; none when it has to do without.
+    fn slot_for(&self, stream: Stream) -> Result<Option<&Slot>> {
+        if let Some(slot) = thread::find_slot(self.id, stream) {
+            // SAFETY: a slot of this pool, which is here to be called.
+            return Ok(Some(unsafe { &*slot }));
+        }
+        error::prepare_thread();
+        self.order.check(stream)?;
+        // What the only slot so far knows of peaks is lost when there are two.
+        self.publish_peaks();
+        let Some(slot) = self.slots.own(stream, &self.front_bound, &self.attention) else {
+            return Ok(None);
+        };
+        if thread::remember_slot(self.id, stream, slot) {
+            Ok(Some(slot))
+        } else {
+            self.slots.disown(slot);
+            Ok(None)
+        }
+    }
+
+    /// A thread that had `slot` is ending.
+    fn retire(&self, slot: *const Slot) {
+        let Some(slot) = self.slots.iter().find(|&own| std::ptr::eq(own, slot)) else { return };
+        // SAFETY: called by the owner's thread, outside the door.
+        let mut locked = unsafe { slot.lock() };
+        self.flush(&mut locked);
+        drop(locked);
+        self.slots.disown(slot);
+    }
+
+    /// Notes that work on `stream` uses a block that was allocated on another one.
+    pub fn record_stream(&self, address: usize, stream: Stream) -> Result<()> {
+        self.check_open()?;
+        self.order.check(stream)?;
+        let block = self.live_block(address)?;
+        if self.order.is_immediate(stream) {
+            return Ok(());
+        }
+        let word = block.head().word(block.index);
+        // Before the word says so, because whoever frees it then looks.
+        self.core.lock().follow(address, stream);
+        let mut seen = Word(word.load(Ordering::Acquire));
+        while seen.state() != state::FOLLOWED {
+            if !seen.is_live() {
+                return Err(self.freed_before(address));
+            }
+            if let Some(owner) = self.slots.get(seen.owner()) {
+                owner.share();
+            }
+            let next = Word::new(state::FOLLOWED, seen.owner(), seen.waste());
+            match word.compare_exchange(seen.0, next.0, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => break,
+                Err(now) => seen = Word(now),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a block for each of `sizes`: all, or none and an error.
+    pub fn alloc_batch(&self, sizes: &[usize], stream: Stream, out: &mut Vec<usize>) -> Result<()> {
+        for &size in sizes {
+            match self.alloc(size, stream) {
+                Ok(address) => out.push(address),
+                Err(error) => {
+                    let count = out.len();
+                    let message = error.message();
+                    for address in out.drain(..) {
+                        // Allocated a moment ago, so this cannot fail.
+                        let _ = self.free(address, stream);
+                    }
+                    return Err(error::Error::new(
+                        error.kind(),
+                        format_args!("sizes[{count}]: {message}"),
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes that the live block at `address` has room for.
+    pub fn usable_size(&self, address: usize) -> Result<u64> {
+        let block = self.live_block(address)?;
+        let guard = if self.flags.guard_bytes { GUARD_BYTES as u64 } else { 0 };
+        Ok(block.head().size() - guard)
+    }
+
+    /// First byte and bytes of the live block that `address` lies in.
+    pub fn owner(&self, address: usize) -> Option<(usize, u64)> {
+        let block = self.core.lock().live_block_around(&self.table, address)?;
+        Some((block.address(), block.head().size()))
+    }
+
+    fn check_open(&self) -> Result<()> {
+        if self.panic_at.load(Ordering::Relaxed) == 1 {
+            self.panic_at.store(0, Ordering::Relaxed);
+            panic!("a panic that a test wished for");
+        }
+        if self.poisoned.load(Ordering::Relaxed) {
+            return Err(fail!(
+                Poisoned,
+                "pool {} caught a panic earlier and answers nothing else any more; destroy it",
+                self.id
+            ));
+        }
+        Ok(())
+    }
+
+    /// A panic was caught in a call of this pool: what it left behind is unknown.
+    pub fn poison(&self) {
+        self.poisoned.store(true, Ordering::Release);
+        self.attention.fetch_or(attention::CLOSED, Ordering::AcqRel);
+        self.slots.raise(attention::CLOSED);
+    }
+
+    /// Has the next call that leaves the fast path panic, for tests of what follows one.
+    #[doc(hidden)]
+    pub fn panic_next(&self) {
+        self.panic_at.store(1, Ordering::Relaxed);
+        self.slots.raise(attention::SLOW);
+    }
+
+    /// Starts to record the pool's traffic.
+    pub fn start_trace(&self, recorder: Recorder) -> Result<()> {
+        self.check_open()?;
+        let mut current = self.recorder.write();
+        if current.is_some() {
+            return Err(fail!(InvalidState, "pool {} is being traced already", self.id));
+        }
+        *current = Some(Arc::new(recorder));
+        drop(current);
+        self.update_attention();
+        Ok(())
+    }
+
+    /// Ends the recording; returns how many rows it has.
+    pub fn stop_trace(&self) -> Result<u64> {
+        let recorder = self.recorder.write().take();
+        self.update_attention();
+        match recorder {
+            Some(recorder) => recorder.finish(),
+            None => Err(fail!(InvalidState, "pool {} is not being traced", self.id)),
+        }
+    }
+
+    fn record(&self, action: crate::trace::Action, address: usize, size: usize, stream: Stream) {
+        if self.attention.load(Ordering::Relaxed) & attention::SLOW == 0 {
+            return;
+        }
+        if let Some(recorder) = &*self.recorder.read() {
+            recorder.record(action, address as u64, size as u64, stream.0);
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.device.release(self.table.base(), self.table.bytes());
+    }
+}
+
+/// Marks the block of `entry` as given out by slot `owner`.
+#[inline(always)]
+fn set_live(owner: u32, entry: &Entry, block: u64, size: u64, large: bool) {
+    let waste = (block - size) as u32;
+    // SAFETY: words live in heads, which stay until the pool is gone; a run of its own has a
+    // second word, for its waste.
+    unsafe {
+        if large {
+            (*entry.word.add(1)).store(waste, Ordering::Relaxed);
+        }
+        let waste = if large { 0 } else { waste };
+        (*entry.word).store(Word::new(state::LIVE, owner, waste).0, Ordering::Release);
+    }
+}
+
+/// Takes a live block back: whoever changes the word has it.
+#[inline(always)]
+fn claim(word: &AtomicU32, seen: u32, cached: u32, shared: bool) -> bool {
+    if shared {
+        return word.compare_exchange(seen, cached, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+    }
+    // Nobody else may: `Slot::share` has them wait until the owner knows.
+    word.store(cached, Ordering::Relaxed);
+    true
+}

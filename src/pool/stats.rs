@@ -1,0 +1,207 @@
+//! Numbers: what a pool counts, and how threads count without waiting for each other.
+//!
+//! Every slot counts for itself, in cells that only its owner writes; a reader adds them up.
+//! A sum of currents is exact. A peak of a sum cannot be, without waiting: it is taken
+//! whenever a call has to go past the front caches. While one thread uses the pool, its slot
+//! notes its own highest, and the peak is exact; with several it can be low, by no more than
+//! what their front caches hold.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A cell that one thread writes and others read.
+#[derive(Debug, Default)]
+pub struct Cell(AtomicU64);
+
+impl Cell {
+    /// Its value.
+    #[inline(always)]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Adds; only its writer calls this.
+    #[inline(always)]
+    pub fn add(&self, value: u64) {
+        self.0.store(self.get().wrapping_add(value), Ordering::Relaxed);
+    }
+
+    /// Sets; only its writer calls this.
+    #[inline(always)]
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+}
+
+/// What the owner of a slot counts.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Allocations that succeeded.
+    pub allocations: Cell,
+    /// Frees that succeeded.
+    pub frees: Cell,
+    /// Allocations that the front cache did not serve.
+    pub misses: Cell,
+    /// Bytes asked for by allocations, and by those that were freed.
+    pub requested_in: Cell,
+    /// See `requested_in`.
+    pub requested_out: Cell,
+    /// Bytes of blocks given out, and of those given back.
+    pub allocated_in: Cell,
+    /// See `allocated_in`.
+    pub allocated_out: Cell,
+    /// Highest `requested_in - requested_out`, as a signed number.
+    pub requested_high: Cell,
+    /// The same of allocated bytes.
+    pub allocated_high: Cell,
+}
+
+impl Counters {
+    /// An allocation of `size` bytes got a block of `block` bytes.
+    #[inline(always)]
+    pub fn allocated(&self, size: u64, block: u64) {
+        self.allocations.add(1);
+        self.requested_in.add(size);
+        self.allocated_in.add(block);
+        let requested = self.requested_in.get().wrapping_sub(self.requested_out.get());
+        if (requested as i64) > self.requested_high.get() as i64 {
+            self.requested_high.set(requested);
+        }
+        let allocated = self.allocated_in.get().wrapping_sub(self.allocated_out.get());
+        if (allocated as i64) > self.allocated_high.get() as i64 {
+            self.allocated_high.set(allocated);
+        }
+    }
+
+    /// A block of `block` bytes, of which `size` were asked for, came back.
+    #[inline(always)]
+    pub fn freed(&self, size: u64, block: u64) {
+        self.frees.add(1);
+        self.requested_out.add(size);
+        self.allocated_out.add(block);
+    }
+
+    /// A block changed in place: bytes asked for and of the block, before and after.
+    pub fn resized(&self, (requested, block, size, new_block): (u64, u64, u64, u64)) {
+        self.requested_out.add(requested);
+        self.allocated_out.add(block);
+        self.allocations.add(u64::MAX);
+        self.allocated(size, new_block);
+    }
+
+    fn requested(&self) -> u64 {
+        self.requested_in.get().wrapping_sub(self.requested_out.get())
+    }
+
+    fn allocated_now(&self) -> u64 {
+        self.allocated_in.get().wrapping_sub(self.allocated_out.get())
+    }
+}
+
+/// Peaks of sums over slots.
+#[derive(Debug, Default)]
+pub struct Peaks {
+    requested: AtomicU64,
+    allocated: AtomicU64,
+}
+
+/// Sums over slots.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sums {
+    /// Allocations that succeeded.
+    pub allocations: u64,
+    /// Frees that succeeded.
+    pub frees: u64,
+    /// Allocations that no front cache served.
+    pub misses: u64,
+    /// Bytes asked for: in blocks given out now.
+    pub requested: u64,
+    /// In all blocks ever given out.
+    pub requested_total: u64,
+    /// Bytes of blocks given out now.
+    pub allocated: u64,
+    /// Of all blocks ever given out.
+    pub allocated_total: u64,
+}
+
+impl Sums {
+    /// Adds up what `counters` say.
+    pub fn of<'a>(counters: impl Iterator<Item = &'a Counters>) -> Sums {
+        let mut sums = Sums::default();
+        for one in counters {
+            sums.allocations += one.allocations.get();
+            sums.frees += one.frees.get();
+            sums.misses += one.misses.get();
+            // A slot whose blocks are freed by others goes below zero: only the sum of all
+            // has a meaning.
+            sums.requested = sums.requested.wrapping_add(one.requested());
+            sums.allocated = sums.allocated.wrapping_add(one.allocated_now());
+            sums.requested_total = sums.requested_total.wrapping_add(one.requested_in.get());
+            sums.allocated_total = sums.allocated_total.wrapping_add(one.allocated_in.get());
+        }
+        sums
+    }
+}
+
+impl Peaks {
+    /// The peaks, given the sums now and, while the pool has only ever had one slot, that
+    /// slot's counters, which know what rose and fell in between: `(requested, allocated)`.
+    pub fn publish(&self, sums: &Sums, only: Option<&Counters>) -> (u64, u64) {
+        let (mut requested, mut allocated) = (sums.requested, sums.allocated);
+        if let Some(only) = only {
+            requested = requested.max(only.requested_high.get());
+            allocated = allocated.max(only.allocated_high.get());
+        }
+        (
+            self.requested.fetch_max(requested, Ordering::Relaxed).max(requested),
+            self.allocated.fetch_max(allocated, Ordering::Relaxed).max(allocated),
+        )
+    }
+
+    /// Forgets the peaks: they start again from what is live.
+    pub fn reset(&self, sums: &Sums) {
+        self.requested.store(sums.requested, Ordering::Relaxed);
+        self.allocated.store(sums.allocated, Ordering::Relaxed);
+    }
+}
+
+impl Counters {
+    /// Starts the highest values again from where they are. Called by the owner, or with the
+    /// owner stopped.
+    pub fn restart_highs(&self) {
+        self.requested_high.set(self.requested());
+        self.allocated_high.set(self.allocated_now());
+    }
+}
+
+/// What a pool reports in the fast tier: sums and counters, no walk over anything.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stats {
+    /// Bytes asked for: now, at most, ever.
+    pub requested: [u64; 3],
+    /// Bytes of blocks given out: now, at most, ever.
+    pub allocated: [u64; 3],
+    /// Bytes mapped: now, at most, ever.
+    pub reserved: [u64; 3],
+    /// Allocations that succeeded.
+    pub allocations: u64,
+    /// Frees that succeeded.
+    pub frees: u64,
+    /// Allocations served without new pages.
+    pub hits: u64,
+    /// Allocations that the caller's front cache did not serve.
+    pub front_misses: u64,
+    /// Allocations that needed pages to be mapped or moved.
+    pub misses: u64,
+    /// Allocations that failed.
+    pub failed: u64,
+    /// Frees of what is not a live block.
+    pub invalid_frees: u64,
+    /// System calls made for the pool.
+    pub system_calls: u64,
+    /// Times that idle pages were given back.
+    pub trims: u64,
+    /// Most bytes that may be mapped.
+    pub limit: u64,
+    /// Blocks given out.
+    pub live_blocks: u64,
+}
