@@ -1,2 +1,4 @@
 //! forebay
 pub mod error;
+pub mod replay;
+pub mod trace;
