@@ -84,7 +84,9 @@ pub struct Report {
     /// The most bytes that were requested and live at one time, by the trace itself.
     pub peak_requested: u64,
     /// CPU time of the replaying threads inside the target's calls, touching and the loop
-    /// around them, in nanoseconds: the sum of `rounds`.
+    /// around them, in nanoseconds: the sum of `rounds`. With `threads`, the wait for the
+    /// turn is not in it, but what a thread finds cold after the wait is: compare targets
+    /// with each other, not with a replay on one thread.
     pub nanoseconds: u64,
     /// The same, round by round.
     pub rounds: Vec<u64>,
