@@ -1,4 +1,5 @@
 //! forebay
+pub mod capi;
 pub mod device;
 pub mod error;
 pub mod order;

@@ -225,7 +225,7 @@ impl Pool {
         self.front_bound.store(bound, Ordering::Relaxed);
         for mut locked in self.slots.stop_all() {
             locked.cache().bound = bound;
-            if locked.cache().over() || bound == 0 {
+            if locked.is_over() || bound == 0 {
                 self.flush(&mut locked);
             }
         }

@@ -183,7 +183,8 @@ impl Pool {
             || self.recorder.read().is_some()
             || !handshake::available();
         let closed = self.poisoned.load(Ordering::Relaxed);
-        if slow { attention::SLOW } else { 0 } | if closed { attention::CLOSED } else { 0 }
+        let flag = |raised: bool, flag: u32| if raised { flag } else { 0 };
+        flag(slow, attention::SLOW) | flag(closed, attention::CLOSED)
     }
 
     /// Applies `steady_attention` to all slots, those made later included.
@@ -672,25 +673,62 @@ impl Pool {
     }
 
     /// Takes a block for each of `sizes`: all, or none and an error.
-    pub fn alloc_batch(&self, sizes: &[usize], stream: Stream, out: &mut Vec<usize>) -> Result<()> {
-        for &size in sizes {
+    pub fn alloc_batch(&self, sizes: &[usize], stream: Stream) -> Result<Vec<usize>> {
+        let mut addresses = Vec::with_capacity(sizes.len());
+        for (number, &size) in sizes.iter().enumerate() {
             match self.alloc(size, stream) {
-                Ok(address) => out.push(address),
+                Ok(address) => addresses.push(address),
                 Err(error) => {
-                    let count = out.len();
                     let message = error.message();
-                    for address in out.drain(..) {
+                    for address in addresses {
                         // Allocated a moment ago, so this cannot fail.
                         let _ = self.free(address, stream);
                     }
                     return Err(error::Error::new(
                         error.kind(),
-                        format_args!("sizes[{count}]: {message}"),
+                        format_args!("sizes[{number}]: {message}"),
                     ));
                 }
             }
         }
-        Ok(())
+        Ok(addresses)
+    }
+
+    /// Gives blocks back, up to the first that cannot be freed; zeros are passed over.
+    /// Returns how many addresses were dealt with, too.
+    pub fn free_batch(&self, addresses: &[usize], stream: Stream) -> (usize, Result<()>) {
+        for (number, &address) in addresses.iter().enumerate() {
+            if address == 0 {
+                continue;
+            }
+            if let Err(error) = self.free(address, stream) {
+                let message = error.message();
+                let error =
+                    error::Error::new(error.kind(), format_args!("ptrs[{number}]: {message}"));
+                return (number, Err(error));
+            }
+        }
+        (addresses.len(), Ok(()))
+    }
+
+    /// The pool is about to go: reports what is still live, as a warning in the log and as an
+    /// error that changes nothing.
+    pub fn close(&self) -> Result<()> {
+        if let Some(recorder) = self.recorder.write().take() {
+            let _ = recorder.finish();
+        }
+        let stats = self.stats();
+        if stats.live_blocks == 0 || self.poisoned.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let (blocks, bytes) = (stats.live_blocks, stats.requested[0]);
+        tracing::warn!(pool = self.id, blocks, bytes, "pool destroyed with live blocks");
+        Err(fail!(
+            InvalidState,
+            "pool {} was destroyed with {blocks} live blocks of {bytes} requested bytes; their \
+             memory is gone",
+            self.id
+        ))
     }
 
     /// Bytes that the live block at `address` has room for.

@@ -7,7 +7,6 @@
 //! `dlopen`, where room for such storage is short.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::front::Slot;
 use crate::order::Stream;
@@ -163,11 +162,4 @@ extern "C" fn end(_: *mut libc::c_void) {
     for entry in list.all {
         super::retire_slot(entry.pool, entry.slot);
     }
-}
-
-/// Small numbers for threads, for traces.
-pub fn number() -> u32 {
-    static NEXT: AtomicU32 = AtomicU32::new(1);
-    thread_local!(static NUMBER: u32 = NEXT.fetch_add(1, Ordering::Relaxed));
-    NUMBER.try_with(|&number| number).unwrap_or(0)
 }

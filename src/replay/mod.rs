@@ -5,6 +5,7 @@
 //! asked for, touching the memory.
 
 mod plan;
+mod pool_target;
 mod run;
 mod system_malloc;
 mod usage;

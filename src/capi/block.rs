@@ -1,0 +1,271 @@
+//! Blocks: taken, given back, asked about.
+
+use std::ffi::c_void;
+
+use super::guard::out;
+use super::pool::{forebay_pool, with_pool};
+use super::status::forebay_status;
+use super::stream::{forebay_stream, stream_of};
+use crate::error::fail;
+use crate::pool::Pool;
+
+/// Takes a block of at least `size` bytes for work on `stream` and writes its first byte to
+/// `*out`. It is the caller's until `forebay_free`. The address is a multiple of 16, and of 512
+/// for more than 32 KiB. Its bytes hold anything, unless policy or flags say otherwise.
+///
+/// Errors, with `*out` untouched: `FOREBAY_ERROR_INVALID_ARGUMENT` (`pool` or `out` is NULL, a
+/// size of 0 or of more than 2^46 bytes, not a stream), `FOREBAY_ERROR_OUT_OF_MEMORY` (the
+/// message has requested, live and reserved bytes, the limit, the largest free run and the
+/// largest live sizes), `FOREBAY_ERROR_POISONED`.
+///
+/// # Safety
+/// `pool` is NULL or came from `forebay_pool_create`; `out` is NULL or valid for writing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forebay_alloc(
+    pool: *mut forebay_pool,
+    size: usize,
+    stream: forebay_stream,
+    out: *mut *mut c_void,
+) -> forebay_status {
+    let body = |pool: &Pool| {
+        // SAFETY: the caller's promise.
+        let out = unsafe { self::out(out, "out")? };
+        *out = pool.alloc(size, stream_of(stream))? as *mut c_void;
+        Ok(())
+    };
+    // SAFETY: the caller's promise.
+    unsafe { with_pool(pool, body) }
+}
+
+/// As `forebay_alloc`, with the first byte at a multiple of `alignment`, a power of two of at
+/// most 2^30.
+///
+/// # Safety
+/// As for `forebay_alloc`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forebay_alloc_aligned(
+    pool: *mut forebay_pool,
+    size: usize,
+    alignment: usize,
+    stream: forebay_stream,
+    out: *mut *mut c_void,
+) -> forebay_status {
+    let body = |pool: &Pool| {
+        // SAFETY: the caller's promise.
+        let out = unsafe { self::out(out, "out")? };
+        *out = pool.alloc_aligned(size, alignment, stream_of(stream))? as *mut c_void;
+        Ok(())
+    };
+    // SAFETY: the caller's promise.
+    unsafe { with_pool(pool, body) }
+}
+
+/// Gives a block back on `stream`: work queued there before this call may still use it.
+/// `stream` gets it again at once, other streams once that work is done. NULL is fine:
+/// nothing happens. Any thread may free a block.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_POINTER` (not the start of a live block of this pool; counted,
+/// nothing changed), `FOREBAY_ERROR_CORRUPTION` (its guard bytes were overwritten; it is freed),
+/// `FOREBAY_ERROR_INVALID_ARGUMENT`, `FOREBAY_ERROR_POISONED`.
+///
+/// # Safety
+/// `pool` as for `forebay_alloc`. `ptr` is not followed; whoever frees it no longer uses it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forebay_free(
+    pool: *mut forebay_pool,
+    ptr: *mut c_void,
+    stream: forebay_stream,
+) -> forebay_status {
+    let body = |pool: &Pool| {
+        if ptr.is_null() {
+            return Ok(());
+        }
+        pool.free(ptr as usize, stream_of(stream))
+    };
+    // SAFETY: the caller's promise.
+    unsafe { with_pool(pool, body) }
+}
+
+/// Changes the block at `ptr` to `size` bytes and writes its first byte, which may be another
+/// one, to `*out`; the bytes that both sizes have are kept. `ptr` NULL allocates. All work
+/// on the block is done, as the bytes may be copied by this call. On success `ptr` is no
+/// longer the caller's.
+///
+/// Errors, with the old block and `*out` untouched: those of `forebay_alloc`, and
+/// `FOREBAY_ERROR_INVALID_POINTER`.
+///
+/// # Safety
+/// As for `forebay_alloc` and `forebay_free`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forebay_realloc(
+    pool: *mut forebay_pool,
+    ptr: *mut c_void,
+    size: usize,
+    stream: forebay_stream,
+    out: *mut *mut c_void,
+) -> forebay_status {
+    let body = |pool: &Pool| {
+        // SAFETY: the caller's promise.
+        let out = unsafe { self::out(out, "out")? };
+        let stream = stream_of(stream);
+        let address = if ptr.is_null() {
+            pool.alloc(size, stream)?
+        } else {
+            pool.realloc(ptr as usize, size, stream)?
+        };
+        *out = address as *mut c_void;
+        Ok(())
+    };
+    // SAFETY: the caller's promise.
+    unsafe { with_pool(pool, body) }
+}
+
+/// Takes a block for each of `count` sizes and writes their first bytes to `out[0 .. count]`:
+/// all of them, or none. `count` 0 is fine.
+///
+/// Errors, with `out` untouched: those of `forebay_alloc`; the message names which size.
+///
+/// # Safety
+/// As for `forebay_alloc`; `sizes` and `out` have `count` elements.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forebay_alloc_batch(
+    pool: *mut forebay_pool,
+    sizes: *const usize,
+    count: usize,
+    stream: forebay_stream,
+    out: *mut *mut c_void,
+) -> forebay_status {
+    let body = |pool: &Pool| {
+        if count == 0 {
+            return Ok(());
+        }
+        if sizes.is_null() {
+            return Err(fail!(InvalidArgument, "sizes is NULL; it must have {count} elements"));
+        }
+        if out.is_null() {
+            return Err(fail!(InvalidArgument, "out is NULL; it must have {count} elements"));
+        }
+        // SAFETY: the caller's promise.
+        let (sizes, out) = unsafe {
+            (std::slice::from_raw_parts(sizes, count), std::slice::from_raw_parts_mut(out, count))
+        };
+        let addresses = pool.alloc_batch(sizes, stream_of(stream))?;
+        for (out, address) in out.iter_mut().zip(addresses) {
+            *out = address as *mut c_void;
+        }
+        Ok(())
+    };
+    // SAFETY: the caller's promise.
+    unsafe { with_pool(pool, body) }
+}
+
+/// Gives `count` blocks back on `stream`, in order. NULL pointers are passed over. Stops at
+/// the first that cannot be freed; `*freed` (may be NULL) is how many pointers were dealt
+/// with.
+///
+/// Errors: those of `forebay_free`; the message names which pointer.
+///
+/// # Safety
+/// As for `forebay_free`; `ptrs` has `count` elements, `freed` is NULL or valid for writing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forebay_free_batch(
+    pool: *mut forebay_pool,
+    ptrs: *const *mut c_void,
+    count: usize,
+    stream: forebay_stream,
+    freed: *mut usize,
+) -> forebay_status {
+    let body = |pool: &Pool| {
+        if count > 0 && ptrs.is_null() {
+            return Err(fail!(InvalidArgument, "ptrs is NULL; it must have {count} elements"));
+        }
+        let ptrs: &[usize] = if count == 0 {
+            &[]
+        } else {
+            // SAFETY: the caller's promise; a pointer is as large as an address.
+            unsafe { std::slice::from_raw_parts(ptrs.cast(), count) }
+        };
+        let (done, result) = pool.free_batch(ptrs, stream_of(stream));
+        // SAFETY: the caller's promise.
+        if let Some(freed) = unsafe { freed.as_mut() } {
+            *freed = done;
+        }
+        result
+    };
+    // SAFETY: the caller's promise.
+    unsafe { with_pool(pool, body) }
+}
+
+/// Writes how many bytes the live block at `ptr` has room for to `*out`: at least what was
+/// asked for.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_POINTER`, `FOREBAY_ERROR_INVALID_ARGUMENT`.
+///
+/// # Safety
+/// As for `forebay_alloc`; `ptr` is not followed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forebay_usable_size(
+    pool: *mut forebay_pool,
+    ptr: *const c_void,
+    out: *mut usize,
+) -> forebay_status {
+    let body = |pool: &Pool| {
+        // SAFETY: the caller's promise.
+        let out = unsafe { self::out(out, "out")? };
+        *out = pool.usable_size(ptr as usize)? as usize;
+        Ok(())
+    };
+    // SAFETY: the caller's promise.
+    unsafe { with_pool(pool, body) }
+}
+
+/// Finds the live block that `address` lies in: its first byte goes to `*block` and its bytes
+/// to `*size` (both may be NULL). When there is none, they become NULL and 0, and the call
+/// succeeds.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`pool`).
+///
+/// # Safety
+/// As for `forebay_alloc`; `block` and `size` are NULL or valid for writing; `address` is not
+/// followed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forebay_pool_owns(
+    pool: *mut forebay_pool,
+    address: *const c_void,
+    block: *mut *mut c_void,
+    size: *mut usize,
+) -> forebay_status {
+    let body = |pool: &Pool| {
+        let (start, bytes) = pool.owner(address as usize).unwrap_or((0, 0));
+        // SAFETY: the caller's promise.
+        unsafe {
+            if let Some(block) = block.as_mut() {
+                *block = start as *mut c_void;
+            }
+            if let Some(size) = size.as_mut() {
+                *size = bytes as usize;
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: the caller's promise.
+    unsafe { with_pool(pool, body) }
+}
+
+/// Says that work on `stream` uses the live block at `ptr`, which was allocated on another
+/// stream. When the block is freed later, it is not given out again before what is queued on
+/// `stream` by then is done. It stays the caller's.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_POINTER`, `FOREBAY_ERROR_INVALID_ARGUMENT`, `FOREBAY_ERROR_POISONED`.
+///
+/// # Safety
+/// As for `forebay_alloc`; `ptr` is not followed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forebay_record_stream(
+    pool: *mut forebay_pool,
+    ptr: *mut c_void,
+    stream: forebay_stream,
+) -> forebay_status {
+    // SAFETY: the caller's promise.
+    unsafe { with_pool(pool, |pool| pool.record_stream(ptr as usize, stream_of(stream))) }
+}

@@ -1,0 +1,14 @@
+//! The front door: the C functions of `forebay.h`, one file per noun.
+//!
+//! What happens here is argument checks, the panic guard, and turning results into statuses;
+//! what is checked here and what is checked further in have one rule: the floor that knows
+//! the limit names it. The order of the modules is the order of the header.
+
+mod guard;
+pub mod status;
+pub mod log;
+pub mod stream;
+pub mod pool;
+pub mod block;
+pub mod stats;
+pub mod trace;

@@ -1,0 +1,422 @@
+//! Pools as a whole.
+
+use std::ffi::c_void;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use super::guard::{PublicStruct, User, guard, guard_or, out, read_sized, write_sized};
+use super::status::forebay_status;
+use crate::error::{Error, Result, fail};
+use crate::pool::{Config, Flags, Policy, Pool};
+
+/// A pool: memory of one device, handed out and taken back in stream order. Opaque. Every
+/// function that takes one may be called from any thread.
+#[allow(non_camel_case_types)]
+#[repr(C)]
+pub struct forebay_pool {
+    _private: [u8; 0],
+}
+
+/// What a `forebay_pool` pointer leads to. It outlives its pool by design: a few bytes per pool
+/// ever created, so that a call with a destroyed pool is an error and not a crash.
+struct Handle {
+    pool: AtomicPtr<Pool>,
+}
+
+/// Where a pool's bytes live.
+#[allow(non_camel_case_types)]
+#[repr(i32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum forebay_device_kind {
+    /// System memory.
+    Host = 0,
+    /// An NVIDIA GPU. Not in this release.
+    Cuda = 1,
+    /// System memory that a GPU copies from at full speed. Not in this release.
+    Pinned = 2,
+}
+
+/// How a pool weighs speed against memory.
+#[allow(non_camel_case_types)]
+#[repr(i32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum forebay_policy {
+    /// Eight size classes per doubling; keeps up to half of the limit idle, and gives back
+    /// what has been idle for ten seconds.
+    Balanced = 0,
+    /// Sixteen size classes per doubling, no front caches; a free gives its pages back.
+    Conservative = 1,
+    /// One size class per doubling; gives nothing back unless asked.
+    AggressiveReuse = 2,
+    /// As balanced, but every block is zeroed, and blocks of 2 MiB and more begin at a
+    /// multiple of that.
+    QualityFirst = 3,
+    /// Four size classes per doubling; `initial_bytes` are mapped and touched at the start,
+    /// and nothing is given back unless asked.
+    LatencyFirst = 4,
+}
+
+/// Blocks are zeroed before they are given out.
+pub const FOREBAY_POOL_ZERO_ON_ALLOC: u64 = 1;
+/// Freed bytes are overwritten with 0xDF.
+pub const FOREBAY_POOL_POISON_ON_FREE: u64 = 2;
+/// At least 16 guard bytes lie behind each block; they are checked when it is freed and by
+/// `forebay_pool_check`.
+pub const FOREBAY_POOL_GUARD_BYTES: u64 = 4;
+/// Threads keep no just-freed blocks for themselves: every call goes to the shared pool.
+pub const FOREBAY_POOL_NO_FRONT_CACHE: u64 = 8;
+
+/// What a pool is made from. Set `struct_size` and leave the rest zero for a balanced pool on
+/// system memory; `FOREBAY_POOL_CONFIG_INIT` does.
+#[allow(non_camel_case_types)]
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct forebay_pool_config {
+    /// sizeof(forebay_pool_config).
+    pub struct_size: usize,
+    /// Where the bytes live: a `forebay_device_kind`.
+    pub device_kind: i32,
+    /// Which device of that kind; 0 on the host.
+    pub device_index: i32,
+    /// Most bytes mapped at a time; 0 = as many as the device has.
+    pub max_bytes: u64,
+    /// Bytes mapped at creation.
+    pub initial_bytes: u64,
+    /// 0, or a power of two: every size is rounded up to a multiple of it.
+    pub block_size: u64,
+    /// A `forebay_policy`.
+    pub policy: i32,
+    /// Zero.
+    pub reserved: u32,
+    /// `FOREBAY_POOL_...`, ORed together.
+    pub flags: u64,
+}
+
+// SAFETY: repr(C), the size first, numbers only.
+unsafe impl PublicStruct for forebay_pool_config {
+    const FIRST: usize = 56;
+    const NAME: &'static str = "forebay_pool_config";
+}
+
+/// What `forebay_pool_defragment` did. Set `struct_size` before the call.
+#[allow(non_camel_case_types)]
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct forebay_defrag_report {
+    /// sizeof(forebay_defrag_report).
+    pub struct_size: usize,
+    /// Pages of 2 MiB that were moved.
+    pub pages_moved: u64,
+    /// By how many bytes the largest free run grew.
+    pub bytes_gained: u64,
+    /// System calls that were made.
+    pub system_calls: u64,
+    /// Bytes of the largest free run before.
+    pub largest_free_before: u64,
+    /// Bytes of the largest free run after.
+    pub largest_free_after: u64,
+}
+
+// SAFETY: repr(C), the size first, numbers only.
+unsafe impl PublicStruct for forebay_defrag_report {
+    const FIRST: usize = 48;
+    const NAME: &'static str = "forebay_defrag_report";
+}
+
+/// Called when memory is short, with the bytes that are needed and the pointer it was set
+/// with. It may free blocks of the pool. Non-zero: try again. Must not throw.
+#[allow(non_camel_case_types)]
+pub type forebay_oom_fn = Option<unsafe extern "C" fn(size: usize, user: *mut c_void) -> i32>;
+
+/// Runs `body` with the pool behind a handle; a panic in it poisons the pool.
+///
+/// # Safety
+/// `pool` is NULL or came from `forebay_pool_create`, and is not destroyed before this returns.
+#[inline(always)]
+pub unsafe fn with_pool(
+    pool: *const forebay_pool,
+    body: impl FnOnce(&Pool) -> Result<()>,
+) -> forebay_status {
+    // SAFETY: the caller's promise: NULL, or a handle, which is never freed.
+    let handle = unsafe { pool.cast::<Handle>().as_ref() };
+    let pool = match handle {
+        // SAFETY: NULL, or a pool that is not destroyed before this returns.
+        Some(handle) => unsafe { handle.pool.load(Ordering::Acquire).as_ref() },
+        None => return null_pool().into(),
+    };
+    let Some(pool) = pool else { return destroyed_pool().into() };
+    guard_or(|| body(pool), || pool.poison())
+}
+
+#[cold]
+#[inline(never)]
+fn null_pool() -> Error {
+    fail!(InvalidArgument, "pool is NULL; it must come from forebay_pool_create")
+}
+
+#[cold]
+#[inline(never)]
+fn destroyed_pool() -> Error {
+    fail!(InvalidArgument, "pool was destroyed before")
+}
+
+fn policy_of(number: i32) -> Result<Policy> {
+    match number {
+        0 => Ok(Policy::Balanced),
+        1 => Ok(Policy::Conservative),
+        2 => Ok(Policy::AggressiveReuse),
+        3 => Ok(Policy::QualityFirst),
+        4 => Ok(Policy::LatencyFirst),
+        _ => Err(fail!(InvalidArgument, "policy is {number}; it must be 0 to 4")),
+    }
+}
+
+fn config_of(config: &forebay_pool_config) -> Result<Config> {
+    match config.device_kind {
+        0 => {}
+        1 | 2 => {
+            return Err(fail!(
+                Unsupported,
+                "device_kind is {}; this release has host pools (0) only",
+                config.device_kind
+            ));
+        }
+        other => return Err(fail!(InvalidArgument, "device_kind is {other}; it must be 0 to 2")),
+    }
+    if config.device_index != 0 {
+        return Err(fail!(
+            InvalidArgument,
+            "device_index is {}; the host has one device, 0",
+            config.device_index
+        ));
+    }
+    let known = FOREBAY_POOL_ZERO_ON_ALLOC
+        | FOREBAY_POOL_POISON_ON_FREE
+        | FOREBAY_POOL_GUARD_BYTES
+        | FOREBAY_POOL_NO_FRONT_CACHE;
+    if config.flags & !known != 0 {
+        return Err(fail!(
+            InvalidArgument,
+            "flags is {:#x}; this library knows the bits {known:#x}",
+            config.flags
+        ));
+    }
+    if config.reserved != 0 {
+        return Err(fail!(InvalidArgument, "reserved is {}; it must be 0", config.reserved));
+    }
+    Ok(Config {
+        max_bytes: config.max_bytes,
+        initial_bytes: config.initial_bytes,
+        block_size: config.block_size,
+        policy: policy_of(config.policy)?,
+        flags: Flags {
+            zero_on_alloc: config.flags & FOREBAY_POOL_ZERO_ON_ALLOC != 0,
+            poison_on_free: config.flags & FOREBAY_POOL_POISON_ON_FREE != 0,
+            guard_bytes: config.flags & FOREBAY_POOL_GUARD_BYTES != 0,
+            no_front_cache: config.flags & FOREBAY_POOL_NO_FRONT_CACHE != 0,
+        },
+    })
+}
+
+/// Creates a pool and writes it to `*out`. `config` NULL stands for all defaults; it is not
+/// kept. The pool is the caller's, until `forebay_pool_destroy`. Addresses for it are reserved
+/// now, memory is mapped as it is needed.
+///
+/// Errors, with `*out` untouched: `FOREBAY_ERROR_INVALID_ARGUMENT` (`out` is NULL; the message
+/// names the field of `config`), `FOREBAY_ERROR_UNSUPPORTED` (a device that this release has
+/// not), `FOREBAY_ERROR_OUT_OF_MEMORY` (no addresses, or not `initial_bytes`).
+///
+/// # Safety
+/// `config` is NULL or points to a config with `struct_size` set; `out` is NULL or valid for
+/// writing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forebay_pool_create(
+    config: *const forebay_pool_config,
+    out: *mut *mut forebay_pool,
+) -> forebay_status {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let out = unsafe { self::out(out, "out")? };
+        let config = if config.is_null() {
+            Config::default()
+        } else {
+            // SAFETY: the caller's promise.
+            config_of(&unsafe { read_sized(config)? })?
+        };
+        let pool = Pool::on_host(&config)?;
+        let handle = Handle { pool: AtomicPtr::new(Arc::into_raw(pool).cast_mut()) };
+        *out = Box::into_raw(Box::new(handle)).cast();
+        Ok(())
+    })
+}
+
+/// Destroys a pool and gives all its memory back, that of live blocks included: the log has
+/// a warning with their number and bytes. NULL is fine: nothing happens. No call with this
+/// pool may be under way in another thread; later ones get `FOREBAY_ERROR_INVALID_ARGUMENT`.
+/// Works on a poisoned pool.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (destroyed before), `FOREBAY_ERROR_INVALID_STATE` (blocks
+/// were live; the pool is destroyed all the same, and the message tells how many).
+///
+/// # Safety
+/// `pool` is NULL or came from `forebay_pool_create`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forebay_pool_destroy(pool: *mut forebay_pool) -> forebay_status {
+    guard(|| {
+        // SAFETY: the caller's promise: NULL, or a handle, which is never freed.
+        let Some(handle) = (unsafe { pool.cast::<Handle>().as_ref() }) else { return Ok(()) };
+        let pool = handle.pool.swap(std::ptr::null_mut(), Ordering::AcqRel);
+        if pool.is_null() {
+            return Err(destroyed_pool());
+        }
+        // SAFETY: made by `Arc::into_raw` in `forebay_pool_create`, taken out of the handle once.
+        let pool = unsafe { Arc::from_raw(pool) };
+        pool.close()
+    })
+}
+
+/// Gives idle memory back to the system until at most `keep_bytes` are mapped, or nothing
+/// idle is left. Front caches are emptied first. The bytes given back go to `*released`
+/// (may be NULL).
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT`, `FOREBAY_ERROR_POISONED`.
+///
+/// # Safety
+/// `pool` as for every call; `released` is NULL or valid for writing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forebay_pool_trim(
+    pool: *mut forebay_pool,
+    keep_bytes: usize,
+    released: *mut usize,
+) -> forebay_status {
+    let body = |pool: &Pool| {
+        let bytes = pool.trim(keep_bytes as u64)?;
+        // SAFETY: the caller's promise.
+        if let Some(released) = unsafe { released.as_mut() } {
+            *released = bytes as usize;
+        }
+        Ok(())
+    };
+    // SAFETY: the caller's promise.
+    unsafe { with_pool(pool, body) }
+}
+
+/// Moves idle pages together, so that the largest free run is as large as it can be; live
+/// blocks stay where they are. What it did goes to `*report` (may be NULL).
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT`, `FOREBAY_ERROR_POISONED`, `FOREBAY_ERROR_OUT_OF_MEMORY` (the
+/// system refused to move pages; nothing is lost).
+///
+/// # Safety
+/// `pool` as for every call; `report` is NULL or points to a report with `struct_size` set.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forebay_pool_defragment(
+    pool: *mut forebay_pool,
+    report: *mut forebay_defrag_report,
+) -> forebay_status {
+    let body = |pool: &Pool| {
+        let done = pool.defragment()?;
+        if report.is_null() {
+            return Ok(());
+        }
+        let value = forebay_defrag_report {
+            struct_size: 0,
+            pages_moved: done.pages_moved,
+            bytes_gained: done.bytes_gained,
+            system_calls: done.system_calls,
+            largest_free_before: done.largest_before,
+            largest_free_after: done.largest_after,
+        };
+        // SAFETY: the caller's promise.
+        unsafe { write_sized(report, &value) }
+    };
+    // SAFETY: the caller's promise.
+    unsafe { with_pool(pool, body) }
+}
+
+/// Changes the policy, a `forebay_policy`. Size classes follow when no small block is live;
+/// otherwise those that live keep the old ones in use.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT`, `FOREBAY_ERROR_POISONED`.
+///
+/// # Safety
+/// `pool` as for every call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forebay_pool_set_policy(pool: *mut forebay_pool, policy: i32) -> forebay_status {
+    // SAFETY: the caller's promise.
+    unsafe { with_pool(pool, |pool| pool.set_policy(policy_of(policy)?)) }
+}
+
+/// Changes the limit to `max_bytes` mapped bytes; 0 = as many as the device has. Idle memory
+/// beyond a lower limit is given back.
+///
+/// Errors, with the old limit kept: `FOREBAY_ERROR_INVALID_ARGUMENT` (less than a page of 2 MiB,
+/// less than what live blocks take, or more than the addresses that were reserved at
+/// creation, four times the limit it was created with), `FOREBAY_ERROR_POISONED`.
+///
+/// # Safety
+/// `pool` as for every call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forebay_pool_set_limit(pool: *mut forebay_pool, max_bytes: u64) -> forebay_status {
+    // SAFETY: the caller's promise.
+    unsafe { with_pool(pool, |pool| pool.set_limit(max_bytes)) }
+}
+
+/// Has `callback(size, user)` called before an allocation fails for lack of memory, up to 16
+/// times for one allocation; NULL for nothing. `user` stays the caller's and must be valid
+/// until another function is set, or the pool is destroyed.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT`.
+///
+/// # Safety
+/// `pool` as for every call; `callback` may be called with `user` from any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forebay_pool_set_oom_callback(
+    pool: *mut forebay_pool,
+    callback: forebay_oom_fn,
+    user: *mut c_void,
+) -> forebay_status {
+    let body = |pool: &Pool| {
+        let user = User(user);
+        pool.set_oom_callback(callback.map(|callback| {
+            let boxed: crate::pool::OomCallback = Box::new(move |bytes| {
+                let User(user) = { user };
+                // SAFETY: the caller's promise.
+                unsafe { callback(bytes as usize, user) != 0 }
+            });
+            boxed
+        }));
+        Ok(())
+    };
+    // SAFETY: the caller's promise.
+    unsafe { with_pool(pool, body) }
+}
+
+/// Checks every invariant of the pool's bookkeeping and, with `FOREBAY_POOL_GUARD_BYTES`, the
+/// guard bytes of every live block. Walks over everything: for tests and debugging.
+///
+/// Errors: `FOREBAY_ERROR_CORRUPTION` (the message names the block and the byte),
+/// `FOREBAY_ERROR_INTERNAL` (the bookkeeping is wrong), `FOREBAY_ERROR_INVALID_ARGUMENT`,
+/// `FOREBAY_ERROR_POISONED`.
+///
+/// # Safety
+/// `pool` as for every call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forebay_pool_check(pool: *mut forebay_pool) -> forebay_status {
+    // SAFETY: the caller's promise.
+    unsafe { with_pool(pool, Pool::check) }
+}
+
+/// The pool behind a handle, for those who have to keep it.
+///
+/// # Safety
+/// As for [`with_pool`].
+pub unsafe fn pool_behind<'a>(pool: *const forebay_pool) -> Result<&'a Pool> {
+    // SAFETY: the caller's promise: NULL, or a handle, which is never freed.
+    let Some(handle) = (unsafe { pool.cast::<Handle>().as_ref() }) else { return Err(null_pool()) };
+    // SAFETY: NULL, or a pool that is not destroyed while it is used.
+    unsafe { handle.pool.load(Ordering::Acquire).as_ref() }.ok_or_else(destroyed_pool)
+}
+
+const _: () = assert!(size_of::<forebay_pool_config>() == forebay_pool_config::FIRST);
+const _: () = assert!(size_of::<forebay_defrag_report>() == forebay_defrag_report::FIRST);

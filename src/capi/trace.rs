@@ -1,0 +1,224 @@
+//! Traces: recorded from a pool, replayed into one.
+
+use std::ffi::c_char;
+
+use super::guard::{PublicStruct, guard, path as path_of, read_sized, write_sized};
+use super::pool::{forebay_pool, pool_behind, with_pool};
+use super::status::forebay_status;
+use crate::error::{Result, fail};
+use crate::pool::Pool;
+use crate::replay::{Options, Plan, Report, SystemMalloc};
+use crate::trace::{Recorder, Trace};
+
+/// Write one byte in every 4096 of each block, and its last byte.
+pub const FOREBAY_REPLAY_TOUCH: u32 = 1;
+/// One thread per thread of the trace, taking turns in the trace's order.
+pub const FOREBAY_REPLAY_THREADS: u32 = 2;
+
+/// How a trace is replayed. Set `struct_size`; all else zero is once, without touching.
+#[allow(non_camel_case_types)]
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct forebay_replay_options {
+    /// sizeof(forebay_replay_options).
+    pub struct_size: usize,
+    /// `FOREBAY_REPLAY_...`, ORed together.
+    pub flags: u32,
+    /// How often the whole trace is replayed; 0 is taken for 1.
+    pub repeat: u32,
+}
+
+// SAFETY: repr(C), the size first, numbers only.
+unsafe impl PublicStruct for forebay_replay_options {
+    const FIRST: usize = 16;
+    const NAME: &'static str = "forebay_replay_options";
+}
+
+/// What a replay did and cost; sums over all rounds. Set `struct_size` before the call.
+#[allow(non_camel_case_types)]
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct forebay_replay_report {
+    /// sizeof(forebay_replay_report).
+    pub struct_size: usize,
+    /// Rows.
+    pub events: u64,
+    /// Blocks that were allocated.
+    pub allocations: u64,
+    /// Blocks that rows of the trace freed. What lives at the end of a round is freed too,
+    /// uncounted and unmeasured.
+    pub frees: u64,
+    /// Allocations that failed; their frees are skipped.
+    pub failed_allocations: u64,
+    /// Blocks that lived at the end of the last round.
+    pub live_at_end: u64,
+    /// Most bytes requested and live at a time, by the trace itself.
+    pub peak_requested: u64,
+    /// CPU time of the replaying threads, in nanoseconds: the calls, touching, and the loop
+    /// around them.
+    pub nanoseconds: u64,
+    /// Page faults that needed no disk.
+    pub minor_faults: u64,
+    /// Page faults that did.
+    pub major_faults: u64,
+}
+
+// SAFETY: repr(C), the size first, numbers only.
+unsafe impl PublicStruct for forebay_replay_report {
+    const FIRST: usize = 80;
+    const NAME: &'static str = "forebay_replay_report";
+}
+
+const _: () = assert!(size_of::<forebay_replay_options>() == forebay_replay_options::FIRST);
+const _: () = assert!(size_of::<forebay_replay_report>() == forebay_replay_report::FIRST);
+
+/// Starts to write every allocation and free of `pool` to the file `path`, in the log format
+/// of RAPIDS RMM (`Thread,Time,Action,Pointer,Size,Stream`), as gzip when the name ends in
+/// ".gz". Until `forebay_trace_stop` every call takes a lock and writes a row, some 200 ns, and
+/// 300 as gzip.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_STATE` (it is being traced already), `FOREBAY_ERROR_IO` (the file
+/// cannot be made), `FOREBAY_ERROR_INVALID_ARGUMENT`, `FOREBAY_ERROR_POISONED`.
+///
+/// # Safety
+/// `pool` as for `forebay_alloc`; `path` is NULL or a string that ends with a NUL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forebay_trace_start(
+    pool: *mut forebay_pool,
+    path: *const c_char,
+) -> forebay_status {
+    // SAFETY: the caller's promise.
+    let body = |pool: &Pool| pool.start_trace(Recorder::create(unsafe { path_of(path)? })?);
+    // SAFETY: the caller's promise.
+    unsafe { with_pool(pool, body) }
+}
+
+/// Ends the recording and closes the file.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_STATE` (it is not being traced), `FOREBAY_ERROR_IO` (a row could not
+/// be written; the recording ended there), `FOREBAY_ERROR_INVALID_ARGUMENT`.
+///
+/// # Safety
+/// `pool` as for `forebay_alloc`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forebay_trace_stop(pool: *mut forebay_pool) -> forebay_status {
+    // SAFETY: the caller's promise.
+    unsafe { with_pool(pool, |pool| pool.stop_trace().map(|_| ())) }
+}
+
+/// Replays the trace in the file `path`, plain or gzip, into `pool`; `pool` NULL is the C
+/// library's malloc and free, for comparison. Streams of the trace become streams of their
+/// own on the host, without work on them. `options` and `report` may be NULL.
+///
+/// Errors: `FOREBAY_ERROR_IO`, `FOREBAY_ERROR_MALFORMED_TRACE` (the message names line and column; or
+/// the trace frees what it never allocated, in which case everything else was replayed and
+/// `*report` is set), `FOREBAY_ERROR_INVALID_ARGUMENT`, and those of `forebay_free`. An allocation
+/// that fails is counted and does not end the replay.
+///
+/// # Safety
+/// `pool` is NULL or as for `forebay_alloc`; `path` is NULL or a string that ends with a NUL;
+/// `options` and `report` are NULL or point to structs with `struct_size` set.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forebay_trace_replay(
+    pool: *mut forebay_pool,
+    path: *const c_char,
+    options: *const forebay_replay_options,
+    report: *mut forebay_replay_report,
+) -> forebay_status {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let path = unsafe { path_of(path)? };
+        let options = if options.is_null() {
+            Options::default()
+        } else {
+            // SAFETY: the caller's promise.
+            options_of(&unsafe { read_sized(options)? })?
+        };
+        let trace = Trace::load(path)?;
+        let mut streams = Streams::default();
+        let plan = Plan::new(&trace, |number| streams.handle(number));
+        streams.result?;
+        let done = if pool.is_null() {
+            plan.run(&SystemMalloc, &options)?
+        } else {
+            // SAFETY: the caller's promise.
+            plan.run(unsafe { pool_behind(pool)? }, &options)?
+        };
+        if !report.is_null() {
+            // SAFETY: the caller's promise.
+            unsafe { write_sized(report, &report_of(&done))? };
+        }
+        done.faults.check(&trace.path)
+    })
+}
+
+fn options_of(options: &forebay_replay_options) -> Result<Options> {
+    let known = FOREBAY_REPLAY_TOUCH | FOREBAY_REPLAY_THREADS;
+    if options.flags & !known != 0 {
+        return Err(fail!(
+            InvalidArgument,
+            "flags is {:#x}; this library knows the bits {known:#x}",
+            options.flags
+        ));
+    }
+    Ok(Options {
+        touch: options.flags & FOREBAY_REPLAY_TOUCH != 0,
+        threads: options.flags & FOREBAY_REPLAY_THREADS != 0,
+        repeat: options.repeat.max(1),
+    })
+}
+
+fn report_of(done: &Report) -> forebay_replay_report {
+    forebay_replay_report {
+        struct_size: 0,
+        events: done.events,
+        allocations: done.allocations,
+        frees: done.frees,
+        failed_allocations: done.failed_allocations,
+        live_at_end: done.live_at_end,
+        peak_requested: done.peak_requested,
+        nanoseconds: done.nanoseconds,
+        minor_faults: done.minor_faults,
+        major_faults: done.major_faults,
+    }
+}
+
+/// Streams on the host that stand for those of a trace, as long as it is replayed.
+struct Streams {
+    made: Vec<std::sync::Arc<crate::order::HostStream>>,
+    result: Result<()>,
+}
+
+impl Default for Streams {
+    fn default() -> Streams {
+        Streams { made: Vec::new(), result: Ok(()) }
+    }
+}
+
+impl Streams {
+    fn handle(&mut self, number: u64) -> usize {
+        if number == 0 {
+            return 0;
+        }
+        match crate::order::HostStream::create() {
+            Ok(stream) => {
+                let handle = stream.handle().0 as usize;
+                self.made.push(stream);
+                handle
+            }
+            Err(error) => {
+                self.result = Err(error);
+                0
+            }
+        }
+    }
+}
+
+impl Drop for Streams {
+    fn drop(&mut self) {
+        for stream in &self.made {
+            // Without work, so there is nothing that could be in the way.
+            let _ = stream.destroy();
+        }
+    }
+}
