@@ -25,7 +25,8 @@ missing() { # names... reason
 }
 
 # NDEBUG: the build scripts leave it to the caller, and a peer is measured without its assertions.
-if [ ! -e "$lib/libpeers.so" ] || [ -n "$(find benches/peers -newer "$lib/libpeers.so" -type f -not -path '*/target/*')" ]; then
+if [ ! -e "$lib/libpeers.so" ] ||
+    [ -n "$(find benches/peers -newer "$lib/libpeers.so" -type f -not -path '*/target/*')" ]; then
     if CFLAGS=-DNDEBUG CXXFLAGS=-DNDEBUG CARGO_TARGET_DIR=$peers/target \
         cargo build --release --locked --manifest-path benches/peers/Cargo.toml >>"$log" 2>&1; then
         cp "$peers/target/release/libpeers.so" "$lib/libpeers.so"

@@ -1,6 +1,8 @@
+#define _GNU_SOURCE
 #include "allocator.h"
 
 #include <dlfcn.h>
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,7 +14,7 @@
 void fail(const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
-    fputs("pool_bench: ", stderr);
+    fprintf(stderr, "%s: ", program_invocation_short_name);
     vfprintf(stderr, format, arguments);
     fputc('\n', stderr);
     va_end(arguments);

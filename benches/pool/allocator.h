@@ -42,7 +42,7 @@ void allocator_open(struct allocator *allocator, const char *spec);
 void *library_open(const char *path);
 void *library_symbol(void *library, const char *name);
 
-/* Prints "pool_bench: ..." and ends the process. */
+/* Prints the program's name and the message and ends the process. */
 _Noreturn void fail(const char *format, ...) __attribute__((format(printf, 1, 2), cold));
 
 /* The kind never changes, so its branch is predicted; every kind pays the same for it. */

@@ -6,6 +6,7 @@
 #define _GNU_SOURCE
 #include <math.h>
 #include <pthread.h>
+#include <sched.h>
 #include <semaphore.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -70,8 +71,24 @@ struct worker {
     double ns;
 };
 
+/* Moves the calling thread to the index-th CPU that the process may use. On one CPU two threads would
+ * take turns, and what they cost each other would not show. */
+static void pin(unsigned index) {
+    cpu_set_t allowed, one;
+    CPU_ZERO(&one);
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) fail("sched_getaffinity failed");
+    for (unsigned cpu = 0, seen = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (!CPU_ISSET(cpu, &allowed) || seen++ < index) continue;
+        CPU_SET(cpu, &one);
+        if (pthread_setaffinity_np(pthread_self(), sizeof one, &one) != 0) fail("cannot use CPU %u", cpu);
+        return;
+    }
+    fail("two threads want two CPUs");
+}
+
 static void *worker_main(void *argument) {
     struct worker *w = argument;
+    pin(w->index);
     if (allocator.thread_start != NULL) allocator.thread_start();
     w->ns = w->measure(w);
     if (allocator.thread_end != NULL) allocator.thread_end();
@@ -99,21 +116,23 @@ static double run_workers(const struct bench_case *c, double (*measure)(struct w
 }
 
 /* Repetitions before any counts: fresh memory has been touched and adaptive thresholds have settled
- * by then. Where one alone takes long, two have to do. */
+ * by then. Where one alone takes long, it has to do. */
 #define WARM_REPETITIONS 8
-#define WARM_REPETITIONS_NS 50000000
+#define WARM_REPETITIONS_NS 40000000
 
 /* Doubles the repetitions until they take an eighth of the budget, then repeats that many until the
  * budget is spent. */
 static double time_repetitions(struct worker *w, void (*body)(struct worker *, uint64_t)) {
-    uint64_t repetitions = 1, before = cpu_ns(), spent = 0, done = 0;
+    uint64_t repetitions = 1, done = 0, before = cpu_ns(), spent;
     for (int i = 0; i < WARM_REPETITIONS && cpu_ns() - before < WARM_REPETITIONS_NS; i++) body(w, 1);
+    pthread_barrier_wait(w->start);
     for (;; repetitions *= 2) {
         before = cpu_ns();
         body(w, repetitions);
-        if ((double)(cpu_ns() - before) >= budget_ns / 8) break;
+        spent = cpu_ns() - before;
+        if ((double)spent >= budget_ns / 8) break;
     }
-    pthread_barrier_wait(w->start);
+    done = repetitions;
     while ((double)spent < budget_ns) {
         before = cpu_ns();
         body(w, repetitions);
@@ -206,11 +225,11 @@ static double exchange_run(const struct bench_case *c) {
 /* ---- mixed tensors: 64 slots; a random slot is freed if held, else gets a random size ---- */
 
 #define SLOTS 64
-#define FILL_FLIPS 200 /* from empty slots to about half of them held */
-#define TOUCHED_FLIPS 400
-#define UNTOUCHED_FLIPS 4000
+#define FILL_FLIPS 128 /* from empty slots to about half of them held */
+#define TOUCHED_FLIPS 200
+#define UNTOUCHED_FLIPS 2000
 #define WARM_PASSES 30
-#define WARM_NS 100000000
+#define WARM_NS 80000000
 
 static const size_t tensor_sizes[] = {
     512,       2 * KIB,   4 * KIB, 16 * KIB, 64 * KIB, 64 * KIB, 128 * KIB, 256 * KIB, 256 * KIB, 512 * KIB,

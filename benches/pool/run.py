@@ -8,13 +8,16 @@ only reported), and met says whether it was reached. A peer_name is
 
     glibc, mimalloc, ...   that allocator
     best:NAME              the fastest of them in this case
-    limit                  a fixed number of nanoseconds, or of bytes
+    limit                  a fixed number of nanoseconds
     forebay:CASE           the same pool in another case (threads, or sizes, shall make no difference)
+    peak live              of a trace, in bytes, beside what the pool had reserved at its peak
+A figure that could not be had is null, and the line's "missing" says why.
 
 Cases (pool_bench --list): pair: a block is freed before the next is taken; batch: many are live, then
 freed; xfree: freed by another thread than took them (the cost to both together); mixed: 64 slots of
 tensor sizes flipped at random; live: N blocks of mixed sizes live, one replaced at random (one
-operation, not a pair). "touched" writes one byte in each page, -2t runs two threads on one pool.
+operation, not a pair), played by those that keep their books outside the blocks: others would be
+timed faulting in pages. "touched" writes one byte in each page, -2t runs two threads on one pool.
 
 The default ends within about a minute. For figures to quote, on a machine with nothing else to do:
 --rounds 15 --time-ms 50 --keep-slow, about a quarter of an hour.
@@ -36,8 +39,8 @@ TUNED = "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=1717
 SIZES = ["16B", "256B", "4KiB", "64KiB", "1MiB", "16MiB", "64MiB"]
 LARGE = {"1MiB", "16MiB", "64MiB"}
 SAME = 1.1  # "flat": within a tenth
-SLOW = 5  # times the best
-SLOW_ROUNDS = 2
+# A peer this many times slower than the best after so many rounds is not measured again in that case.
+SETTLED = {1: 20, 2: 5}
 
 
 class Allocator:
@@ -59,8 +62,6 @@ class Allocator:
 def peers():
     lib = os.path.join(PEERS, "lib")
     table = os.path.join(lib, "libpeers.so")
-    # Only allocators that keep their books outside the blocks can play "live": the others would be
-    # timed touching fresh pages of blocks that nobody uses.
     general = ["pair", "batch", "xfree", "mixed"]
     umf = os.path.join(lib, "libumf.so.1")
     return [
@@ -114,18 +115,20 @@ def run_rounds(figures, options, allocators, cases):
         print(f"round {number} of {options.rounds}", file=sys.stderr)
         for group in groups.values():
             for allocator in random.sample(allocators, len(allocators)):
-                wanted = [c for c in group if allocator.plays(c) and not (
-                    (allocator.name, c) in figures.failures or settled(figures, options, allocator, c, allocators, number))]
+                wanted = [c for c in group if allocator.plays(c)
+                          and (allocator.name, c) not in figures.failures
+                          and not settled(figures, options, allocator, c, allocators)]
                 if wanted:
                     measure(figures, options.program, allocator, wanted, options.time_ms, number)
 
 
-def settled(figures, options, allocator, case, allocators, number):
-    """A peer five times slower than the best in two rounds: more rounds only cost time."""
-    if options.keep_slow or allocator.name == OURS or number <= SLOW_ROUNDS:
+def settled(figures, options, allocator, case, allocators):
+    """More rounds of a peer that is far behind would cost most of the time and change nothing."""
+    done = len(figures.samples.get((allocator.name, case), []))
+    if options.keep_slow or allocator.name == OURS or done == 0:
         return False
     best, _ = figures.best(case, [a.name for a in allocators])
-    return figures.median(allocator.name, case) > SLOW * best
+    return figures.median(allocator.name, case) > SETTLED[min(done, max(SETTLED))] * best
 
 
 def split(case):
@@ -217,9 +220,13 @@ def table(figures, allocators, judged):
         for line in lines:
             if line["ratio"] is None:
                 continue
-            verdict = f"{line['ratio']:.2f} of {line['peer_name']}"
+            verdict = f"{line['ratio']:.2f} x {line['peer_name']}"
+            if line["peer_name"] == "limit":
+                verdict = f"at most {line['peer']:g} ns"
+            elif line["target"] is not None:
+                verdict += f" (at most {line['target']:g})"
             if line["target"] is not None:
-                verdict += f" {'met' if line['met'] else 'MISSED'} (at most {line['target']:g})"
+                verdict += " met" if line["met"] else " MISSED"
             verdicts.append(verdict)
         row = "".join(f"{number(figures.median(n, case)):>12}" for n in names)
         print(f"{case:<24}{row}  {'; '.join(verdicts)}", file=out)
@@ -239,7 +246,7 @@ def trace_lines(options):
         why = f"{options.ours} replays no traces"
     if why:
         print(f"\ntraces: {why}", file=sys.stderr)
-        emit(case, None, "limit", None, target, why)
+        emit(case, None, "peak live", None, target, why)
         return True
     print("\npeak reserved / peak live, bytes", file=sys.stderr)
     program = os.path.join(os.path.dirname(options.program), "trace_peaks")
@@ -249,7 +256,7 @@ def trace_lines(options):
         run = subprocess.run([program, library, path], capture_output=True, text=True)
         if run.returncode != 0:
             good = False
-            emit(name, None, "limit", None, target, run.stderr.strip() or f"exit status {run.returncode}")
+            emit(name, None, "peak live", None, target, run.stderr.strip() or f"exit status {run.returncode}")
             print(f"{name:<44} failed: {run.stderr.strip()}", file=sys.stderr)
             continue
         reserved, live = (int(n) for n in run.stdout.rsplit(" ", 2)[1:])
@@ -274,7 +281,7 @@ def parse():
     parser.add_argument("--cases", default="*", help='patterns with commas between, as "pair-*,mixed*"')
     parser.add_argument("--quick", action="store_true", help="one round of 2 ms: does it run, not how fast")
     parser.add_argument("--keep-slow", action="store_true",
-                        help=f"also repeat peers {SLOW} times slower than the best (else {SLOW_ROUNDS} rounds)")
+                        help="measure peers that are far behind in every round, too")
     parser.add_argument("--traces", default="", help="a folder of traces in RMM's log format")
     parser.add_argument("--program", default=os.path.join(ROOT, "build/bench/pool_bench"))
     parser.add_argument("--ours", default=f"forebay:{ROOT}/target/release/libforebay.so",
