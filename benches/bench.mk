@@ -1,0 +1,23 @@
+# Measurements. Included from the top Makefile, whose `release` builds target/release/libforebay.so.
+#   make bench-pool [ROUNDS=5] [CASES='pair-*,mixed*'] [TRACES=folder]
+# ends within about a minute and prints one JSON line per figure on stdout, a table on stderr.
+
+BENCH_CC ?= $(CC)
+BENCH_CFLAGS := -O2 -std=gnu11 -Wall -Wextra -Iinclude
+ROUNDS ?= 5
+CASES ?= *
+TRACES ?=
+
+.PHONY: bench bench-pool bench-peers
+
+bench: bench-pool
+
+bench-pool: release bench-peers build/bench/pool_bench build/bench/trace_peaks
+	python3 benches/pool/run.py --rounds $(ROUNDS) --cases '$(CASES)' --traces '$(TRACES)'
+
+bench-peers:
+	scripts/install_peers.sh
+
+build/bench/%: benches/pool/%.c benches/pool/allocator.c benches/pool/allocator.h include/forebay.h
+	@mkdir -p $(@D)
+	$(BENCH_CC) $(BENCH_CFLAGS) -o $@ $< benches/pool/allocator.c -lm -ldl -lpthread
