@@ -20,6 +20,7 @@ use crate::pool::Pool;
 ///
 /// # Safety
 /// `pool` is NULL or came from `forebay_pool_create`; `out` is NULL or valid for writing.
+#[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn forebay_alloc(
     pool: *mut forebay_pool,
@@ -42,6 +43,7 @@ pub unsafe extern "C" fn forebay_alloc(
 ///
 /// # Safety
 /// As for `forebay_alloc`.
+#[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn forebay_alloc_aligned(
     pool: *mut forebay_pool,
@@ -96,6 +98,7 @@ pub unsafe extern "C" fn forebay_free(
 ///
 /// # Safety
 /// As for `forebay_alloc` and `forebay_free`.
+#[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn forebay_realloc(
     pool: *mut forebay_pool,
@@ -127,6 +130,7 @@ pub unsafe extern "C" fn forebay_realloc(
 ///
 /// # Safety
 /// As for `forebay_alloc`; `sizes` and `out` have `count` elements.
+#[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn forebay_alloc_batch(
     pool: *mut forebay_pool,

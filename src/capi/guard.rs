@@ -17,7 +17,7 @@ pub fn guard(body: impl FnOnce() -> Result<()>) -> forebay_status {
 #[inline(always)]
 pub fn guard_or(body: impl FnOnce() -> Result<()>, panicked: impl FnOnce()) -> forebay_status {
     match catch_unwind(AssertUnwindSafe(body)) {
-        Ok(Ok(())) => forebay_status::Ok,
+        Ok(Ok(())) => forebay_status::ForebayOk,
         Ok(Err(error)) => error.into(),
         Err(panic) => {
             panicked();

@@ -12,7 +12,6 @@ use crate::pool::{Config, Flags, Policy, Pool};
 /// A pool: memory of one device, handed out and taken back in stream order. Opaque. Every
 /// function that takes one may be called from any thread.
 #[allow(non_camel_case_types)]
-#[repr(C)]
 pub struct forebay_pool {
     _private: [u8; 0],
 }
@@ -229,6 +228,7 @@ fn config_of(config: &forebay_pool_config) -> Result<Config> {
 /// # Safety
 /// `config` is NULL or points to a config with `struct_size` set; `out` is NULL or valid for
 /// writing.
+#[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn forebay_pool_create(
     config: *const forebay_pool_config,

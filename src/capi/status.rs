@@ -6,48 +6,49 @@ use crate::error::{self, Error, Kind};
 
 /// What a call came to. `FOREBAY_OK` is 0; everything else is an error, and
 /// `forebay_last_error` has its message.
-#[allow(non_camel_case_types)]
+///
+/// cbindgen:prefix-with-name=false
+#[allow(non_camel_case_types, clippy::enum_variant_names)]
 #[repr(i32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
 pub enum forebay_status {
     /// Done.
-    Ok = 0,
+    ForebayOk = 0,
     /// An argument is outside what the function accepts; the message names it and the limit.
-    ErrorInvalidArgument = 1,
+    ForebayErrorInvalidArgument = 1,
     /// The limit, the device or the address space has no room left.
-    ErrorOutOfMemory = 2,
+    ForebayErrorOutOfMemory = 2,
     /// A pointer that this pool did not give out, or that was freed before. Nothing changed.
-    ErrorInvalidPointer = 3,
+    ForebayErrorInvalidPointer = 3,
     /// A panic was caught inside this pool earlier. It can only be destroyed.
-    ErrorPoisoned = 4,
+    ForebayErrorPoisoned = 4,
     /// The object is not in a state in which this can be done.
-    ErrorInvalidState = 5,
+    ForebayErrorInvalidState = 5,
     /// This system, device or build cannot do it.
-    ErrorUnsupported = 6,
+    ForebayErrorUnsupported = 6,
     /// A file could not be read or written.
-    ErrorIo = 7,
+    ForebayErrorIo = 7,
     /// A trace does not follow its format, or frees what it never allocated.
-    ErrorMalformedTrace = 8,
+    ForebayErrorMalformedTrace = 8,
     /// Guard bytes behind a block were overwritten.
-    ErrorCorruption = 9,
+    ForebayErrorCorruption = 9,
     /// A defect of forebay.
-    ErrorInternal = 10,
+    ForebayErrorInternal = 10,
 }
 
 impl From<Kind> for forebay_status {
     fn from(kind: Kind) -> forebay_status {
         match kind {
-            Kind::InvalidArgument => forebay_status::ErrorInvalidArgument,
-            Kind::OutOfMemory => forebay_status::ErrorOutOfMemory,
-            Kind::InvalidPointer => forebay_status::ErrorInvalidPointer,
-            Kind::Poisoned => forebay_status::ErrorPoisoned,
-            Kind::InvalidState => forebay_status::ErrorInvalidState,
-            Kind::Unsupported => forebay_status::ErrorUnsupported,
-            Kind::Io => forebay_status::ErrorIo,
-            Kind::MalformedTrace => forebay_status::ErrorMalformedTrace,
-            Kind::Corruption => forebay_status::ErrorCorruption,
-            Kind::Internal => forebay_status::ErrorInternal,
+            Kind::InvalidArgument => forebay_status::ForebayErrorInvalidArgument,
+            Kind::OutOfMemory => forebay_status::ForebayErrorOutOfMemory,
+            Kind::InvalidPointer => forebay_status::ForebayErrorInvalidPointer,
+            Kind::Poisoned => forebay_status::ForebayErrorPoisoned,
+            Kind::InvalidState => forebay_status::ForebayErrorInvalidState,
+            Kind::Unsupported => forebay_status::ForebayErrorUnsupported,
+            Kind::Io => forebay_status::ForebayErrorIo,
+            Kind::MalformedTrace => forebay_status::ForebayErrorMalformedTrace,
+            Kind::Corruption => forebay_status::ForebayErrorCorruption,
+            Kind::Internal => forebay_status::ForebayErrorInternal,
         }
     }
 }

@@ -9,7 +9,6 @@ use crate::order::{Fence, HostOrder, HostStream, Order, Stream};
 
 /// What a stream handle points to. Opaque; there is nothing to see.
 #[allow(non_camel_case_types)]
-#[repr(C)]
 pub struct forebay_stream_object {
     _private: [u8; 0],
 }

@@ -1,0 +1,713 @@
+// forebay: pools, caches and prefetch in stream order.
+//
+//     forebay_pool *pool;
+//     if (forebay_pool_create(NULL, &pool) != FOREBAY_OK) return 1;
+//     void *block;
+//     if (forebay_alloc(pool, 1 << 20, NULL, &block) != FOREBAY_OK)
+//         fprintf(stderr, "%s\n", forebay_last_error());
+//     forebay_free(pool, block, NULL);
+//     forebay_pool_destroy(pool);
+//
+// Every function that can fail returns a status; results go out through the last parameters,
+// which are untouched on failure, and forebay_last_error() has the thread's message. All calls
+// are safe from any thread. Public structs begin with struct_size: set it to sizeof and leave
+// what you do not know zero, and a program built today works with any later library.
+//
+// Three numbers are never mixed: requested bytes were asked for, allocated bytes are those of
+// the blocks given out, reserved bytes are mapped.
+//
+// This file is generated from src/capi; SPDX-License-Identifier: Apache-2.0 OR MIT.
+
+
+#ifndef FOREBAY_H
+#define FOREBAY_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+// The version of this header; forebay_version() is that of the library.
+#define FOREBAY_VERSION_MAJOR 0
+#define FOREBAY_VERSION_MINOR 1
+#define FOREBAY_VERSION_PATCH 0
+#define FOREBAY_VERSION \
+    (FOREBAY_VERSION_MAJOR << 16 | FOREBAY_VERSION_MINOR << 8 | FOREBAY_VERSION_PATCH)
+
+// Warns when the result is not looked at.
+#if defined(__cplusplus) && __cplusplus >= 201703L
+#define FOREBAY_NODISCARD [[nodiscard]]
+#elif defined(__GNUC__)
+#define FOREBAY_NODISCARD __attribute__((warn_unused_result))
+#else
+#define FOREBAY_NODISCARD
+#endif
+
+// Defaults: `forebay_pool_config config = FOREBAY_POOL_CONFIG_INIT;`, and so on.
+#define FOREBAY_POOL_CONFIG_INIT { sizeof(forebay_pool_config) }
+#define FOREBAY_POOL_STATISTICS_INIT { sizeof(forebay_pool_statistics) }
+#define FOREBAY_DEFRAG_REPORT_INIT { sizeof(forebay_defrag_report) }
+#define FOREBAY_REPLAY_OPTIONS_INIT { sizeof(forebay_replay_options) }
+#define FOREBAY_REPLAY_REPORT_INIT { sizeof(forebay_replay_report) }
+
+
+/// Blocks are zeroed before they are given out.
+#define FOREBAY_POOL_ZERO_ON_ALLOC 1
+
+/// Freed bytes are overwritten with 0xDF.
+#define FOREBAY_POOL_POISON_ON_FREE 2
+
+/// At least 16 guard bytes lie behind each block; they are checked when it is freed and by
+/// `forebay_pool_check`.
+#define FOREBAY_POOL_GUARD_BYTES 4
+
+/// Threads keep no just-freed blocks for themselves: every call goes to the shared pool.
+#define FOREBAY_POOL_NO_FRONT_CACHE 8
+
+/// Write one byte in every 4096 of each block, and its last byte.
+#define FOREBAY_REPLAY_TOUCH 1
+
+/// One thread per thread of the trace, taking turns in the trace's order.
+#define FOREBAY_REPLAY_THREADS 2
+
+/// What a call came to. `FOREBAY_OK` is 0; everything else is an error, and
+/// `forebay_last_error` has its message.
+///
+enum forebay_status
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    /// Done.
+    FOREBAY_OK = 0,
+    /// An argument is outside what the function accepts; the message names it and the limit.
+    FOREBAY_ERROR_INVALID_ARGUMENT = 1,
+    /// The limit, the device or the address space has no room left.
+    FOREBAY_ERROR_OUT_OF_MEMORY = 2,
+    /// A pointer that this pool did not give out, or that was freed before. Nothing changed.
+    FOREBAY_ERROR_INVALID_POINTER = 3,
+    /// A panic was caught inside this pool earlier. It can only be destroyed.
+    FOREBAY_ERROR_POISONED = 4,
+    /// The object is not in a state in which this can be done.
+    FOREBAY_ERROR_INVALID_STATE = 5,
+    /// This system, device or build cannot do it.
+    FOREBAY_ERROR_UNSUPPORTED = 6,
+    /// A file could not be read or written.
+    FOREBAY_ERROR_IO = 7,
+    /// A trace does not follow its format, or frees what it never allocated.
+    FOREBAY_ERROR_MALFORMED_TRACE = 8,
+    /// Guard bytes behind a block were overwritten.
+    FOREBAY_ERROR_CORRUPTION = 9,
+    /// A defect of forebay.
+    FOREBAY_ERROR_INTERNAL = 10,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum forebay_status forebay_status;
+#else
+typedef int32_t forebay_status;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/// Where a pool's bytes live.
+enum forebay_device_kind
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    /// System memory.
+    FOREBAY_DEVICE_KIND_HOST = 0,
+    /// An NVIDIA GPU. Not in this release.
+    FOREBAY_DEVICE_KIND_CUDA = 1,
+    /// System memory that a GPU copies from at full speed. Not in this release.
+    FOREBAY_DEVICE_KIND_PINNED = 2,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum forebay_device_kind forebay_device_kind;
+#else
+typedef int32_t forebay_device_kind;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/// How a pool weighs speed against memory.
+enum forebay_policy
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    /// Eight size classes per doubling; keeps up to half of the limit idle, and gives back
+    /// what has been idle for ten seconds.
+    FOREBAY_POLICY_BALANCED = 0,
+    /// Sixteen size classes per doubling, no front caches; a free gives its pages back.
+    FOREBAY_POLICY_CONSERVATIVE = 1,
+    /// One size class per doubling; gives nothing back unless asked.
+    FOREBAY_POLICY_AGGRESSIVE_REUSE = 2,
+    /// As balanced, but every block is zeroed, and blocks of 2 MiB and more begin at a
+    /// multiple of that.
+    FOREBAY_POLICY_QUALITY_FIRST = 3,
+    /// Four size classes per doubling; `initial_bytes` are mapped and touched at the start,
+    /// and nothing is given back unless asked.
+    FOREBAY_POLICY_LATENCY_FIRST = 4,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum forebay_policy forebay_policy;
+#else
+typedef int32_t forebay_policy;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/// A pool: memory of one device, handed out and taken back in stream order. Opaque. Every
+/// function that takes one may be called from any thread.
+typedef struct forebay_pool forebay_pool;
+
+/// What a stream handle points to. Opaque; there is nothing to see.
+typedef struct forebay_stream_object forebay_stream_object;
+
+/// Gets a line of the log: its level (1 error, 2 warning, 3 information, 4 detail, 5 trace),
+/// the text, which is gone after the call, and the pointer that was given with the function.
+/// Called from any thread, several at a time; must not throw, must not call forebay.
+typedef void (*forebay_log_fn)(int32_t level, const char *message, void *user);
+
+/// A stream: a queue of work that is done in order. For host pools one comes from
+/// `forebay_stream_create`; for cuda pools it is a `CUstream`. NULL is the default stream: on
+/// the host that is the calling thread itself, whose work is done when its call returns.
+/// A handle is a value: copying it copies nothing, and one of a destroyed stream is noticed.
+typedef struct forebay_stream_object *forebay_stream;
+
+/// Work for a stream. Called once, on the stream's own thread, with the pointer it was
+/// queued with; must not throw.
+typedef void (*forebay_stream_fn)(void *user);
+
+/// A point in a stream's order: passed once everything queued before it is done. A plain
+/// value; there is nothing to release.
+typedef struct forebay_fence {
+    /// The stream's handle as a number.
+    uint64_t stream;
+    /// How many pieces of work have to be done on it.
+    uint64_t sequence;
+} forebay_fence;
+
+/// What a pool is made from. Set `struct_size` and leave the rest zero for a balanced pool on
+/// system memory; `FOREBAY_POOL_CONFIG_INIT` does.
+typedef struct forebay_pool_config {
+    /// sizeof(forebay_pool_config).
+    size_t struct_size;
+    /// Where the bytes live: a `forebay_device_kind`.
+    int32_t device_kind;
+    /// Which device of that kind; 0 on the host.
+    int32_t device_index;
+    /// Most bytes mapped at a time; 0 = as many as the device has.
+    uint64_t max_bytes;
+    /// Bytes mapped at creation.
+    uint64_t initial_bytes;
+    /// 0, or a power of two: every size is rounded up to a multiple of it.
+    uint64_t block_size;
+    /// A `forebay_policy`.
+    int32_t policy;
+    /// Zero.
+    uint32_t reserved;
+    /// `FOREBAY_POOL_...`, ORed together.
+    uint64_t flags;
+} forebay_pool_config;
+
+/// What `forebay_pool_defragment` did. Set `struct_size` before the call.
+typedef struct forebay_defrag_report {
+    /// sizeof(forebay_defrag_report).
+    size_t struct_size;
+    /// Pages of 2 MiB that were moved.
+    uint64_t pages_moved;
+    /// By how many bytes the largest free run grew.
+    uint64_t bytes_gained;
+    /// System calls that were made.
+    uint64_t system_calls;
+    /// Bytes of the largest free run before.
+    uint64_t largest_free_before;
+    /// Bytes of the largest free run after.
+    uint64_t largest_free_after;
+} forebay_defrag_report;
+
+/// Called when memory is short, with the bytes that are needed and the pointer it was set
+/// with. It may free blocks of the pool. Non-zero: try again. Must not throw.
+typedef int32_t (*forebay_oom_fn)(size_t size, void *user);
+
+/// The counters of a pool. Set `struct_size` before the call. Requested, allocated and
+/// reserved are three numbers: bytes asked for, bytes of the blocks given out, bytes mapped.
+/// "Now" is exact; a peak is exact while one thread uses the pool, and otherwise low by no
+/// more than what front caches hold.
+typedef struct forebay_pool_statistics {
+    /// sizeof(forebay_pool_statistics).
+    size_t struct_size;
+    /// Bytes asked for by blocks that are given out now.
+    uint64_t requested_bytes;
+    /// The most that was.
+    uint64_t requested_peak;
+    /// Bytes asked for by all allocations.
+    uint64_t requested_total;
+    /// Bytes of the blocks given out now.
+    uint64_t allocated_bytes;
+    /// The most that was.
+    uint64_t allocated_peak;
+    /// Bytes of all blocks ever given out.
+    uint64_t allocated_total;
+    /// Bytes mapped now.
+    uint64_t reserved_bytes;
+    /// The most that was.
+    uint64_t reserved_peak;
+    /// All bytes ever mapped.
+    uint64_t reserved_total;
+    /// Allocations that succeeded.
+    uint64_t allocations;
+    /// Frees that succeeded.
+    uint64_t frees;
+    /// Allocations served from what was mapped and in place.
+    uint64_t hits;
+    /// Allocations for which pages had to be mapped or moved.
+    uint64_t misses;
+    /// Allocations that failed.
+    uint64_t failed;
+    /// Frees of what was no live block.
+    uint64_t invalid_frees;
+    /// System calls made for this pool.
+    uint64_t system_calls;
+    /// Times that idle pages were given back.
+    uint64_t trims;
+    /// Most bytes that may be mapped.
+    uint64_t limit_bytes;
+    /// Blocks given out now.
+    uint64_t live_blocks;
+} forebay_pool_statistics;
+
+/// How a trace is replayed. Set `struct_size`; all else zero is once, without touching.
+typedef struct forebay_replay_options {
+    /// sizeof(forebay_replay_options).
+    size_t struct_size;
+    /// `FOREBAY_REPLAY_...`, ORed together.
+    uint32_t flags;
+    /// How often the whole trace is replayed; 0 is taken for 1.
+    uint32_t repeat;
+} forebay_replay_options;
+
+/// What a replay did and cost; sums over all rounds. Set `struct_size` before the call.
+typedef struct forebay_replay_report {
+    /// sizeof(forebay_replay_report).
+    size_t struct_size;
+    /// Rows.
+    uint64_t events;
+    /// Blocks that were allocated.
+    uint64_t allocations;
+    /// Blocks that rows of the trace freed. What lives at the end of a round is freed too,
+    /// uncounted and unmeasured.
+    uint64_t frees;
+    /// Allocations that failed; their frees are skipped.
+    uint64_t failed_allocations;
+    /// Blocks that lived at the end of the last round.
+    uint64_t live_at_end;
+    /// Most bytes requested and live at a time, by the trace itself.
+    uint64_t peak_requested;
+    /// CPU time of the replaying threads, in nanoseconds: the calls, touching, and the loop
+    /// around them.
+    uint64_t nanoseconds;
+    /// Page faults that needed no disk.
+    uint64_t minor_faults;
+    /// Page faults that did.
+    uint64_t major_faults;
+} forebay_replay_report;
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+/// This thread's last error as text: which argument, which limit, which number. Never NULL;
+/// empty if no call of this thread has failed yet. A call that succeeds leaves it as it is.
+///
+/// The text belongs to the thread and stays until its next call that fails, or its end.
+const char *forebay_last_error(void);
+
+/// The name of `status`, such as "FOREBAY_ERROR_OUT_OF_MEMORY"; "FOREBAY_UNKNOWN" for a number
+/// that is none. The text is static.
+const char *forebay_status_name(int32_t status);
+
+/// The version of the library that is running: major << 16 | minor << 8 | patch. Compare with
+/// `FOREBAY_VERSION`, that of the header.
+uint32_t forebay_version(void);
+
+/// Has the log of this process go to `callback`, lines of a level up to `max_level` (1 to
+/// 5); `callback` NULL turns it off, as it is at first. `user` is passed on to it and stays
+/// the caller's; it must be valid until another function is set and calls that were under
+/// way have returned.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT`; `FOREBAY_ERROR_INVALID_STATE` in a Rust program that
+/// has set a subscriber of its own, which gets the log then.
+forebay_status forebay_log_set_callback(int32_t max_level,
+                                        forebay_log_fn callback,
+                                        void *user);
+
+/// Makes a stream on the host, with a thread of its own, and writes its handle to `*out`.
+/// End it with `forebay_stream_destroy`.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`out` is NULL), `FOREBAY_ERROR_OUT_OF_MEMORY` (no
+/// thread to be had).
+///
+/// The caller's part:
+/// `out` is NULL or valid for writing.
+forebay_status forebay_stream_create(forebay_stream *out);
+
+/// Does what is queued on `stream`, then ends it. NULL is fine: nothing happens. Blocks that
+/// were freed on it are free for everybody afterwards.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (not a stream, or destroyed before),
+/// `FOREBAY_ERROR_INVALID_STATE` (called by work on that very stream).
+forebay_status forebay_stream_destroy(forebay_stream stream);
+
+/// Queues `work(user)` on `stream`, behind everything queued before. `user` stays the
+/// caller's and must be valid until the work is done. On NULL, the calling thread, the work
+/// is done before this returns.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`work` is NULL, not a stream),
+/// `FOREBAY_ERROR_INVALID_STATE` (the stream is being destroyed, or was made before a fork).
+///
+/// The caller's part:
+/// `work` may be called with `user`, once, from another thread.
+forebay_status forebay_stream_submit(forebay_stream stream, forebay_stream_fn work, void *user);
+
+/// Waits until everything that was queued on `stream` before this call is done.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (not a stream), `FOREBAY_ERROR_INVALID_STATE` (made
+/// before a fork, in whose child its thread is missing).
+forebay_status forebay_stream_synchronize(forebay_stream stream);
+
+/// Writes the fence behind everything queued on `stream` so far to `*out`.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`out` is NULL, not a stream).
+///
+/// The caller's part:
+/// `out` is NULL or valid for writing.
+forebay_status forebay_stream_record(forebay_stream stream, struct forebay_fence *out);
+
+/// Makes what is queued on `stream` from now on wait until `fence` is passed. On NULL, the
+/// calling thread, it waits before this returns.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (not a stream), `FOREBAY_ERROR_INVALID_STATE` (the
+/// stream is being destroyed, or was made before a fork).
+forebay_status forebay_stream_wait(forebay_stream stream, struct forebay_fence fence);
+
+/// Writes 1 to `*passed` when `fence` is passed, else 0. Does not wait. The fences of a
+/// destroyed stream are passed.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`passed` is NULL, the fence is of no stream).
+///
+/// The caller's part:
+/// `passed` is NULL or valid for writing.
+forebay_status forebay_fence_query(struct forebay_fence fence, int32_t *passed);
+
+/// Waits until `fence` is passed.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (the fence is of no stream),
+/// `FOREBAY_ERROR_INVALID_STATE` (its stream was made before a fork, in whose child its thread is
+/// missing).
+forebay_status forebay_fence_wait(struct forebay_fence fence);
+
+/// Creates a pool and writes it to `*out`. `config` NULL stands for all defaults; it is not
+/// kept. The pool is the caller's, until `forebay_pool_destroy`. Addresses for it are reserved
+/// now, memory is mapped as it is needed.
+///
+/// Errors, with `*out` untouched: `FOREBAY_ERROR_INVALID_ARGUMENT` (`out` is NULL; the message
+/// names the field of `config`), `FOREBAY_ERROR_UNSUPPORTED` (a device that this release has
+/// not), `FOREBAY_ERROR_OUT_OF_MEMORY` (no addresses, or not `initial_bytes`).
+///
+/// The caller's part:
+/// `config` is NULL or points to a config with `struct_size` set; `out` is NULL or valid for
+/// writing.
+FOREBAY_NODISCARD
+forebay_status forebay_pool_create(const struct forebay_pool_config *config,
+                                   struct forebay_pool **out);
+
+/// Destroys a pool and gives all its memory back, that of live blocks included: the log has
+/// a warning with their number and bytes. NULL is fine: nothing happens. No call with this
+/// pool may be under way in another thread; later ones get `FOREBAY_ERROR_INVALID_ARGUMENT`.
+/// Works on a poisoned pool.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (destroyed before), `FOREBAY_ERROR_INVALID_STATE` (blocks
+/// were live; the pool is destroyed all the same, and the message tells how many).
+///
+/// The caller's part:
+/// `pool` is NULL or came from `forebay_pool_create`.
+forebay_status forebay_pool_destroy(struct forebay_pool *pool);
+
+/// Gives idle memory back to the system until at most `keep_bytes` are mapped, or nothing
+/// idle is left. Front caches are emptied first. The bytes given back go to `*released`
+/// (may be NULL).
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT`, `FOREBAY_ERROR_POISONED`.
+///
+/// The caller's part:
+/// `pool` as for every call; `released` is NULL or valid for writing.
+forebay_status forebay_pool_trim(struct forebay_pool *pool,
+                                 size_t keep_bytes,
+                                 size_t *released);
+
+/// Moves idle pages together, so that the largest free run is as large as it can be; live
+/// blocks stay where they are. What it did goes to `*report` (may be NULL).
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT`, `FOREBAY_ERROR_POISONED`, `FOREBAY_ERROR_OUT_OF_MEMORY` (the
+/// system refused to move pages; nothing is lost).
+///
+/// The caller's part:
+/// `pool` as for every call; `report` is NULL or points to a report with `struct_size` set.
+forebay_status forebay_pool_defragment(struct forebay_pool *pool,
+                                       struct forebay_defrag_report *report);
+
+/// Changes the policy, a `forebay_policy`. Size classes follow when no small block is live;
+/// otherwise those that live keep the old ones in use.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT`, `FOREBAY_ERROR_POISONED`.
+///
+/// The caller's part:
+/// `pool` as for every call.
+forebay_status forebay_pool_set_policy(struct forebay_pool *pool, int32_t policy);
+
+/// Changes the limit to `max_bytes` mapped bytes; 0 = as many as the device has. Idle memory
+/// beyond a lower limit is given back.
+///
+/// Errors, with the old limit kept: `FOREBAY_ERROR_INVALID_ARGUMENT` (less than a page of 2 MiB,
+/// less than what live blocks take, or more than the addresses that were reserved at
+/// creation, four times the limit it was created with), `FOREBAY_ERROR_POISONED`.
+///
+/// The caller's part:
+/// `pool` as for every call.
+forebay_status forebay_pool_set_limit(struct forebay_pool *pool,
+                                      uint64_t max_bytes);
+
+/// Has `callback(size, user)` called before an allocation fails for lack of memory, up to 16
+/// times for one allocation; NULL for nothing. `user` stays the caller's and must be valid
+/// until another function is set, or the pool is destroyed.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT`.
+///
+/// The caller's part:
+/// `pool` as for every call; `callback` may be called with `user` from any thread.
+forebay_status forebay_pool_set_oom_callback(struct forebay_pool *pool,
+                                             forebay_oom_fn callback,
+                                             void *user);
+
+/// Checks every invariant of the pool's bookkeeping and, with `FOREBAY_POOL_GUARD_BYTES`, the
+/// guard bytes of every live block. Walks over everything: for tests and debugging.
+///
+/// Errors: `FOREBAY_ERROR_CORRUPTION` (the message names the block and the byte),
+/// `FOREBAY_ERROR_INTERNAL` (the bookkeeping is wrong), `FOREBAY_ERROR_INVALID_ARGUMENT`,
+/// `FOREBAY_ERROR_POISONED`.
+///
+/// The caller's part:
+/// `pool` as for every call.
+forebay_status forebay_pool_check(struct forebay_pool *pool);
+
+/// Takes a block of at least `size` bytes for work on `stream` and writes its first byte to
+/// `*out`. It is the caller's until `forebay_free`. The address is a multiple of 16, and of 512
+/// for more than 32 KiB. Its bytes hold anything, unless policy or flags say otherwise.
+///
+/// Errors, with `*out` untouched: `FOREBAY_ERROR_INVALID_ARGUMENT` (`pool` or `out` is NULL, a
+/// size of 0 or of more than 2^46 bytes, not a stream), `FOREBAY_ERROR_OUT_OF_MEMORY` (the
+/// message has requested, live and reserved bytes, the limit, the largest free run and the
+/// largest live sizes), `FOREBAY_ERROR_POISONED`.
+///
+/// The caller's part:
+/// `pool` is NULL or came from `forebay_pool_create`; `out` is NULL or valid for writing.
+FOREBAY_NODISCARD
+forebay_status forebay_alloc(struct forebay_pool *pool,
+                             size_t size,
+                             forebay_stream stream,
+                             void **out);
+
+/// As `forebay_alloc`, with the first byte at a multiple of `alignment`, a power of two of at
+/// most 2^30.
+///
+/// The caller's part:
+/// As for `forebay_alloc`.
+FOREBAY_NODISCARD
+forebay_status forebay_alloc_aligned(struct forebay_pool *pool,
+                                     size_t size,
+                                     size_t alignment,
+                                     forebay_stream stream,
+                                     void **out);
+
+/// Gives a block back on `stream`: work queued there before this call may still use it.
+/// `stream` gets it again at once, other streams once that work is done. NULL is fine:
+/// nothing happens. Any thread may free a block.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_POINTER` (not the start of a live block of this pool; counted,
+/// nothing changed), `FOREBAY_ERROR_CORRUPTION` (its guard bytes were overwritten; it is freed),
+/// `FOREBAY_ERROR_INVALID_ARGUMENT`, `FOREBAY_ERROR_POISONED`.
+///
+/// The caller's part:
+/// `pool` as for `forebay_alloc`. `ptr` is not followed; whoever frees it no longer uses it.
+forebay_status forebay_free(struct forebay_pool *pool,
+                            void *ptr,
+                            forebay_stream stream);
+
+/// Changes the block at `ptr` to `size` bytes and writes its first byte, which may be another
+/// one, to `*out`; the bytes that both sizes have are kept. `ptr` NULL allocates. All work
+/// on the block is done, as the bytes may be copied by this call. On success `ptr` is no
+/// longer the caller's.
+///
+/// Errors, with the old block and `*out` untouched: those of `forebay_alloc`, and
+/// `FOREBAY_ERROR_INVALID_POINTER`.
+///
+/// The caller's part:
+/// As for `forebay_alloc` and `forebay_free`.
+FOREBAY_NODISCARD
+forebay_status forebay_realloc(struct forebay_pool *pool,
+                               void *ptr,
+                               size_t size,
+                               forebay_stream stream,
+                               void **out);
+
+/// Takes a block for each of `count` sizes and writes their first bytes to `out[0 .. count]`:
+/// all of them, or none. `count` 0 is fine.
+///
+/// Errors, with `out` untouched: those of `forebay_alloc`; the message names which size.
+///
+/// The caller's part:
+/// As for `forebay_alloc`; `sizes` and `out` have `count` elements.
+FOREBAY_NODISCARD
+forebay_status forebay_alloc_batch(struct forebay_pool *pool,
+                                   const size_t *sizes,
+                                   size_t count,
+                                   forebay_stream stream,
+                                   void **out);
+
+/// Gives `count` blocks back on `stream`, in order. NULL pointers are passed over. Stops at
+/// the first that cannot be freed; `*freed` (may be NULL) is how many pointers were dealt
+/// with.
+///
+/// Errors: those of `forebay_free`; the message names which pointer.
+///
+/// The caller's part:
+/// As for `forebay_free`; `ptrs` has `count` elements, `freed` is NULL or valid for writing.
+forebay_status forebay_free_batch(struct forebay_pool *pool,
+                                  void *const *ptrs,
+                                  size_t count,
+                                  forebay_stream stream,
+                                  size_t *freed);
+
+/// Writes how many bytes the live block at `ptr` has room for to `*out`: at least what was
+/// asked for.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_POINTER`, `FOREBAY_ERROR_INVALID_ARGUMENT`.
+///
+/// The caller's part:
+/// As for `forebay_alloc`; `ptr` is not followed.
+forebay_status forebay_usable_size(struct forebay_pool *pool, const void *ptr, size_t *out);
+
+/// Finds the live block that `address` lies in: its first byte goes to `*block` and its bytes
+/// to `*size` (both may be NULL). When there is none, they become NULL and 0, and the call
+/// succeeds.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`pool`).
+///
+/// The caller's part:
+/// As for `forebay_alloc`; `block` and `size` are NULL or valid for writing; `address` is not
+/// followed.
+forebay_status forebay_pool_owns(struct forebay_pool *pool,
+                                 const void *address,
+                                 void **block,
+                                 size_t *size);
+
+/// Says that work on `stream` uses the live block at `ptr`, which was allocated on another
+/// stream. When the block is freed later, it is not given out again before what is queued on
+/// `stream` by then is done. It stays the caller's.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_POINTER`, `FOREBAY_ERROR_INVALID_ARGUMENT`, `FOREBAY_ERROR_POISONED`.
+///
+/// The caller's part:
+/// As for `forebay_alloc`; `ptr` is not followed.
+forebay_status forebay_record_stream(struct forebay_pool *pool,
+                                     void *ptr,
+                                     forebay_stream stream);
+
+/// Writes the counters of `pool` to `*out`. Walks over nothing, and makes no thread wait.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`out` is NULL, its `struct_size` is not set).
+///
+/// The caller's part:
+/// `pool` as for `forebay_alloc`; `out` is NULL or points to a struct with `struct_size` set.
+forebay_status forebay_pool_stats(struct forebay_pool *pool,
+                                  struct forebay_pool_statistics *out);
+
+/// Starts the peaks again from what is there now.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT`.
+///
+/// The caller's part:
+/// `pool` as for `forebay_alloc`.
+forebay_status forebay_pool_reset_peaks(struct forebay_pool *pool);
+
+/// Writes a report on everything as JSON, with a NUL behind it, to `buffer`, which has
+/// `capacity` bytes; its length without the NUL goes to `*length` (may be NULL). `buffer` NULL
+/// with `capacity` 0 asks for the length only; leave some room, for it changes with the pool.
+/// Walks over every block: for reports, not for every step.
+///
+/// The object has "schema" (1), "pool", "device", "policy", "limit_bytes", "address_bytes";
+/// "requested", "allocated" and "reserved", each {"current", "peak", "total"}; the counters of
+/// `forebay_pool_statistics` and "front_cache_misses"; "free_bytes", "free_runs", "idle_bytes"
+/// (whole pages nobody uses), "waiting_bytes" (freed, but streams may use them),
+/// "front_cache_bytes", "unmapped_runs", "largest_free_run"; "external_fragmentation" (1 -
+/// largest free run / free) and "internal_fragmentation" (1 - requested / allocated); "large"
+/// {"live_blocks", "live_bytes"}; "size_classes", a list of {"size", "slabs", "blocks",
+/// "live_blocks", "requested_bytes"}; "largest_live_blocks", a list of up to 16 {"address",
+/// "requested_bytes"}. All sizes are bytes.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`buffer` is NULL, or too small: `*length` is set, the
+/// buffer untouched).
+///
+/// The caller's part:
+/// `pool` as for `forebay_alloc`; `buffer` is NULL or has `capacity` bytes; `length` is NULL or
+/// valid for writing.
+forebay_status forebay_pool_stats_json(struct forebay_pool *pool,
+                                       char *buffer,
+                                       size_t capacity,
+                                       size_t *length);
+
+/// Starts to write every allocation and free of `pool` to the file `path`, in the log format
+/// of RAPIDS RMM (`Thread,Time,Action,Pointer,Size,Stream`), as gzip when the name ends in
+/// ".gz". Until `forebay_trace_stop` every call takes a lock and writes a row, some 200 ns, and
+/// 300 as gzip.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_STATE` (it is being traced already), `FOREBAY_ERROR_IO` (the file
+/// cannot be made), `FOREBAY_ERROR_INVALID_ARGUMENT`, `FOREBAY_ERROR_POISONED`.
+///
+/// The caller's part:
+/// `pool` as for `forebay_alloc`; `path` is NULL or a string that ends with a NUL.
+forebay_status forebay_trace_start(struct forebay_pool *pool,
+                                   const char *path);
+
+/// Ends the recording and closes the file.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_STATE` (it is not being traced), `FOREBAY_ERROR_IO` (a row could not
+/// be written; the recording ended there), `FOREBAY_ERROR_INVALID_ARGUMENT`.
+///
+/// The caller's part:
+/// `pool` as for `forebay_alloc`.
+forebay_status forebay_trace_stop(struct forebay_pool *pool);
+
+/// Replays the trace in the file `path`, plain or gzip, into `pool`; `pool` NULL is the C
+/// library's malloc and free, for comparison. Streams of the trace become streams of their
+/// own on the host, without work on them. `options` and `report` may be NULL.
+///
+/// Errors: `FOREBAY_ERROR_IO`, `FOREBAY_ERROR_MALFORMED_TRACE` (the message names line and column; or
+/// the trace frees what it never allocated, in which case everything else was replayed and
+/// `*report` is set), `FOREBAY_ERROR_INVALID_ARGUMENT`, and those of `forebay_free`. An allocation
+/// that fails is counted and does not end the replay.
+///
+/// The caller's part:
+/// `pool` is NULL or as for `forebay_alloc`; `path` is NULL or a string that ends with a NUL;
+/// `options` and `report` are NULL or point to structs with `struct_size` set.
+forebay_status forebay_trace_replay(struct forebay_pool *pool,
+                                    const char *path,
+                                    const struct forebay_replay_options *options,
+                                    struct forebay_replay_report *report);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* FOREBAY_H */

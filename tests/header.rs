@@ -1,0 +1,66 @@
+//! `include/forebay.h` is what `src/capi` says. `FOREBAY_BLESS=1 cargo test --test header`
+//! writes it anew.
+
+use std::path::Path;
+
+fn generated() -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut config = cbindgen::Config::from_file(root.join("cbindgen.toml")).unwrap();
+    let (major, minor, patch) = (
+        env!("CARGO_PKG_VERSION_MAJOR"),
+        env!("CARGO_PKG_VERSION_MINOR"),
+        env!("CARGO_PKG_VERSION_PATCH"),
+    );
+    config.after_includes = Some(format!(
+        "
+// The version of this header; forebay_version() is that of the library.
+#define FOREBAY_VERSION_MAJOR {major}
+#define FOREBAY_VERSION_MINOR {minor}
+#define FOREBAY_VERSION_PATCH {patch}
+#define FOREBAY_VERSION \\
+    (FOREBAY_VERSION_MAJOR << 16 | FOREBAY_VERSION_MINOR << 8 | FOREBAY_VERSION_PATCH)
+
+// Warns when the result is not looked at.
+#if defined(__cplusplus) && __cplusplus >= 201703L
+#define FOREBAY_NODISCARD [[nodiscard]]
+#elif defined(__GNUC__)
+#define FOREBAY_NODISCARD __attribute__((warn_unused_result))
+#else
+#define FOREBAY_NODISCARD
+#endif
+
+// Defaults: `forebay_pool_config config = FOREBAY_POOL_CONFIG_INIT;`, and so on.
+#define FOREBAY_POOL_CONFIG_INIT {{ sizeof(forebay_pool_config) }}
+#define FOREBAY_POOL_STATISTICS_INIT {{ sizeof(forebay_pool_statistics) }}
+#define FOREBAY_DEFRAG_REPORT_INIT {{ sizeof(forebay_defrag_report) }}
+#define FOREBAY_REPLAY_OPTIONS_INIT {{ sizeof(forebay_replay_options) }}
+#define FOREBAY_REPLAY_REPORT_INIT {{ sizeof(forebay_replay_report) }}
+"
+    ));
+    let mut builder = cbindgen::Builder::new().with_config(config);
+    for noun in NOUNS {
+        builder = builder.with_src(root.join(format!("src/capi/{noun}.rs")));
+    }
+    let mut text = Vec::new();
+    builder.generate().unwrap().write(&mut text);
+    let text = String::from_utf8(text).unwrap();
+    // What is a promise of the caller in Rust is prose in C.
+    text.replace("# Safety", "The caller's part:")
+}
+
+/// In the order of the header.
+const NOUNS: [&str; 7] = ["status", "log", "stream", "pool", "block", "stats", "trace"];
+
+#[test]
+fn the_header_is_what_the_code_says() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("include/forebay.h");
+    let generated = generated();
+    if std::env::var_os("FOREBAY_BLESS").is_some() {
+        std::fs::write(&path, &generated).unwrap();
+    }
+    let committed = std::fs::read_to_string(&path).unwrap();
+    assert!(
+        committed == generated,
+        "include/forebay.h is not what src/capi says; run: FOREBAY_BLESS=1 cargo test --test header"
+    );
+}
