@@ -139,11 +139,6 @@ impl Head {
         (self.start.load(Ordering::Relaxed) + self.size() * index as u64) as usize
     }
 
-    /// How many blocks it has.
-    pub fn count(&self) -> usize {
-        if self.is_large() { 1 } else { self.words.len() }
-    }
-
     /// The word of block `index`.
     #[inline]
     pub fn word(&self, index: usize) -> &AtomicU32 {
@@ -180,7 +175,7 @@ impl Head {
 /// What an address is to a pool.
 #[derive(Clone, Copy, Debug)]
 pub enum Found<'a> {
-    /// The first byte of a block, which may be free.
+    /// The first byte of a block, which may be free: its head, its number in it.
     Block(&'a Head, usize),
     /// An address of the pool that is not the first byte of a block.
     Inside,
@@ -189,11 +184,18 @@ pub enum Found<'a> {
 }
 
 /// From addresses to heads.
+///
+/// An entry is a pointer to a head with the head's bin in its upper bits, where addresses of
+/// a process have none: on the way from a freed block to the bin it goes to, that saves
+/// reading the head.
 pub struct BlockTable {
     base: usize,
     bytes: u64,
     heads: Box<[AtomicPtr<Head>]>,
 }
+
+const BIN_SHIFT: u32 = 48;
+const ADDRESS: usize = (1 << BIN_SHIFT) - 1;
 
 impl BlockTable {
     /// A table for the addresses `[base, base + bytes)`.
@@ -219,23 +221,30 @@ impl BlockTable {
     /// Looks `address` up.
     #[inline]
     pub fn find(&self, address: usize) -> Found<'_> {
-        let offset = address.wrapping_sub(self.base) as u64;
-        let Some(head) = self.heads.get((offset / CHUNK) as usize) else { return Found::Foreign };
-        // SAFETY: null, or a head of `Heads`, which keeps its heads where they are until the
-        // pool, and this table with it, is gone. Acquire: what was written to the head before
-        // it was entered is seen.
-        let Some(head) = (unsafe { head.load(Ordering::Acquire).as_ref() }) else {
-            return Found::Inside;
-        };
-        match head.index_of(address) {
-            Some(index) => Found::Block(head, index),
-            None => Found::Inside,
+        match self.find_with_bin(address) {
+            Some((head, index, _)) => Found::Block(head, index),
+            None if (address.wrapping_sub(self.base) as u64) < self.bytes => Found::Inside,
+            None => Found::Foreign,
         }
+    }
+
+    /// The block that starts at `address`: its head, its number in it, and its bin.
+    #[inline(always)]
+    pub fn find_with_bin(&self, address: usize) -> Option<(&Head, usize, usize)> {
+        let offset = address.wrapping_sub(self.base) as u64;
+        let entry = self.heads.get((offset / CHUNK) as usize)?.load(Ordering::Acquire);
+        // SAFETY: null, or a head of `Heads`, which keeps its heads where they are until the
+        // pool, and this table with it, is gone. Acquire, above: what was written to the head
+        // before it was entered is seen.
+        let head = unsafe { entry.map_addr(|entry| entry & ADDRESS).as_ref() }?;
+        Some((head, head.index_of(address)?, entry.addr() >> BIN_SHIFT))
     }
 
     /// Enters `head` for the chunks that hold a first byte of one of its blocks.
     fn enter(&self, head: &Head, bytes: u64) {
-        self.set(head, bytes, std::ptr::from_ref(head).cast_mut());
+        let entry = std::ptr::from_ref(head).cast_mut();
+        debug_assert_eq!(entry.addr() & !ADDRESS, 0);
+        self.set(head, bytes, entry.map_addr(|entry| entry | head.bin() << BIN_SHIFT));
     }
 
     fn set(&self, head: &Head, bytes: u64, to: *mut Head) {
@@ -319,10 +328,11 @@ impl Heads {
     }
 
     /// The run `id` has another size now.
-    pub fn resize_run(&mut self, id: u32, size: u64) {
+    pub fn resize_run(&mut self, table: &BlockTable, id: u32, size: u64) {
         let head = &self.all[self.of_run[id as usize] as usize];
         head.size.store(size, Ordering::Relaxed);
         head.bin.store(large_bin(size) as u32, Ordering::Relaxed);
+        table.enter(head, size);
     }
 
     /// Takes the head of a slab of `bytes` out.

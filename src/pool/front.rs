@@ -12,101 +12,87 @@
 //! in threads whose blocks are freed elsewhere.
 
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::block::BINS;
+use super::bin::{Bin, Entry};
+use super::block::{BINS, LARGE_BINS};
 use super::handshake::{Door, attention, barrier};
 use super::stats::{self, Counters};
 use crate::order::Stream;
 use crate::space::MAX_CLASSES;
 
-/// A block in a front cache.
-#[derive(Clone, Copy, Debug)]
-pub struct Entry {
-    /// Its first byte.
-    pub address: usize,
-    /// Its word, in a head that stays where it is.
-    pub word: *const AtomicU32,
-}
-
-/// The blocks of one size that a front cache holds, the last one freed on top.
-#[derive(Debug, Default)]
-pub struct Bin {
-    /// The size; for bins of runs it changes with what is put in.
-    pub size: u64,
-    /// Most entries.
-    pub most: u32,
-    /// The blocks.
-    pub entries: Vec<Entry>,
-}
-
 /// The contents of a front cache.
 #[derive(Debug)]
 pub struct Cache {
     /// By size class, then by hash of the size.
-    pub bins: Box<[Bin]>,
-    /// Most bytes that it holds, but for one block, which is always fine.
+    pub bins: Box<[Bin; BINS]>,
+    /// Most bytes of runs that it holds, but for one, which is always fine. What it holds of
+    /// small blocks is bounded by the bins' places.
     pub bound: u64,
     /// Where the next eviction starts.
     hand: usize,
 }
 
 /// Most runs of one size that a front cache holds.
-const LARGE_ENTRIES: u32 = 8;
+const LARGE_PLACES: usize = 8;
 /// Bytes of small blocks of one class that a front cache holds, and most of them.
 const SMALL_BYTES: u64 = 64 << 10;
-const SMALL_ENTRIES: u64 = 128;
+const SMALL_PLACES: u64 = 128;
 
 impl Cache {
     fn new(bound: u64) -> Cache {
-        Cache { bins: (0..BINS).map(|_| Bin::default()).collect(), bound, hand: 0 }
+        let bins: Box<[Bin]> = (0..BINS).map(|_| Bin::default()).collect();
+        // As many as were just made.
+        let Ok(bins) = bins.try_into() else { unreachable!() };
+        Cache { bins, bound, hand: 0 }
     }
 
-    /// Makes room for blocks of `size` in `bin`; false when front caches hold nothing.
+    /// Makes `bin` one for blocks of `size`; false when it holds blocks of another size, or
+    /// front caches hold nothing.
     pub fn prepare(&mut self, bin: usize, size: u64) -> bool {
         if self.bound == 0 {
             return false;
         }
         let entry = &mut self.bins[bin];
-        if entry.size != size && entry.entries.is_empty() {
-            let most = if bin < MAX_CLASSES {
-                (SMALL_BYTES / size).clamp(4, SMALL_ENTRIES) as u32
+        if entry.size() != size && entry.len() == 0 {
+            let places = if bin < MAX_CLASSES {
+                (SMALL_BYTES / size).clamp(4, SMALL_PLACES) as usize
             } else {
-                LARGE_ENTRIES
+                LARGE_PLACES
             };
-            entry.size = size;
-            entry.most = most;
-            entry.entries.reserve(most as usize);
+            entry.dedicate(size, places);
         }
-        entry.size == size
+        entry.size() == size
     }
 
-    /// Takes out what makes it hold more than half of its bound, going around the bins; of
-    /// the `held` bytes it returns how many are left. The youngest entry of `keep` stays.
+    /// Takes out what makes it hold more than half of its bound, going around the bins of
+    /// runs; of the `held` bytes it returns how many are left. The youngest entry of `keep`
+    /// stays.
     fn evict(&mut self, mut held: u64, keep: usize, out: &mut Vec<Entry>) -> u64 {
-        for _ in 0..BINS {
+        for _ in 0..LARGE_BINS {
             if held <= self.bound / 2 {
                 break;
             }
-            self.hand = (self.hand + 1) % BINS;
-            let bin = &mut self.bins[self.hand];
-            let count = bin.entries.len().saturating_sub(usize::from(self.hand == keep));
-            out.extend(bin.entries.drain(..count));
-            held -= bin.size * count as u64;
+            self.hand = (self.hand + 1) % LARGE_BINS;
+            let number = MAX_CLASSES + self.hand;
+            let bin = &mut self.bins[number];
+            let count = bin.len().saturating_sub(usize::from(number == keep));
+            bin.drain(count, out);
+            held -= bin.size() * count as u64;
         }
         held
     }
 
     /// Forgets which sizes its bins are for; they are empty.
     pub fn forget_sizes(&mut self) {
-        self.bins.iter_mut().for_each(|bin| bin.size = 0);
+        self.bins.iter_mut().for_each(Bin::undedicate);
     }
 
     /// How many blocks it holds.
     pub fn count(&self) -> usize {
-        self.bins.iter().map(|bin| bin.entries.len()).sum()
+        self.bins.iter().map(Bin::len).sum()
     }
 }
 
@@ -127,7 +113,7 @@ pub struct Slot {
     stream: AtomicU64,
     /// What its owner counts.
     pub counters: Counters,
-    /// Bytes in its cache.
+    /// Bytes of runs in its cache.
     pub held: stats::Cell,
     /// For whoever uses the cache other than through the door's fast path.
     lock: Mutex<()>,
@@ -291,27 +277,29 @@ impl Locked<'_> {
         self.slot.held.get() > self.cache().bound
     }
 
-    /// Puts a block of `size` bytes into bin `number`.
-    pub fn push(&mut self, number: usize, size: u64, entry: Entry) {
-        self.cache().bins[number].entries.push(entry);
-        self.slot.held.add(size);
+    /// Puts a block of `size` bytes into bin `number`; false when there is no place.
+    pub fn push(&mut self, number: usize, size: u64, entry: Entry) -> bool {
+        let pushed = self.cache().bins[number].push(entry);
+        self.slot.held.add(if pushed { held_bytes(number, size, 1) } else { 0 });
+        pushed
     }
 
     /// Takes the youngest block out of bin `number`.
     pub fn pop(&mut self, number: usize) -> Option<Entry> {
         let bin = &mut self.cache().bins[number];
-        let size = bin.size;
-        let entry = bin.entries.pop()?;
-        self.slot.held.add(size.wrapping_neg());
+        let size = bin.size();
+        let entry = bin.pop()?;
+        self.slot.held.add(held_bytes(number, size, 1).wrapping_neg());
         Some(entry)
     }
 
     /// Takes the oldest `count` blocks out of bin `number`.
     pub fn drain(&mut self, number: usize, count: usize) -> Vec<Entry> {
         let bin = &mut self.cache().bins[number];
-        let bytes = bin.size * count as u64;
-        let entries = bin.entries.drain(..count).collect();
-        self.slot.held.add(bytes.wrapping_neg());
+        let size = bin.size();
+        let mut entries = Vec::with_capacity(count);
+        bin.drain(count, &mut entries);
+        self.slot.held.add(held_bytes(number, size, count).wrapping_neg());
         entries
     }
 
@@ -328,12 +316,18 @@ impl Locked<'_> {
     /// Takes everything out.
     pub fn drain_all(&mut self) -> Vec<Entry> {
         let mut entries = Vec::new();
-        for bin in &mut self.cache().bins {
-            entries.append(&mut bin.entries);
+        for bin in self.cache().bins.iter_mut() {
+            bin.drain(bin.len(), &mut entries);
         }
         self.slot.held.set(0);
         entries
     }
+}
+
+/// What `count` blocks of `size` bytes in bin `number` add to `Slot::held`.
+#[inline(always)]
+fn held_bytes(number: usize, size: u64, count: usize) -> u64 {
+    if number < MAX_CLASSES { 0 } else { size * count as u64 }
 }
 
 impl Drop for Locked<'_> {

@@ -66,11 +66,6 @@ impl Door {
         self.attention.fetch_and(!flag, Ordering::Release);
     }
 
-    /// The flags.
-    pub fn flags(&self) -> u32 {
-        self.attention.load(Ordering::Acquire)
-    }
-
     /// Waits until the owner is outside; with a flag raised and a barrier behind it, it stays
     /// there.
     pub fn wait_outside(&self) {

@@ -5,6 +5,7 @@
 //! ([`ladder`]), which finds memory in ever more costly ways before it gives up. The device
 //! is only ever called without a lock.
 
+mod bin;
 mod block;
 mod config;
 mod contents;
@@ -34,15 +35,16 @@ pub use maintenance::DefragReport;
 pub use policy::{Policy, Preset, TrimWhen};
 pub use stats::Stats;
 
+use self::bin::Entry;
 use self::block::{BlockTable, Found, NO_OWNER, Word, large_bin, state};
 use self::core::{Block, Core, Need};
-use self::front::{Entry, Locked, Slot};
+use self::front::{Locked, Slot};
 use self::handshake::attention;
 use self::slots::Slots;
 use crate::device::{Device, Host, HostOptions};
 use crate::error::{self, Result, fail};
 use crate::order::{HostOrder, Order, Stream};
-use crate::space::{CHUNK, GRANULE, PAGE, SMALL_MAX, SizeClasses, Space, round_large};
+use crate::space::{CHUNK, GRANULE, MAX_CLASSES, PAGE, SMALL_MAX, SizeClasses, Space, round_large};
 use crate::trace::Recorder;
 
 use registry::{is_alive, retire_slot};
@@ -263,8 +265,8 @@ impl Pool {
         // SAFETY: the owner's thread; the reference ends before the door is left.
         let cache = unsafe { slot.enter() }?;
         let found = match cache.bins.get_mut(bin) {
-            Some(bin) if !large || bin.size == block => {
-                bin.entries.pop().map(|entry| (entry, bin.size))
+            Some(bin) if !large || bin.size() == block => {
+                bin.pop().map(|entry| (entry, bin.size()))
             }
             _ => None,
         };
@@ -272,7 +274,9 @@ impl Pool {
             slot.door.leave();
             return None;
         };
-        slot.held.add(block.wrapping_neg());
+        if large {
+            slot.held.add(block.wrapping_neg());
+        }
         set_live(slot.id, &entry, block, size as u64, large);
         slot.counters.allocated(size as u64, block);
         slot.door.leave();
@@ -284,33 +288,35 @@ impl Pool {
     fn free_fast(&self, address: usize, stream: Stream) -> Option<()> {
         // SAFETY: the calling thread's slot of this pool, which is here to be called.
         let slot = unsafe { &*thread::last_slot(self.id, stream)? };
-        let Found::Block(head, index) = self.table.find(address) else { return None };
+        let (head, index, number) = self.table.find_with_bin(address)?;
         let word = head.word(index);
         // SAFETY: the owner's thread; the reference ends before the door is left.
         let cache = unsafe { slot.enter() }?;
         let seen = Word(word.load(Ordering::Relaxed));
         let mine = seen.0 & 0xFFFF == Word::new(state::LIVE, slot.id, 0).0;
         let size = head.size();
+        let large = number >= MAX_CLASSES;
+        let waste = if large { head.waste(index) } else { u64::from(seen.waste()) };
+        let mut over = false;
         let done = mine
-            && match cache.bins.get_mut(head.bin()) {
-                Some(bin) if bin.size == size && bin.entries.len() < bin.most as usize => {
-                    let requested = head.requested(index);
+            && match cache.bins.get_mut(number) {
+                Some(bin) if bin.size() == size && !bin.is_full() => {
                     let cached = Word::new(state::CACHED, slot.id, 0).0;
-                    if claim(word, seen.0, cached, slot.is_shared()) {
-                        bin.entries.push(Entry { address, word });
-                        slot.held.add(size);
-                        slot.counters.freed(requested, size);
-                        true
-                    } else {
-                        false
-                    }
+                    claim(word, seen.0, cached, slot.is_shared())
+                        && bin.push(Entry { address, word })
                 }
                 _ => false,
             };
-        let over = slot.held.get() > cache.bound;
+        if done {
+            slot.counters.freed(size - waste, size);
+            if large {
+                slot.held.add(size);
+                over = slot.held.get() > cache.bound;
+            }
+        }
         slot.door.leave();
-        if done && over {
-            self.relieve(slot, head.bin());
+        if over {
+            self.relieve(slot, number);
         }
         done.then_some(())
     }
@@ -398,9 +404,8 @@ impl Pool {
     fn pop(&self, locked: &mut Locked<'_>, need: &Need) -> Option<Block> {
         let number = need.class.unwrap_or_else(|| large_bin(need.block));
         let bin = &locked.cache().bins[number];
-        let youngest = bin.entries.last()?;
-        let aligned = youngest.address as u64 & (need.alignment - 1) == 0;
-        if bin.size != need.block || !aligned {
+        let aligned = bin.peek()?.address as u64 & (need.alignment - 1) == 0;
+        if bin.size() != need.block || !aligned {
             return None;
         }
         let entry = locked.pop(number)?;
@@ -424,7 +429,7 @@ impl Pool {
         if let Some(class) = need.class
             && locked.cache().prepare(class, need.block)
         {
-            let more = (locked.cache().bins[class].most / 2).saturating_sub(1);
+            let more = (locked.cache().bins[class].places() / 2).saturating_sub(1);
             for _ in 0..more {
                 // Only from slabs that are there: a new one is made for a block that is
                 // needed, not for one that may be.
@@ -433,7 +438,8 @@ impl Pool {
                 let word = head.word(index as usize);
                 word.store(Word::new(state::CACHED, slot, 0).0, Ordering::Relaxed);
                 let entry = Entry { address: head.address(index as usize), word };
-                locked.push(class, need.block, entry);
+                let pushed = locked.push(class, need.block, entry);
+                debug_assert!(pushed, "half of the places of a bin that was empty");
             }
         }
         Some(block)
@@ -518,18 +524,21 @@ impl Pool {
         let mut locked = unsafe { slot.lock() };
         if !locked.cache().prepare(number, size) {
             // Another size is in the bin: it makes way.
-            let count = locked.cache().bins[number].entries.len();
+            let count = locked.cache().bins[number].len();
             self.give_entries(slot, locked.drain(number, count));
             locked.cache().prepare(number, size);
         }
         let bin = &locked.cache().bins[number];
-        if bin.entries.len() >= bin.most as usize {
+        if bin.is_full() {
             // The older half goes, so that the next frees find room without a lock.
-            let count = bin.entries.len().div_ceil(2);
+            let count = bin.len().div_ceil(2);
             self.give_entries(slot, locked.drain(number, count));
         }
         let entry = Entry { address: block.address(), word: head.word(block.index) };
-        locked.push(number, size, entry);
+        if !locked.push(number, size, entry) {
+            // Front caches were turned off meanwhile.
+            self.give_entries(slot, vec![entry]);
+        }
         let over = locked.is_over();
         drop(locked);
         if over {

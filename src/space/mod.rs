@@ -63,6 +63,9 @@ pub struct Space {
     bytes: u64,
     used_bytes: u64,
     mapped_bytes: u64,
+    /// Bytes that growths under way move: their addresses are counted in `mapped_bytes` on
+    /// both sides.
+    moving_bytes: u64,
 }
 
 impl Space {
@@ -79,6 +82,7 @@ impl Space {
             bytes,
             used_bytes: 0,
             mapped_bytes: 0,
+            moving_bytes: 0,
         }
     }
 
@@ -89,7 +93,7 @@ impl Space {
 
     /// Bytes in pages that are mapped, or about to be.
     pub fn mapped_bytes(&self) -> u64 {
-        self.mapped_bytes
+        self.mapped_bytes - self.moving_bytes
     }
 
     /// Bytes in runs of their own and in slabs.

@@ -1,0 +1,174 @@
+//! A bin of a front cache: the blocks of one size that a thread holds, the last one freed on
+//! top.
+//!
+//! A stack with its top as a pointer: between a free and the allocation that takes the block
+//! again lies nothing but that pointer and the entry, which is what the hit costs.
+
+use std::sync::atomic::AtomicU32;
+
+/// A block in a front cache.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// Its first byte.
+    pub address: usize,
+    /// Its word, in a head that stays where it is until the pool is gone.
+    pub word: *const AtomicU32,
+}
+
+/// The blocks of one size.
+#[derive(Debug)]
+pub struct Bin {
+    /// Behind the youngest entry.
+    top: *mut Entry,
+    /// The oldest entry.
+    bottom: *mut Entry,
+    /// Behind the last place.
+    limit: *mut Entry,
+    /// Bytes of a block; 0 while there is no place for any.
+    size: u64,
+}
+
+impl Default for Bin {
+    fn default() -> Bin {
+        let none = std::ptr::null_mut();
+        Bin { top: none, bottom: none, limit: none, size: 0 }
+    }
+}
+
+impl Bin {
+    /// Bytes of a block that it is for.
+    #[inline(always)]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// How many blocks it holds.
+    pub fn len(&self) -> usize {
+        (self.top as usize - self.bottom as usize) / size_of::<Entry>()
+    }
+
+    /// How many blocks it has places for.
+    pub fn places(&self) -> usize {
+        (self.limit as usize - self.bottom as usize) / size_of::<Entry>()
+    }
+
+    /// Whether it has no place left.
+    #[inline(always)]
+    pub fn is_full(&self) -> bool {
+        self.top == self.limit
+    }
+
+    /// Makes the empty bin one for `places` blocks of `size` bytes.
+    pub fn dedicate(&mut self, size: u64, places: usize) {
+        debug_assert_eq!(self.len(), 0);
+        if self.places() != places {
+            self.free_places();
+            let mut entries = Vec::<Entry>::with_capacity(places);
+            self.bottom = entries.as_mut_ptr();
+            // SAFETY: one behind the end of the allocation.
+            self.limit = unsafe { self.bottom.add(places) };
+            std::mem::forget(entries);
+        }
+        self.top = self.bottom;
+        self.size = size;
+    }
+
+    /// Forgets which size it was for; it is empty.
+    pub fn undedicate(&mut self) {
+        debug_assert_eq!(self.len(), 0);
+        self.size = 0;
+    }
+
+    fn free_places(&mut self) {
+        if !self.bottom.is_null() {
+            // SAFETY: made from a vector of this capacity in `dedicate`; entries need no drop.
+            drop(unsafe { Vec::from_raw_parts(self.bottom, 0, self.places()) });
+        }
+        let none = std::ptr::null_mut();
+        (self.top, self.bottom, self.limit) = (none, none, none);
+    }
+
+    /// Puts a block on top; false when there is no place.
+    #[inline(always)]
+    pub fn push(&mut self, entry: Entry) -> bool {
+        if self.top == self.limit {
+            return false;
+        }
+        // SAFETY: below the limit, so inside the allocation.
+        unsafe {
+            self.top.write(entry);
+            self.top = self.top.add(1);
+        }
+        true
+    }
+
+    /// Takes the block on top.
+    #[inline(always)]
+    pub fn pop(&mut self) -> Option<Entry> {
+        if self.top == self.bottom {
+            return None;
+        }
+        // SAFETY: above the bottom, so an entry that was written.
+        unsafe {
+            self.top = self.top.sub(1);
+            Some(self.top.read())
+        }
+    }
+
+    /// The block on top.
+    pub fn peek(&self) -> Option<Entry> {
+        // SAFETY: above the bottom, so an entry that was written.
+        (self.top != self.bottom).then(|| unsafe { self.top.sub(1).read() })
+    }
+
+    /// Moves the `count` oldest blocks to `out`.
+    pub fn drain(&mut self, count: usize, out: &mut Vec<Entry>) {
+        let len = self.len();
+        assert!(count <= len);
+        if count == 0 {
+            return;
+        }
+        // SAFETY: `len` entries lie between the bottom and the top; what is left of them moves
+        // down inside the same allocation.
+        unsafe {
+            out.extend_from_slice(std::slice::from_raw_parts(self.bottom, count));
+            std::ptr::copy(self.bottom.add(count), self.bottom, len - count);
+            self.top = self.top.sub(count);
+        }
+    }
+}
+
+impl Drop for Bin {
+    fn drop(&mut self) {
+        self.free_places();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(address: usize) -> Entry {
+        Entry { address, word: std::ptr::null() }
+    }
+
+    #[test]
+    fn a_stack_with_an_open_bottom() {
+        let mut bin = Bin::default();
+        assert!(!bin.push(entry(1)) && bin.pop().is_none() && bin.peek().is_none());
+        bin.dedicate(64, 4);
+        for address in 1..=4 {
+            assert!(bin.push(entry(address)));
+        }
+        assert!(!bin.push(entry(5)));
+        assert_eq!(bin.pop().map(|entry| entry.address), Some(4));
+        let mut out = Vec::new();
+        bin.drain(2, &mut out);
+        assert_eq!(out.iter().map(|entry| entry.address).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!((bin.len(), bin.peek().map(|entry| entry.address)), (1, Some(3)));
+        bin.drain(1, &mut out);
+        bin.dedicate(128, 2);
+        assert_eq!((bin.size(), bin.places(), bin.len()), (128, 2, 0));
+        assert!(bin.push(entry(9)) && bin.push(entry(8)) && !bin.push(entry(7)));
+    }
+}
