@@ -165,10 +165,16 @@ impl Head {
     #[inline]
     pub fn waste(&self, index: usize) -> u64 {
         if self.is_large() {
-            u64::from(self.words[1].load(Ordering::Relaxed))
+            self.large_waste()
         } else {
             u64::from(Word(self.words[index].load(Ordering::Relaxed)).waste())
         }
+    }
+
+    /// The same of a run of its own.
+    #[inline]
+    pub fn large_waste(&self) -> u64 {
+        u64::from(self.words[1].load(Ordering::Relaxed))
     }
 }
 

@@ -218,7 +218,7 @@ impl Pool {
 
     /// Takes a block of at least `size` bytes for use on `stream`. Its first byte is a
     /// multiple of 16, and of 512 above 32 KiB.
-    #[inline]
+    #[inline(always)]
     pub fn alloc(&self, size: usize, stream: Stream) -> Result<usize> {
         match self.alloc_fast(size, stream) {
             Some(address) => Ok(address),
@@ -238,7 +238,7 @@ impl Pool {
     }
 
     /// Gives a block back on `stream`: work queued there before is the last to use it.
-    #[inline]
+    #[inline(always)]
     pub fn free(&self, address: usize, stream: Stream) -> Result<()> {
         match self.free_fast(address, stream) {
             Some(()) => Ok(()),
@@ -296,7 +296,7 @@ impl Pool {
         let mine = seen.0 & 0xFFFF == Word::new(state::LIVE, slot.id, 0).0;
         let size = head.size();
         let large = number >= MAX_CLASSES;
-        let waste = if large { head.waste(index) } else { u64::from(seen.waste()) };
+        let waste = if large { head.large_waste() } else { u64::from(seen.waste()) };
         let mut over = false;
         let done = mine
             && match cache.bins.get_mut(number) {
