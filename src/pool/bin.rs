@@ -64,10 +64,10 @@ impl Bin {
         (self.limit as usize - self.bottom as usize) / size_of::<Entry>()
     }
 
-    /// Whether it has no place left.
+    /// Whether it is for blocks of `size` bytes and has a place for one more.
     #[inline(always)]
-    pub fn is_full(&self) -> bool {
-        self.top == self.limit && self.hot.address != 0
+    pub fn has_place(&self, size: u64) -> bool {
+        self.size == size && (self.hot.address == 0 || self.top != self.limit)
     }
 
     /// Makes the empty bin one for `places` blocks of `size` bytes.
@@ -101,27 +101,18 @@ impl Bin {
         (self.top, self.bottom, self.limit) = (none, none, none);
     }
 
-    /// Puts a block on top; false when there is no place.
+    /// Puts a block on top, for which there is a place.
     #[inline(always)]
-    pub fn push(&mut self, entry: Entry) -> bool {
-        if self.hot.address != 0 && !self.stack(self.hot) || self.size == 0 {
-            return false;
+    pub fn push(&mut self, entry: Entry) {
+        debug_assert!(self.has_place(self.size) && self.size > 0);
+        if self.hot.address != 0 {
+            // SAFETY: below the limit, so inside the allocation.
+            unsafe {
+                self.top.write(self.hot);
+                self.top = self.top.add(1);
+            }
         }
         self.hot = entry;
-        true
-    }
-
-    #[inline]
-    fn stack(&mut self, entry: Entry) -> bool {
-        if self.top == self.limit {
-            return false;
-        }
-        // SAFETY: below the limit, so inside the allocation.
-        unsafe {
-            self.top.write(entry);
-            self.top = self.top.add(1);
-        }
-        true
     }
 
     /// Takes the block on top.
@@ -188,21 +179,31 @@ mod tests {
 
     #[test]
     fn a_stack_with_an_open_bottom() {
+        let addresses = |out: &[Entry]| out.iter().map(|entry| entry.address).collect::<Vec<_>>();
         let mut bin = Bin::default();
-        assert!(!bin.push(entry(1)) && bin.pop().is_none() && bin.peek().is_none());
+        assert!(!bin.has_place(64) && bin.pop().is_none() && bin.peek().is_none());
         bin.dedicate(64, 4);
+        assert!(!bin.has_place(128));
         for address in 1..=4 {
-            assert!(bin.push(entry(address)));
+            assert!(bin.has_place(64));
+            bin.push(entry(address));
         }
-        assert!(!bin.push(entry(5)));
+        assert!(!bin.has_place(64));
         assert_eq!(bin.pop().map(|entry| entry.address), Some(4));
         let mut out = Vec::new();
         bin.drain(2, &mut out);
-        assert_eq!(out.iter().map(|entry| entry.address).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(addresses(&out), [1, 2]);
         assert_eq!((bin.len(), bin.peek().map(|entry| entry.address)), (1, Some(3)));
-        bin.drain(1, &mut out);
+        bin.push(entry(5));
+        bin.drain(2, &mut out);
+        assert_eq!(addresses(&out), [1, 2, 3, 5]);
         bin.dedicate(128, 2);
         assert_eq!((bin.size(), bin.places(), bin.len()), (128, 2, 0));
-        assert!(bin.push(entry(9)) && bin.push(entry(8)) && !bin.push(entry(7)));
+        bin.push(entry(9));
+        bin.push(entry(8));
+        assert!(!bin.has_place(128));
+        bin.drain(2, &mut out);
+        bin.undedicate();
+        assert!(!bin.has_place(128));
     }
 }

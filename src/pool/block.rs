@@ -140,13 +140,13 @@ impl Head {
     }
 
     /// The word of block `index`.
-    #[inline]
+    #[inline(always)]
     pub fn word(&self, index: usize) -> &AtomicU32 {
         &self.words[index]
     }
 
     /// The block that starts at `address`.
-    #[inline]
+    #[inline(always)]
     fn index_of(&self, address: usize) -> Option<usize> {
         let into = (address as u64).wrapping_sub(self.start.load(Ordering::Relaxed));
         // A slab is at most 256 KiB, so this is exact: into < 2^18, the reciprocal's error
@@ -172,9 +172,9 @@ impl Head {
     }
 
     /// The same of a run of its own.
-    #[inline]
+    #[inline(always)]
     pub fn large_waste(&self) -> u64 {
-        u64::from(self.words[1].load(Ordering::Relaxed))
+        self.words.get(1).map_or(0, |word| u64::from(word.load(Ordering::Relaxed)))
     }
 }
 
@@ -190,18 +190,11 @@ pub enum Found<'a> {
 }
 
 /// From addresses to heads.
-///
-/// An entry is a pointer to a head with the head's bin in its upper bits, where addresses of
-/// a process have none: on the way from a freed block to the bin it goes to, that saves
-/// reading the head.
 pub struct BlockTable {
     base: usize,
     bytes: u64,
     heads: Box<[AtomicPtr<Head>]>,
 }
-
-const BIN_SHIFT: u32 = 48;
-const ADDRESS: usize = (1 << BIN_SHIFT) - 1;
 
 impl BlockTable {
     /// A table for the addresses `[base, base + bytes)`.
@@ -227,30 +220,22 @@ impl BlockTable {
     /// Looks `address` up.
     #[inline]
     pub fn find(&self, address: usize) -> Found<'_> {
-        match self.find_with_bin(address) {
-            Some((head, index, _)) => Found::Block(head, index),
-            None if (address.wrapping_sub(self.base) as u64) < self.bytes => Found::Inside,
-            None => Found::Foreign,
+        let offset = address.wrapping_sub(self.base) as u64;
+        let Some(entry) = self.heads.get((offset / CHUNK) as usize) else { return Found::Foreign };
+        match find_block(entry, address) {
+            Some((head, index)) => Found::Block(head, index),
+            None => Found::Inside,
         }
     }
 
-    /// The block that starts at `address`: its head, its number in it, and its bin.
-    #[inline(always)]
-    pub fn find_with_bin(&self, address: usize) -> Option<(&Head, usize, usize)> {
-        let offset = address.wrapping_sub(self.base) as u64;
-        let entry = self.heads.get((offset / CHUNK) as usize)?.load(Ordering::Acquire);
-        // SAFETY: null, or a head of `Heads`, which keeps its heads where they are until the
-        // pool, and this table with it, is gone. Acquire, above: what was written to the head
-        // before it was entered is seen.
-        let head = unsafe { entry.map_addr(|entry| entry & ADDRESS).as_ref() }?;
-        Some((head, head.index_of(address)?, entry.addr() >> BIN_SHIFT))
+    /// What [`find_block`] needs, for the hit path: first address, entries, their number.
+    pub fn parts(&self) -> (usize, *const AtomicPtr<Head>, usize) {
+        (self.base, self.heads.as_ptr(), self.heads.len())
     }
 
     /// Enters `head` for the chunks that hold a first byte of one of its blocks.
     fn enter(&self, head: &Head, bytes: u64) {
-        let entry = std::ptr::from_ref(head).cast_mut();
-        debug_assert_eq!(entry.addr() & !ADDRESS, 0);
-        self.set(head, bytes, entry.map_addr(|entry| entry | head.bin() << BIN_SHIFT));
+        self.set(head, bytes, std::ptr::from_ref(head).cast_mut());
     }
 
     fn set(&self, head: &Head, bytes: u64, to: *mut Head) {
@@ -260,6 +245,17 @@ impl BlockTable {
             entry.store(to, Ordering::Release);
         }
     }
+}
+
+/// The block that starts at `address`, which lies in the chunk of `entry`: its head, and its
+/// number in it.
+#[inline(always)]
+pub fn find_block(entry: &AtomicPtr<Head>, address: usize) -> Option<(&Head, usize)> {
+    // SAFETY: null, or a head of `Heads`, which keeps its heads where they are until the pool,
+    // and its table with it, is gone. Acquire: what was written to the head before it was
+    // entered is seen.
+    let head = unsafe { entry.load(Ordering::Acquire).as_ref() }?;
+    Some((head, head.index_of(address)?))
 }
 
 /// The heads of a pool: made, used again, and kept where they are.
@@ -334,11 +330,10 @@ impl Heads {
     }
 
     /// The run `id` has another size now.
-    pub fn resize_run(&mut self, table: &BlockTable, id: u32, size: u64) {
+    pub fn resize_run(&mut self, id: u32, size: u64) {
         let head = &self.all[self.of_run[id as usize] as usize];
         head.size.store(size, Ordering::Relaxed);
         head.bin.store(large_bin(size) as u32, Ordering::Relaxed);
-        table.enter(head, size);
     }
 
     /// Takes the head of a slab of `bytes` out.

@@ -12,22 +12,22 @@
 //! in threads whose blocks are freed elsewhere.
 
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 
 use super::bin::{Bin, Entry};
-use super::block::{BINS, LARGE_BINS};
+use super::block::{BINS, Head, LARGE_BINS, Word, state};
 use super::handshake::{Door, attention, barrier};
 use super::stats::{self, Counters};
 use crate::order::Stream;
-use crate::space::MAX_CLASSES;
+use crate::space::{ClassTable, MAX_CLASSES};
 
 /// The contents of a front cache.
 #[derive(Debug)]
 pub struct Cache {
     /// By size class, then by hash of the size.
-    pub bins: Box<[Bin; BINS]>,
+    pub bins: [Bin; BINS],
     /// Most bytes of runs that it holds, but for one, which is always fine. What it holds of
     /// small blocks is bounded by the bins' places.
     pub bound: u64,
@@ -43,10 +43,7 @@ const SMALL_PLACES: u64 = 128;
 
 impl Cache {
     fn new(bound: u64) -> Cache {
-        let bins: Box<[Bin]> = (0..BINS).map(|_| Bin::default()).collect();
-        // As many as were just made.
-        let Ok(bins) = bins.try_into() else { unreachable!() };
-        Cache { bins, bound, hand: 0 }
+        Cache { bins: std::array::from_fn(|_| Bin::default()), bound, hand: 0 }
     }
 
     /// Makes `bin` one for blocks of `size`; false when it holds blocks of another size, or
@@ -96,19 +93,34 @@ impl Cache {
     }
 }
 
+/// What the fast path has to know of the pool, beside the slot so that it is at hand.
+#[derive(Debug)]
+pub struct Pooled {
+    /// Of its table from addresses to heads: the first address, the entries, their number.
+    pub table: (usize, *const AtomicPtr<Head>, usize),
+    /// The class of each small size. Changes while the owner is stopped.
+    pub classes: AtomicPtr<ClassTable>,
+    /// What has to be added to a size and masked off, for `block_size`.
+    pub block_mask: usize,
+}
+
 /// A front cache with its door.
 #[derive(Debug)]
-#[repr(align(128))]
+#[repr(C, align(128))]
 pub struct Slot {
-    /// Its number in the pool, the owner in the words of its blocks.
-    pub id: u32,
     /// The door to `cache`.
     pub door: Door,
+    /// Its number in the pool, the owner in the words of its blocks.
+    pub id: u32,
+    /// The word of a block that it gave out, without waste.
+    pub live_word: u32,
     /// Whether other threads take back what this slot gave out, so that its owner has to
     /// compare and swap too.
     shared: AtomicBool,
     /// Its owner did not survive a fork and left the cache in the middle of a change.
     lost: AtomicBool,
+    /// The pool.
+    pub pooled: Pooled,
     /// The stream on which its blocks were freed.
     stream: AtomicU64,
     /// What its owner counts.
@@ -129,10 +141,12 @@ unsafe impl Sync for Slot {}
 
 impl Slot {
     /// An empty front cache that holds at most `bound` bytes.
-    pub fn new(id: u32, stream: Stream, bound: u64, flags: u32) -> Slot {
+    pub fn new(id: u32, stream: Stream, bound: u64, flags: u32, pooled: Pooled) -> Slot {
         let slot = Slot {
-            id,
             door: Door::default(),
+            id,
+            live_word: Word::new(state::LIVE, id, 0).0,
+            pooled,
             shared: AtomicBool::new(false),
             lost: AtomicBool::new(false),
             stream: AtomicU64::new(stream.0),
@@ -167,6 +181,12 @@ impl Slot {
         // barrier run, and waits until the owner is outside; and the owner itself is not
         // inside twice, by the caller's promise.
         if self.door.enter() { Some(unsafe { &mut *self.cache.get() }) } else { None }
+    }
+
+    /// Gives the stopped owner another table of classes, which stays until the pool is gone.
+    pub fn set_classes(&self, classes: &ClassTable) {
+        let classes = std::ptr::from_ref(classes).cast_mut();
+        self.pooled.classes.store(classes, Ordering::Release);
     }
 
     /// Whether the owner has to compare and swap.
@@ -279,9 +299,13 @@ impl Locked<'_> {
 
     /// Puts a block of `size` bytes into bin `number`; false when there is no place.
     pub fn push(&mut self, number: usize, size: u64, entry: Entry) -> bool {
-        let pushed = self.cache().bins[number].push(entry);
-        self.slot.held.add(if pushed { held_bytes(number, size, 1) } else { 0 });
-        pushed
+        let bin = &mut self.cache().bins[number];
+        if !bin.has_place(size) {
+            return false;
+        }
+        bin.push(entry);
+        self.slot.held.add(held_bytes(number, size, 1));
+        true
     }
 
     /// Takes the youngest block out of bin `number`.

@@ -7,7 +7,7 @@ use super::policy::TrimWhen;
 use super::{OomCallback, Policy, Pool, housekeeper};
 use crate::device::GiveBack;
 use crate::error::{Result, fail};
-use crate::space::{PAGE, READY, SizeClasses};
+use crate::space::{PAGE, READY};
 
 /// What [`Pool::defragment`] did.
 #[derive(Clone, Copy, Debug, Default)]
@@ -223,10 +223,10 @@ impl Pool {
 
     fn set_front_bound(&self, bound: u64) {
         self.front_bound.store(bound, Ordering::Relaxed);
-        for mut locked in self.slots.stop_all() {
+        for locked in &mut self.slots.stop_all().slots {
             locked.cache().bound = bound;
             if locked.is_over() || bound == 0 {
-                self.flush(&mut locked);
+                self.flush(locked);
             }
         }
     }
@@ -238,19 +238,20 @@ impl Pool {
         let preset = policy.preset();
         let mut kept = self.classes_kept.lock();
         let mut stopped = self.slots.stop_all();
-        for locked in &mut stopped {
+        for locked in &mut stopped.slots {
             self.flush(locked);
         }
         let mut core = self.core.lock();
         core.preset = preset;
         let bound = self.front_bound_for(&preset, core.limit);
-        let fresh = Box::new(SizeClasses::new(16, preset.classes_per_doubling));
+        let fresh = Box::new(self.size_classes(&preset));
         if core.space.set_classes((*fresh).clone()) {
             self.classes.store(std::ptr::from_ref(&*fresh).cast_mut(), Ordering::Release);
             kept.push(fresh);
         }
         drop(core);
-        for locked in &mut stopped {
+        for locked in &mut stopped.slots {
+            locked.slot().set_classes(self.classes().table());
             locked.cache().bound = bound;
             // Bins of small blocks are for classes, which may be others now.
             locked.cache().forget_sizes();
@@ -275,7 +276,7 @@ impl Pool {
     pub fn check(&self) -> Result<()> {
         self.check_open()?;
         let mut stopped = self.slots.stop_all();
-        let cached: usize = stopped.iter_mut().map(|locked| locked.cache().count()).sum();
+        let cached: usize = stopped.slots.iter_mut().map(|locked| locked.cache().count()).sum();
         let core = self.core.lock();
         if let Err(what) = core.validate(&self.table, cached) {
             return Err(fail!(Internal, "the bookkeeping of pool {} is wrong: {what}", self.id));

@@ -10,6 +10,7 @@ mod block;
 mod config;
 mod contents;
 mod core;
+pub(crate) mod fast;
 mod fork;
 mod front;
 mod handshake;
@@ -38,13 +39,13 @@ pub use stats::Stats;
 use self::bin::Entry;
 use self::block::{BlockTable, Found, NO_OWNER, Word, large_bin, state};
 use self::core::{Block, Core, Need};
-use self::front::{Locked, Slot};
+use self::front::{Locked, Pooled, Slot};
 use self::handshake::attention;
 use self::slots::Slots;
 use crate::device::{Device, Host, HostOptions};
 use crate::error::{self, Result, fail};
 use crate::order::{HostOrder, Order, Stream};
-use crate::space::{CHUNK, GRANULE, MAX_CLASSES, PAGE, SMALL_MAX, SizeClasses, Space, round_large};
+use crate::space::{CHUNK, PAGE, SizeClasses, Space, round_large};
 use crate::trace::Recorder;
 
 use registry::{is_alive, retire_slot};
@@ -131,7 +132,8 @@ impl Pool {
         if preset.huge_pages {
             device.advise_huge(base, bytes, true);
         }
-        let classes = Box::new(SizeClasses::new(16, preset.classes_per_doubling));
+        let rounding = config.block_size.max(1) as usize;
+        let classes = Box::new(SizeClasses::with_rounding(16, preset.classes_per_doubling, rounding));
         let space = Space::new(bytes, (*classes).clone());
         let pool = Arc::new(Pool {
             id: registry::next_id(),
@@ -170,6 +172,10 @@ impl Pool {
         Ok(pool)
     }
 
+    fn size_classes(&self, preset: &Preset) -> SizeClasses {
+        SizeClasses::with_rounding(16, preset.classes_per_doubling, self.block_mask + 1)
+    }
+
     fn front_bound_for(&self, preset: &Preset, limit: u64) -> u64 {
         if preset.front_caches && !self.flags.no_front_cache {
             FRONT_BYTES.min(limit / FRONT_SHARE)
@@ -194,7 +200,7 @@ impl Pool {
         let flags = self.steady_attention();
         self.attention.store(flags, Ordering::Release);
         let stopped = self.slots.stop_all();
-        for one in &stopped {
+        for one in &stopped.slots {
             one.slot().door.lower(!flags & (attention::SLOW | attention::CLOSED));
             one.slot().door.raise(flags);
         }
@@ -220,9 +226,9 @@ impl Pool {
     /// multiple of 16, and of 512 above 32 KiB.
     #[inline(always)]
     pub fn alloc(&self, size: usize, stream: Stream) -> Result<usize> {
-        match self.alloc_fast(size, stream) {
-            Some(address) => Ok(address),
-            None => self.alloc_slow(size, 1, stream),
+        match fast::alloc(self.id, size, stream) {
+            0 => self.alloc_slow(size, 1, stream),
+            address => Ok(address),
         }
     }
 
@@ -240,85 +246,14 @@ impl Pool {
     /// Gives a block back on `stream`: work queued there before is the last to use it.
     #[inline(always)]
     pub fn free(&self, address: usize, stream: Stream) -> Result<()> {
-        match self.free_fast(address, stream) {
-            Some(()) => Ok(()),
-            None => self.free_slow(address, stream),
-        }
-    }
-
-    /// The hit: a block of the right size in the thread's own front cache.
-    #[inline(always)]
-    fn alloc_fast(&self, size: usize, stream: Stream) -> Option<usize> {
-        // SAFETY: the calling thread's slot of this pool, which is here to be called.
-        let slot = unsafe { &*thread::last_slot(self.id, stream)? };
-        if size.wrapping_sub(1) as u64 >= SIZE_MAX {
-            return None;
-        }
-        let rounded = (size + self.block_mask) & !self.block_mask;
-        let large = rounded > SMALL_MAX;
-        let (bin, block) = if large {
-            let block = (rounded as u64).next_multiple_of(GRANULE);
-            (large_bin(block), block)
-        } else {
-            (self.classes().class_of(rounded), 0)
-        };
-        // SAFETY: the owner's thread; the reference ends before the door is left.
-        let cache = unsafe { slot.enter() }?;
-        let found = match cache.bins.get_mut(bin) {
-            Some(bin) if !large || bin.size() == block => {
-                bin.pop().map(|entry| (entry, bin.size()))
+        match fast::free(self.id, address, stream) {
+            fast::Freed::Done => Ok(()),
+            fast::Freed::Over => {
+                self.relieve_after(address, stream);
+                Ok(())
             }
-            _ => None,
-        };
-        let Some((entry, block)) = found else {
-            slot.door.leave();
-            return None;
-        };
-        if large {
-            slot.held.add(block.wrapping_neg());
+            fast::Freed::Not => self.free_slow(address, stream),
         }
-        set_live(slot.id, &entry, block, size as u64, large);
-        slot.counters.allocated(size as u64, block);
-        slot.door.leave();
-        Some(entry.address)
-    }
-
-    /// The hit: a live block of the thread's own, and room for it in its front cache.
-    #[inline(always)]
-    fn free_fast(&self, address: usize, stream: Stream) -> Option<()> {
-        // SAFETY: the calling thread's slot of this pool, which is here to be called.
-        let slot = unsafe { &*thread::last_slot(self.id, stream)? };
-        let (head, index, number) = self.table.find_with_bin(address)?;
-        let word = head.word(index);
-        // SAFETY: the owner's thread; the reference ends before the door is left.
-        let cache = unsafe { slot.enter() }?;
-        let seen = Word(word.load(Ordering::Relaxed));
-        let mine = seen.0 & 0xFFFF == Word::new(state::LIVE, slot.id, 0).0;
-        let size = head.size();
-        let large = number >= MAX_CLASSES;
-        let waste = if large { head.large_waste() } else { u64::from(seen.waste()) };
-        let mut over = false;
-        let done = mine
-            && match cache.bins.get_mut(number) {
-                Some(bin) if bin.size() == size && !bin.is_full() => {
-                    let cached = Word::new(state::CACHED, slot.id, 0).0;
-                    claim(word, seen.0, cached, slot.is_shared())
-                        && bin.push(Entry { address, word })
-                }
-                _ => false,
-            };
-        if done {
-            slot.counters.freed(size - waste, size);
-            if large {
-                slot.held.add(size);
-                over = slot.held.get() > cache.bound;
-            }
-        }
-        slot.door.leave();
-        if over {
-            self.relieve(slot, number);
-        }
-        done.then_some(())
     }
 
     /// What an allocation of `size` bytes at `alignment` needs, or why it cannot be.
@@ -332,7 +267,7 @@ impl Pool {
         let guard = if self.flags.guard_bytes { GUARD_BYTES } else { 0 };
         let rounded = (size + guard + self.block_mask) & !self.block_mask;
         let classes = self.classes();
-        let class = classes.class_of_aligned(rounded.min(SMALL_MAX + 1), alignment);
+        let class = classes.class_of_aligned(rounded, alignment);
         let Some(class) = class else {
             // At least a chunk, so that no two runs begin in the same one.
             let block = round_large(rounded as u64).unwrap_or(SIZE_MAX).max(CHUNK);
@@ -346,7 +281,7 @@ impl Pool {
 
     #[cold]
     #[inline(never)]
-    fn alloc_slow(&self, size: usize, alignment: usize, stream: Stream) -> Result<usize> {
+    pub(crate) fn alloc_slow(&self, size: usize, alignment: usize, stream: Stream) -> Result<usize> {
         self.check_open()?;
         let slot = self.slot_for(stream)?;
         let block = self.find_block(size, alignment, stream, slot).inspect_err(|_| {
@@ -458,7 +393,13 @@ impl Pool {
         let head = block.head();
         let entry = Entry { address: block.address(), word: head.word(block.index) };
         let owner = slot.map_or(NO_OWNER, |slot| slot.id);
-        set_live(owner, &entry, head.size(), need.size, head.is_large());
+        let waste = (head.size() - need.size) as u32;
+        if head.is_large() {
+            fast::set_large_live(Word::new(state::LIVE, owner, 0).0, &entry, waste);
+        } else {
+            let word = Word::new(state::LIVE, owner, waste);
+            head.word(block.index).store(word.0, Ordering::Release);
+        }
         match slot {
             Some(slot) => slot.counters.allocated(need.size, head.size()),
             None => self.slotless.cells.lock().allocated(need.size, head.size()),
@@ -467,7 +408,7 @@ impl Pool {
 
     #[cold]
     #[inline(never)]
-    fn free_slow(&self, address: usize, stream: Stream) -> Result<()> {
+    pub(crate) fn free_slow(&self, address: usize, stream: Stream) -> Result<()> {
         self.check_open()?;
         let slot = self.slot_for(stream)?;
         self.free_block(address, stream, slot)?;
@@ -529,7 +470,7 @@ impl Pool {
             locked.cache().prepare(number, size);
         }
         let bin = &locked.cache().bins[number];
-        if bin.is_full() {
+        if !bin.has_place(size) {
             // The older half goes, so that the next frees find room without a lock.
             let count = bin.len().div_ceil(2);
             self.give_entries(slot, locked.drain(number, count));
@@ -543,6 +484,15 @@ impl Pool {
         drop(locked);
         if over {
             self.relieve(slot, number);
+        }
+    }
+
+    /// A free left the calling thread's cache with more than it should hold.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn relieve_after(&self, address: usize, stream: Stream) {
+        if let (Ok(Some(slot)), Some(block)) = (self.slot_for(stream), self.block_at(address)) {
+            self.relieve(slot, block.head().bin());
         }
     }
 
@@ -632,9 +582,16 @@ impl Pool {
         self.order.check(stream)?;
         // What the only slot so far knows of peaks is lost when there are two.
         self.publish_peaks();
-        let Some(slot) = self.slots.own(stream, &self.front_bound, &self.attention) else {
-            return Ok(None);
+        let make = |id| {
+            let pooled = Pooled {
+                table: self.table.parts(),
+                classes: AtomicPtr::new(std::ptr::from_ref(self.classes().table()).cast_mut()),
+                block_mask: self.block_mask,
+            };
+            let bound = self.front_bound.load(Ordering::Acquire);
+            Slot::new(id, stream, bound, self.attention.load(Ordering::Acquire), pooled)
         };
+        let Some(slot) = self.slots.own(stream, make) else { return Ok(None) };
         if thread::remember_slot(self.id, stream, slot) {
             Ok(Some(slot))
         } else {
@@ -819,30 +776,4 @@ impl Drop for Pool {
     fn drop(&mut self) {
         self.device.release(self.table.base(), self.table.bytes());
     }
-}
-
-/// Marks the block of `entry` as given out by slot `owner`.
-#[inline(always)]
-fn set_live(owner: u32, entry: &Entry, block: u64, size: u64, large: bool) {
-    let waste = (block - size) as u32;
-    // SAFETY: words live in heads, which stay until the pool is gone; a run of its own has a
-    // second word, for its waste.
-    unsafe {
-        if large {
-            (*entry.word.add(1)).store(waste, Ordering::Relaxed);
-        }
-        let waste = if large { 0 } else { waste };
-        (*entry.word).store(Word::new(state::LIVE, owner, waste).0, Ordering::Release);
-    }
-}
-
-/// Takes a live block back: whoever changes the word has it.
-#[inline(always)]
-fn claim(word: &AtomicU32, seen: u32, cached: u32, shared: bool) -> bool {
-    if shared {
-        return word.compare_exchange(seen, cached, Ordering::AcqRel, Ordering::Relaxed).is_ok();
-    }
-    // Nobody else may: `Slot::share` has them wait until the owner knows.
-    word.store(cached, Ordering::Relaxed);
-    true
 }

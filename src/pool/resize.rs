@@ -57,7 +57,7 @@ impl Pool {
         }
         core.used_peak = core.used_peak.max(core.space.used_bytes());
         core.idle_low = core.idle_low.min(core.space.idle_bytes());
-        core.heads.resize_run(&self.table, head.id(), need.block);
+        core.heads.resize_run(head.id(), need.block);
         true
     }
 }

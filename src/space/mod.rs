@@ -20,7 +20,7 @@ mod slab;
 pub use growth::{Growth, Window};
 pub use map::PageMap;
 pub use runs::{NONE, READY, Run, RunId, Runs, State};
-pub use size_class::{MAX_CLASSES, SMALL_MAX, SizeClasses, round_large};
+pub use size_class::{ClassTable, MAX_CLASSES, SMALL_MAX, SizeClasses, round_large, step_of};
 pub use slab::{Slab, SlabId};
 
 /// Sizes and offsets of runs are multiples of this, in bytes.

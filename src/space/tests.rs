@@ -79,7 +79,7 @@ impl Checked {
                 self.take_large(size, 1 << alignment, tag, moved);
             }
             Operation::Small { size, tag } => {
-                let class = self.space.classes().class_of(size);
+                let class = self.space.classes().class_of(size).unwrap();
                 let block = self.space.take_small(class, tag).or_else(|| {
                     if self.space.new_slab(class, tag).is_none() {
                         let bytes = self.space.classes().slab_bytes(class);

@@ -1,0 +1,139 @@
+//! The hit: a block taken from and given to the calling thread's own front cache.
+//!
+//! Neither takes a lock, uses a locked instruction, or can fail in any other way than to
+//! leave the call to the slow path. Every instruction here is one of every allocation, which
+//! is why nothing is asked for twice and why what is needed of the pool lies in the slot.
+
+use std::sync::atomic::Ordering;
+
+use super::bin::Entry;
+use super::block::{BINS, Word, find_block, large_bin, state};
+use super::front::Slot;
+use super::{SIZE_MAX, thread};
+use crate::order::Stream;
+use crate::space::{CHUNK, GRANULE, MAX_CLASSES, SMALL_MAX, step_of};
+
+/// Takes a block for `size` bytes from the front cache for the pool `pool` and `stream`; 0
+/// when there is none.
+#[inline(always)]
+pub fn alloc(pool: u64, size: usize, stream: Stream) -> usize {
+    let Some(slot) = thread::last_slot(pool, stream) else { return 0 };
+    // SAFETY: the calling thread's slot of a pool that is there to be called.
+    let slot = unsafe { &*slot };
+    if size.wrapping_sub(1) < SMALL_MAX { alloc_small(slot, size) } else { alloc_large(slot, size) }
+}
+
+#[inline(always)]
+fn alloc_small(slot: &Slot, size: usize) -> usize {
+    // SAFETY: a table that stays until the pool is gone.
+    let classes = unsafe { &*slot.pooled.classes.load(Ordering::Relaxed) };
+    let class = classes[step_of(size)] as usize;
+    // SAFETY: the owner's thread; the reference ends before the door is left.
+    let Some(cache) = (unsafe { slot.enter() }) else { return 0 };
+    let bin = &mut cache.bins[class];
+    let Some(entry) = bin.pop() else {
+        slot.door.leave();
+        return 0;
+    };
+    let block = bin.size();
+    let waste = (block as u32).wrapping_sub(size as u32);
+    // SAFETY: words live in heads, which stay until the pool is gone.
+    unsafe { (*entry.word).store(slot.live_word | waste << 16, Ordering::Release) };
+    slot.counters.allocated(size as u64, block);
+    slot.door.leave();
+    entry.address
+}
+
+#[inline(always)]
+fn alloc_large(slot: &Slot, size: usize) -> usize {
+    if size.wrapping_sub(1) as u64 >= SIZE_MAX {
+        return 0;
+    }
+    let mask = slot.pooled.block_mask | (GRANULE as usize - 1);
+    let block = ((size + mask) & !mask) as u64;
+    // SAFETY: the owner's thread; the reference ends before the door is left.
+    let Some(cache) = (unsafe { slot.enter() }) else { return 0 };
+    let bin = &mut cache.bins[large_bin(block)];
+    let entry = if bin.size() == block { bin.pop() } else { None };
+    let Some(entry) = entry else {
+        slot.door.leave();
+        return 0;
+    };
+    set_large_live(slot.live_word, &entry, (block - size as u64) as u32);
+    slot.held.add(block.wrapping_neg());
+    slot.counters.allocated(size as u64, block);
+    slot.door.leave();
+    entry.address
+}
+
+/// Marks the run of `entry` as given out, with the word `live`.
+#[inline(always)]
+pub fn set_large_live(live: u32, entry: &Entry, waste: u32) {
+    // SAFETY: words live in heads, which stay until the pool is gone; a run of its own has a
+    // second word, for its waste.
+    unsafe {
+        (*entry.word.add(1)).store(waste, Ordering::Relaxed);
+        (*entry.word).store(live, Ordering::Release);
+    }
+}
+
+/// How an attempt to free on the fast path ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freed {
+    /// Not, and nothing changed: not a live block of that cache, or no place in it.
+    Not,
+    /// The block is in the cache.
+    Done,
+    /// As done, and the cache holds more than it should: [`super::Pool::relieve_after`].
+    Over,
+}
+
+/// Gives the block at `address` to the front cache for the pool `pool` and `stream`.
+#[inline(always)]
+pub fn free(pool: u64, address: usize, stream: Stream) -> Freed {
+    let Some(slot) = thread::last_slot(pool, stream) else { return Freed::Not };
+    // SAFETY: the calling thread's slot of a pool that is there to be called.
+    let slot = unsafe { &*slot };
+    let (base, entries, count) = slot.pooled.table;
+    let chunk = address.wrapping_sub(base) / CHUNK as usize;
+    if chunk >= count {
+        return Freed::Not;
+    }
+    // SAFETY: one of the `count` entries of the pool's table.
+    let Some((head, index)) = find_block(unsafe { &*entries.add(chunk) }, address) else {
+        return Freed::Not;
+    };
+    let word = head.word(index);
+    // SAFETY: the owner's thread; the reference ends before the door is left.
+    let Some(cache) = (unsafe { slot.enter() }) else { return Freed::Not };
+    let (size, number) = (head.size(), head.bin());
+    let seen = word.load(Ordering::Relaxed);
+    // Numbers of bins are less than their count; this tells the compiler.
+    let number = number.min(BINS - 1);
+    let bin = &mut cache.bins[number];
+    if seen as u16 != slot.live_word as u16 || !bin.has_place(size) {
+        slot.door.leave();
+        return Freed::Not;
+    }
+    let cached = slot.live_word ^ state::LIVE ^ state::CACHED;
+    if slot.is_shared() {
+        if word.compare_exchange(seen, cached, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            slot.door.leave();
+            return Freed::Not;
+        }
+    } else {
+        // Nobody else may: `Slot::share` has them wait until the owner knows.
+        word.store(cached, Ordering::Relaxed);
+    }
+    bin.push(Entry { address, word });
+    if number < MAX_CLASSES {
+        slot.counters.freed(size - u64::from(Word(seen).waste()), size);
+        slot.door.leave();
+        return Freed::Done;
+    }
+    slot.counters.freed(size - head.large_waste(), size);
+    slot.held.add(size);
+    let over = slot.held.get() > cache.bound;
+    slot.door.leave();
+    if over { Freed::Over } else { Freed::Done }
+}
