@@ -44,7 +44,7 @@ pub unsafe extern "C" fn forebay_alloc(
 /// What `forebay_alloc` does when the hit path, which cannot fail, has no block.
 #[cold]
 #[inline(never)]
-unsafe fn alloc_slow(
+unsafe extern "C" fn alloc_slow(
     pool: *mut forebay_pool,
     size: usize,
     stream: forebay_stream,
@@ -101,29 +101,43 @@ pub unsafe extern "C" fn forebay_free(
     stream: forebay_stream,
 ) -> forebay_status {
     // SAFETY: the caller's promise.
-    let freed = fast::free(unsafe { id_of(pool) }, ptr as usize, stream_of(stream));
-    if freed == fast::Freed::Done {
-        return forebay_status::ForebayOk;
+    match fast::free(unsafe { id_of(pool) }, ptr as usize, stream_of(stream)) {
+        fast::Freed::Done => forebay_status::ForebayOk,
+        // SAFETY: the caller's promise.
+        fast::Freed::Over => unsafe { relieve(pool, ptr, stream) },
+        // SAFETY: the caller's promise.
+        fast::Freed::Not => unsafe { free_slow(pool, ptr, stream) },
     }
-    // SAFETY: the caller's promise.
-    unsafe { free_slow(pool, ptr, stream, freed) }
 }
 
-/// What `forebay_free` does when the hit path, which cannot fail, is not the end of it.
+/// What `forebay_free` does when the hit path, which cannot fail, did not free the block.
 #[cold]
 #[inline(never)]
-unsafe fn free_slow(
+unsafe extern "C" fn free_slow(
     pool: *mut forebay_pool,
     ptr: *mut c_void,
     stream: forebay_stream,
-    freed: fast::Freed,
 ) -> forebay_status {
     let body = |pool: &Pool| {
-        match freed {
-            fast::Freed::Not if !ptr.is_null() => pool.free_slow(ptr as usize, stream_of(stream))?,
-            fast::Freed::Not | fast::Freed::Done => {}
-            fast::Freed::Over => pool.relieve_after(ptr as usize, stream_of(stream)),
+        if ptr.is_null() {
+            return Ok(());
         }
+        pool.free_slow(ptr as usize, stream_of(stream))
+    };
+    // SAFETY: the caller's promise.
+    unsafe { with_pool(pool, body) }
+}
+
+/// What `forebay_free` does when the thread's front cache holds more than it should.
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn relieve(
+    pool: *mut forebay_pool,
+    ptr: *mut c_void,
+    stream: forebay_stream,
+) -> forebay_status {
+    let body = |pool: &Pool| {
+        pool.relieve_after(ptr as usize, stream_of(stream));
         Ok(())
     };
     // SAFETY: the caller's promise.

@@ -361,7 +361,10 @@ pub unsafe extern "C" fn forebay_pool_defragment(
 /// # Safety
 /// `pool` as for every call.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn forebay_pool_set_policy(pool: *mut forebay_pool, policy: i32) -> forebay_status {
+pub unsafe extern "C" fn forebay_pool_set_policy(
+    pool: *mut forebay_pool,
+    policy: i32,
+) -> forebay_status {
     // SAFETY: the caller's promise.
     unsafe { with_pool(pool, |pool| pool.set_policy(policy_of(policy)?)) }
 }
@@ -376,7 +379,10 @@ pub unsafe extern "C" fn forebay_pool_set_policy(pool: *mut forebay_pool, policy
 /// # Safety
 /// `pool` as for every call.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn forebay_pool_set_limit(pool: *mut forebay_pool, max_bytes: u64) -> forebay_status {
+pub unsafe extern "C" fn forebay_pool_set_limit(
+    pool: *mut forebay_pool,
+    max_bytes: u64,
+) -> forebay_status {
     // SAFETY: the caller's promise.
     unsafe { with_pool(pool, |pool| pool.set_limit(max_bytes)) }
 }

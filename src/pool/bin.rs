@@ -101,8 +101,30 @@ impl Bin {
         (self.top, self.bottom, self.limit) = (none, none, none);
     }
 
-    /// Puts a block on top, for which there is a place.
+    /// Puts a block of `size` bytes on top, if it is for such blocks, has a place, and `take`
+    /// agrees.
     #[inline(always)]
+    pub fn push_if(&mut self, size: u64, entry: Entry, take: impl FnOnce() -> bool) -> bool {
+        if self.size != size {
+            return false;
+        }
+        if self.hot.address != 0 {
+            if self.top == self.limit || !take() {
+                return false;
+            }
+            // SAFETY: below the limit, so inside the allocation.
+            unsafe {
+                self.top.write(self.hot);
+                self.top = self.top.add(1);
+            }
+        } else if !take() {
+            return false;
+        }
+        self.hot = entry;
+        true
+    }
+
+    /// Puts a block on top, for which there is a place.
     pub fn push(&mut self, entry: Entry) {
         debug_assert!(self.has_place(self.size) && self.size > 0);
         if self.hot.address != 0 {

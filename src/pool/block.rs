@@ -202,8 +202,9 @@ impl BlockTable {
         // SAFETY: all zeros is a null pointer, which is a valid AtomicPtr. Asking for zeroed
         // memory, instead of writing the nulls, leaves untouched parts of the table without
         // pages.
-        let heads =
-            unsafe { Box::<[AtomicPtr<Head>]>::new_zeroed_slice((bytes / CHUNK) as usize).assume_init() };
+        let heads = unsafe {
+            Box::<[AtomicPtr<Head>]>::new_zeroed_slice((bytes / CHUNK) as usize).assume_init()
+        };
         BlockTable { base, bytes, heads }
     }
 
@@ -283,14 +284,22 @@ impl Heads {
         self.all.len() as u32 - 1
     }
 
-    fn set(&mut self, table: &BlockTable, words: usize, bin: usize, id: u32, at: (u64, u64, u64)) -> u32 {
+    fn set(
+        &mut self,
+        table: &BlockTable,
+        words: usize,
+        bin: usize,
+        id: u32,
+        at: (u64, u64, u64),
+    ) -> u32 {
         let (start, size, bytes) = at;
         let number = self.make(words);
         let head = &self.all[number as usize];
         let large = bin >= MAX_CLASSES;
         head.start.store(table.base as u64 + start, Ordering::Relaxed);
         head.size.store(size, Ordering::Relaxed);
-        head.reciprocal.store(if large { 0 } else { (1u64 << 40).div_ceil(size) }, Ordering::Relaxed);
+        head.reciprocal
+            .store(if large { 0 } else { (1u64 << 40).div_ceil(size) }, Ordering::Relaxed);
         head.bin.store(bin as u32, Ordering::Relaxed);
         head.id.store(id, Ordering::Relaxed);
         for word in &head.words {

@@ -4,11 +4,12 @@
 //! leave the call to the slow path. Every instruction here is one of every allocation, which
 //! is why nothing is asked for twice and why what is needed of the pool lies in the slot.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::bin::Entry;
-use super::block::{BINS, Word, find_block, large_bin, state};
+use super::block::{Word, find_block, large_bin, state};
 use super::front::Slot;
+use super::handshake::attention;
 use super::{SIZE_MAX, thread};
 use crate::order::Stream;
 use crate::space::{CHUNK, GRANULE, MAX_CLASSES, SMALL_MAX, step_of};
@@ -17,19 +18,33 @@ use crate::space::{CHUNK, GRANULE, MAX_CLASSES, SMALL_MAX, step_of};
 /// when there is none.
 #[inline(always)]
 pub fn alloc(pool: u64, size: usize, stream: Stream) -> usize {
-    let Some(slot) = thread::last_slot(pool, stream) else { return 0 };
-    // SAFETY: the calling thread's slot of a pool that is there to be called.
-    let slot = unsafe { &*slot };
-    if size.wrapping_sub(1) < SMALL_MAX { alloc_small(slot, size) } else { alloc_large(slot, size) }
+    alloc_with(pool, size, stream, 0)
+}
+
+/// As [`alloc`], for an owner whose blocks are taken back by others, too.
+pub fn alloc_shared(pool: u64, size: usize, stream: Stream) -> usize {
+    alloc_with(pool, size, stream, attention::SHARED)
 }
 
 #[inline(always)]
-fn alloc_small(slot: &Slot, size: usize) -> usize {
+fn alloc_with(pool: u64, size: usize, stream: Stream, flags: u32) -> usize {
+    let Some(slot) = thread::last_slot(pool, stream) else { return 0 };
+    // SAFETY: the calling thread's slot of a pool that is there to be called.
+    let slot = unsafe { &*slot };
+    if size.wrapping_sub(1) < SMALL_MAX {
+        alloc_small(slot, size, flags)
+    } else {
+        alloc_large(slot, size, flags)
+    }
+}
+
+#[inline(always)]
+fn alloc_small(slot: &Slot, size: usize, flags: u32) -> usize {
     // SAFETY: a table that stays until the pool is gone.
     let classes = unsafe { &*slot.pooled.classes.load(Ordering::Relaxed) };
     let class = classes[step_of(size)] as usize;
     // SAFETY: the owner's thread; the reference ends before the door is left.
-    let Some(cache) = (unsafe { slot.enter() }) else { return 0 };
+    let Some(cache) = (unsafe { slot.enter(flags) }) else { return 0 };
     let bin = &mut cache.bins[class];
     let Some(entry) = bin.pop() else {
         slot.door.leave();
@@ -45,14 +60,14 @@ fn alloc_small(slot: &Slot, size: usize) -> usize {
 }
 
 #[inline(always)]
-fn alloc_large(slot: &Slot, size: usize) -> usize {
+fn alloc_large(slot: &Slot, size: usize, flags: u32) -> usize {
     if size.wrapping_sub(1) as u64 >= SIZE_MAX {
         return 0;
     }
     let mask = slot.pooled.block_mask | (GRANULE as usize - 1);
     let block = ((size + mask) & !mask) as u64;
     // SAFETY: the owner's thread; the reference ends before the door is left.
-    let Some(cache) = (unsafe { slot.enter() }) else { return 0 };
+    let Some(cache) = (unsafe { slot.enter(flags) }) else { return 0 };
     let bin = &mut cache.bins[large_bin(block)];
     let entry = if bin.size() == block { bin.pop() } else { None };
     let Some(entry) = entry else {
@@ -91,6 +106,29 @@ pub enum Freed {
 /// Gives the block at `address` to the front cache for the pool `pool` and `stream`.
 #[inline(always)]
 pub fn free(pool: u64, address: usize, stream: Stream) -> Freed {
+    free_with(pool, address, stream, 0, |word, _, cached| {
+        // Nobody else may: `Slot::share` has them wait until the owner knows.
+        word.store(cached, Ordering::Relaxed);
+        true
+    })
+}
+
+/// As [`free`], for an owner whose blocks are taken back by others, too: whoever changes the
+/// word has the block.
+pub fn free_shared(pool: u64, address: usize, stream: Stream) -> Freed {
+    free_with(pool, address, stream, attention::SHARED, |word, seen, cached| {
+        word.compare_exchange(seen, cached, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    })
+}
+
+#[inline(always)]
+fn free_with(
+    pool: u64,
+    address: usize,
+    stream: Stream,
+    flags: u32,
+    take: impl FnOnce(&AtomicU32, u32, u32) -> bool,
+) -> Freed {
     let Some(slot) = thread::last_slot(pool, stream) else { return Freed::Not };
     // SAFETY: the calling thread's slot of a pool that is there to be called.
     let slot = unsafe { &*slot };
@@ -105,27 +143,20 @@ pub fn free(pool: u64, address: usize, stream: Stream) -> Freed {
     };
     let word = head.word(index);
     // SAFETY: the owner's thread; the reference ends before the door is left.
-    let Some(cache) = (unsafe { slot.enter() }) else { return Freed::Not };
-    let (size, number) = (head.size(), head.bin());
+    let Some(cache) = (unsafe { slot.enter(flags) }) else { return Freed::Not };
     let seen = word.load(Ordering::Relaxed);
-    // Numbers of bins are less than their count; this tells the compiler.
-    let number = number.min(BINS - 1);
-    let bin = &mut cache.bins[number];
-    if seen as u16 != slot.live_word as u16 || !bin.has_place(size) {
+    let size = head.size();
+    let number = head.bin();
+    // SAFETY: heads name bins, of which every cache has as many.
+    let bin = unsafe { cache.bins.get_unchecked_mut(number) };
+    if seen as u16 != slot.live_word as u16
+        || !bin.push_if(size, Entry { address, word }, || {
+            take(word, seen, slot.live_word ^ state::LIVE ^ state::CACHED)
+        })
+    {
         slot.door.leave();
         return Freed::Not;
     }
-    let cached = slot.live_word ^ state::LIVE ^ state::CACHED;
-    if slot.is_shared() {
-        if word.compare_exchange(seen, cached, Ordering::AcqRel, Ordering::Relaxed).is_err() {
-            slot.door.leave();
-            return Freed::Not;
-        }
-    } else {
-        // Nobody else may: `Slot::share` has them wait until the owner knows.
-        word.store(cached, Ordering::Relaxed);
-    }
-    bin.push(Entry { address, word });
     if number < MAX_CLASSES {
         slot.counters.freed(size - u64::from(Word(seen).waste()), size);
         slot.door.leave();

@@ -114,9 +114,6 @@ pub struct Slot {
     pub id: u32,
     /// The word of a block that it gave out, without waste.
     pub live_word: u32,
-    /// Whether other threads take back what this slot gave out, so that its owner has to
-    /// compare and swap too.
-    shared: AtomicBool,
     /// Its owner did not survive a fork and left the cache in the middle of a change.
     lost: AtomicBool,
     /// The pool.
@@ -147,7 +144,6 @@ impl Slot {
             id,
             live_word: Word::new(state::LIVE, id, 0).0,
             pooled,
-            shared: AtomicBool::new(false),
             lost: AtomicBool::new(false),
             stream: AtomicU64::new(stream.0),
             counters: Counters::default(),
@@ -169,30 +165,25 @@ impl Slot {
         self.stream.store(stream.0, Ordering::Relaxed);
     }
 
-    /// The owner's fast path: the cache, until `door.leave()`.
+    /// The owner's fast path: the cache, until `door.leave()`; none when other flags than
+    /// `flags` are raised.
     ///
     /// # Safety
     /// Only the owner's thread calls this, and it lets go of the reference before it leaves
     /// the door or calls anything else of the slot.
     #[inline(always)]
     #[allow(clippy::mut_from_ref)]
-    pub unsafe fn enter(&self) -> Option<&mut Cache> {
+    pub unsafe fn enter(&self, flags: u32) -> Option<&mut Cache> {
         // SAFETY: inside the door the owner is alone: a stopper raises its flag, has a
         // barrier run, and waits until the owner is outside; and the owner itself is not
         // inside twice, by the caller's promise.
-        if self.door.enter() { Some(unsafe { &mut *self.cache.get() }) } else { None }
+        if self.door.enter(flags) { Some(unsafe { &mut *self.cache.get() }) } else { None }
     }
 
     /// Gives the stopped owner another table of classes, which stays until the pool is gone.
     pub fn set_classes(&self, classes: &ClassTable) {
         let classes = std::ptr::from_ref(classes).cast_mut();
         self.pooled.classes.store(classes, Ordering::Release);
-    }
-
-    /// Whether the owner has to compare and swap.
-    #[inline(always)]
-    pub fn is_shared(&self) -> bool {
-        self.shared.load(Ordering::Relaxed)
     }
 
     /// The owner's slow path: the cache under the slot's lock, without the door. Waits for a
@@ -246,16 +237,15 @@ impl Slot {
 
     /// Has the owner compare and swap from now on, so that others may too.
     pub fn share(&self) {
-        if self.shared.load(Ordering::Acquire) {
+        if self.door.has(attention::SHARED) {
             return;
         }
         let stopping = self.begin_stop_waiting();
+        self.door.raise(attention::SHARED);
         barrier();
-        let stopped = stopping.map(Stopping::wait);
-        self.shared.store(true, Ordering::Release);
-        drop(stopped);
+        // Outside once, it has seen the flag or will before it takes anything back.
+        drop(stopping.map(Stopping::wait));
     }
-
 }
 
 /// A slot whose owner is being stopped.

@@ -40,9 +40,9 @@ impl Pool {
         core.note_reserved(growth.fresh_bytes());
         drop(core);
         let at = self.table.base() + window.offset as usize;
-        let mapped = self.map(&growth).and_then(|()| {
-            if touch { self.device.populate(at, bytes) } else { Ok(()) }
-        });
+        let mapped = self
+            .map(&growth)
+            .and_then(|()| if touch { self.device.populate(at, bytes) } else { Ok(()) });
         let mut core = self.core.lock();
         match mapped {
             Ok(()) => core.space.finish_growth_free(growth),

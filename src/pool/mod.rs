@@ -133,7 +133,8 @@ impl Pool {
             device.advise_huge(base, bytes, true);
         }
         let rounding = config.block_size.max(1) as usize;
-        let classes = Box::new(SizeClasses::with_rounding(16, preset.classes_per_doubling, rounding));
+        let classes =
+            Box::new(SizeClasses::with_rounding(16, preset.classes_per_doubling, rounding));
         let space = Space::new(bytes, (*classes).clone());
         let pool = Arc::new(Pool {
             id: registry::next_id(),
@@ -240,7 +241,11 @@ impl Pool {
                 "alignment is {alignment}; it must be a power of two of at most {ALIGNMENT_MAX}"
             ));
         }
-        if alignment <= 16 { self.alloc(size, stream) } else { self.alloc_slow(size, alignment, stream) }
+        if alignment <= 16 {
+            self.alloc(size, stream)
+        } else {
+            self.alloc_slow(size, alignment, stream)
+        }
     }
 
     /// Gives a block back on `stream`: work queued there before is the last to use it.
@@ -281,7 +286,18 @@ impl Pool {
 
     #[cold]
     #[inline(never)]
-    pub(crate) fn alloc_slow(&self, size: usize, alignment: usize, stream: Stream) -> Result<usize> {
+    pub(crate) fn alloc_slow(
+        &self,
+        size: usize,
+        alignment: usize,
+        stream: Stream,
+    ) -> Result<usize> {
+        if alignment == 1 {
+            let address = fast::alloc_shared(self.id, size, stream);
+            if address != 0 {
+                return Ok(address);
+            }
+        }
         self.check_open()?;
         let slot = self.slot_for(stream)?;
         let block = self.find_block(size, alignment, stream, slot).inspect_err(|_| {
@@ -409,6 +425,14 @@ impl Pool {
     #[cold]
     #[inline(never)]
     pub(crate) fn free_slow(&self, address: usize, stream: Stream) -> Result<()> {
+        match fast::free_shared(self.id, address, stream) {
+            fast::Freed::Done => return Ok(()),
+            fast::Freed::Over => {
+                self.relieve_after(address, stream);
+                return Ok(());
+            }
+            fast::Freed::Not => {}
+        }
         self.check_open()?;
         let slot = self.slot_for(stream)?;
         self.free_block(address, stream, slot)?;

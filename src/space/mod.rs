@@ -357,7 +357,9 @@ impl Space {
         }
         if used != self.used_bytes || mapped != self.mapped_bytes {
             let (said_used, said_mapped) = (self.used_bytes, self.mapped_bytes);
-            return Err(format!("used {used}, not {said_used}; mapped {mapped}, not {said_mapped}"));
+            return Err(format!(
+                "used {used}, not {said_used}; mapped {mapped}, not {said_mapped}"
+            ));
         }
         let mut with_free = 0;
         for (id, slab) in self.slabs() {
