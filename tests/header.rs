@@ -1,6 +1,8 @@
 //! `include/forebay.h` is what `src/capi` says. `FOREBAY_BLESS=1 cargo test --test header`
 //! writes it anew.
 
+#![allow(clippy::unwrap_used)] // A test that cannot go on panics, in helpers too.
+
 use std::path::Path;
 
 fn generated() -> String {
