@@ -29,12 +29,19 @@ fn generated() -> String {
 #define FOREBAY_NODISCARD
 #endif
 
-// Defaults: `forebay_pool_config config = FOREBAY_POOL_CONFIG_INIT;`, and so on.
-#define FOREBAY_POOL_CONFIG_INIT {{ sizeof(forebay_pool_config) }}
-#define FOREBAY_POOL_STATISTICS_INIT {{ sizeof(forebay_pool_statistics) }}
-#define FOREBAY_DEFRAG_REPORT_INIT {{ sizeof(forebay_defrag_report) }}
-#define FOREBAY_REPLAY_OPTIONS_INIT {{ sizeof(forebay_replay_options) }}
-#define FOREBAY_REPLAY_REPORT_INIT {{ sizeof(forebay_replay_report) }}
+// Defaults: `forebay_pool_config config = FOREBAY_POOL_CONFIG_INIT;`, and so on. Written so
+// that no compiler warns of fields that are not named.
+#ifdef __cplusplus
+#define FOREBAY_SIZED(type) \\
+    [] {{ type sized = {{}}; sized.struct_size = sizeof(type); return sized; }}()
+#else
+#define FOREBAY_SIZED(type) {{ .struct_size = sizeof(type) }}
+#endif
+#define FOREBAY_POOL_CONFIG_INIT FOREBAY_SIZED(forebay_pool_config)
+#define FOREBAY_POOL_STATISTICS_INIT FOREBAY_SIZED(forebay_pool_statistics)
+#define FOREBAY_DEFRAG_REPORT_INIT FOREBAY_SIZED(forebay_defrag_report)
+#define FOREBAY_REPLAY_OPTIONS_INIT FOREBAY_SIZED(forebay_replay_options)
+#define FOREBAY_REPLAY_REPORT_INIT FOREBAY_SIZED(forebay_replay_report)
 "
     ));
     let mut builder = cbindgen::Builder::new().with_config(config);
