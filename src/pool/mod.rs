@@ -29,6 +29,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize
 use parking_lot::{Mutex, RwLock};
 
 pub use config::{BLOCK_SIZE_MAX, Config, Flags, GUARD_BYTES};
+pub use fork::prepare_once as prepare_for_forks;
 pub use ladder::OomCallback;
 pub use maintenance::DefragReport;
 pub use policy::{Policy, Preset, TrimWhen};
