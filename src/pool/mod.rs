@@ -735,8 +735,9 @@ impl Pool {
     /// Bytes that the live block at `address` has room for.
     pub fn usable_size(&self, address: usize) -> Result<u64> {
         let block = self.live_block(address)?;
-        let guard = if self.flags.guard_bytes { GUARD_BYTES as u64 } else { 0 };
-        Ok(block.head().size() - guard)
+        let head = block.head();
+        // Everything behind the bytes asked for is guarded, then.
+        Ok(if self.flags.guard_bytes { head.requested(block.index) } else { head.size() })
     }
 
     /// First byte and bytes of the live block that `address` lies in.
