@@ -4,7 +4,7 @@ use std::ffi::c_void;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use super::guard::{PublicStruct, User, guard, guard_or, out, read_sized, write_sized};
+use super::guard::{PublicStruct, User, check_sized, guard, guard_or, out, read_sized, write_sized};
 use super::status::forebay_status;
 use crate::error::{Error, Result, fail};
 use crate::pool::{Config, Flags, Policy, Pool};
@@ -315,6 +315,8 @@ pub unsafe extern "C" fn forebay_pool_defragment(
     report: *mut forebay_defrag_report,
 ) -> forebay_status {
     let body = |pool: &Pool| {
+        // SAFETY: the caller's promise.
+        unsafe { check_sized(report)? };
         let done = pool.defragment()?;
         if report.is_null() {
             return Ok(());

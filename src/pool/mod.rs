@@ -775,6 +775,15 @@ impl Pool {
         self.slots.raise(attention::SLOW);
     }
 
+    /// The error for a pool that is being traced already.
+    pub fn check_not_traced(&self) -> Result<()> {
+        self.check_open()?;
+        match *self.recorder.read() {
+            Some(_) => Err(fail!(InvalidState, "pool {} is being traced already", self.id)),
+            None => Ok(()),
+        }
+    }
+
     /// Starts to record the pool's traffic.
     pub fn start_trace(&self, recorder: Recorder) -> Result<()> {
         self.check_open()?;
