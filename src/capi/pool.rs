@@ -20,6 +20,27 @@ pub struct forebay_pool {
 /// ever created, so that a call with a destroyed pool is an error and not a crash.
 struct Handle {
     pool: AtomicPtr<Pool>,
+    /// The handle made before. All are in a list, so that leak checkers find every one of them
+    /// and a program under valgrind is not told that they are lost.
+    #[allow(dead_code)]
+    previous: *mut Handle,
+}
+
+static NEWEST: AtomicPtr<Handle> = AtomicPtr::new(std::ptr::null_mut());
+
+/// Makes a handle for `pool`.
+fn handle_of(pool: Arc<Pool>) -> *mut Handle {
+    let pool = AtomicPtr::new(Arc::into_raw(pool).cast_mut());
+    let handle = Box::into_raw(Box::new(Handle { pool, previous: std::ptr::null_mut() }));
+    let mut previous = NEWEST.load(Ordering::Relaxed);
+    loop {
+        // SAFETY: made above, and nobody else reads this field.
+        unsafe { (*handle).previous = previous };
+        match NEWEST.compare_exchange_weak(previous, handle, Ordering::AcqRel, Ordering::Relaxed) {
+            Ok(_) => return handle,
+            Err(newer) => previous = newer,
+        }
+    }
 }
 
 /// Where a pool's bytes live.
@@ -244,8 +265,7 @@ pub unsafe extern "C" fn forebay_pool_create(
             config_of(&unsafe { read_sized(config)? })?
         };
         let pool = Pool::on_host(&config)?;
-        let handle = Handle { pool: AtomicPtr::new(Arc::into_raw(pool).cast_mut()) };
-        *out = Box::into_raw(Box::new(handle)).cast();
+        *out = handle_of(pool).cast();
         Ok(())
     })
 }
@@ -269,7 +289,7 @@ pub unsafe extern "C" fn forebay_pool_destroy(pool: *mut forebay_pool) -> foreba
         if pool.is_null() {
             return Err(destroyed_pool());
         }
-        // SAFETY: made by `Arc::into_raw` in `forebay_pool_create`, taken out of the handle once.
+        // SAFETY: made by `Arc::into_raw` in `handle_of`, taken out of the handle once.
         let pool = unsafe { Arc::from_raw(pool) };
         pool.close()
     })

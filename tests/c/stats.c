@@ -347,7 +347,7 @@ static void json(void)
     // Too small by one byte, or by all of them: the length is told, the buffer untouched.
     size_t length = strlen(text);
     size_t capacities[] = {1, length / 2, length};
-    char *buffer = malloc(length + 1);
+    char *buffer = calloc(length + 2, 1);
     for (size_t at = 0; at < 3; at++) {
         size_t told = 0;
         memset(buffer, 'x', length + 1);
