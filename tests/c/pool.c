@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
+#include <time.h>
 
 #define MIB ((uint64_t)1 << 20)
 #define PAGE (2 * MIB)
@@ -495,6 +496,10 @@ static void *be_busy(void *user)
         CHECK_OK(forebay_free(busy->pool, held[at], stream));
         held[at] = NULL;
         CHECK_OK(forebay_alloc(busy->pool, sizes[at], stream, &held[at]));
+        if (round % 64 == 0) {
+            // Lets the others have the processor, of which there may be one.
+            nanosleep(&(struct timespec){0, 50000}, NULL);
+        }
     }
     CHECK_OK(forebay_free_batch(busy->pool, held, 5, NULL, NULL));
     return NULL;
