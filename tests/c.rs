@@ -83,7 +83,7 @@ fn run(noun: &str) {
     suppress.push(suppressions);
     let output = Command::new("valgrind")
         .args(["-q", "--error-exitcode=9", "--leak-check=full", "--show-leak-kinds=definite"])
-        .args(["--errors-for-leak-kinds=definite", "--fair-sched=yes"])
+        .args(["--errors-for-leak-kinds=definite", "--fair-sched=yes", "--num-callers=50"])
         .arg(suppress)
         .arg(&program)
         .current_dir(directory)
