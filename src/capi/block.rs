@@ -6,7 +6,7 @@ use super::guard::out;
 use super::pool::{forebay_pool, id_of, with_pool};
 use super::status::forebay_status;
 use super::stream::{forebay_stream, stream_of};
-use crate::error::fail;
+use crate::error::{Result, fail};
 use crate::pool::{Pool, fast};
 
 /// Takes a block of at least `size` bytes for work on `stream` and writes its first byte to
@@ -179,6 +179,15 @@ pub unsafe extern "C" fn forebay_realloc(
     unsafe { with_pool(pool, body) }
 }
 
+/// No array has more bytes than half of the addresses, so a larger count is a mistake.
+fn check_count(count: usize) -> Result<()> {
+    const MOST: usize = isize::MAX as usize / size_of::<usize>();
+    if count > MOST {
+        return Err(fail!(InvalidArgument, "count is {count}; the limit is {MOST}"));
+    }
+    Ok(())
+}
+
 /// Takes a block for each of `count` sizes and writes their first bytes to `out[0 .. count]`:
 /// all of them, or none. `count` 0 is fine.
 ///
@@ -199,6 +208,7 @@ pub unsafe extern "C" fn forebay_alloc_batch(
         if count == 0 {
             return Ok(());
         }
+        check_count(count)?;
         if sizes.is_null() {
             return Err(fail!(InvalidArgument, "sizes is NULL; it must have {count} elements"));
         }
@@ -236,6 +246,7 @@ pub unsafe extern "C" fn forebay_free_batch(
     freed: *mut usize,
 ) -> forebay_status {
     let body = |pool: &Pool| {
+        check_count(count)?;
         if count > 0 && ptrs.is_null() {
             return Err(fail!(InvalidArgument, "ptrs is NULL; it must have {count} elements"));
         }

@@ -2,7 +2,7 @@
 
 use std::ffi::c_char;
 
-use super::guard::{PublicStruct, guard, path as path_of, read_sized, write_sized};
+use super::guard::{PublicStruct, check_sized, guard, path as path_of, read_sized, write_sized};
 use super::pool::{forebay_pool, pool_behind, with_pool};
 use super::status::forebay_status;
 use crate::error::{Result, fail};
@@ -87,8 +87,13 @@ pub unsafe extern "C" fn forebay_trace_start(
     pool: *mut forebay_pool,
     path: *const c_char,
 ) -> forebay_status {
-    // SAFETY: the caller's promise.
-    let body = |pool: &Pool| pool.start_trace(Recorder::create(unsafe { path_of(path)? })?);
+    let body = |pool: &Pool| {
+        // SAFETY: the caller's promise.
+        let path = unsafe { path_of(path)? };
+        // Before the file is made: it may be the one that is being written.
+        pool.check_not_traced()?;
+        pool.start_trace(Recorder::create(path)?)
+    };
     // SAFETY: the caller's promise.
     unsafe { with_pool(pool, body) }
 }
@@ -128,6 +133,8 @@ pub unsafe extern "C" fn forebay_trace_replay(
     guard(|| {
         // SAFETY: the caller's promise.
         let path = unsafe { path_of(path)? };
+        // SAFETY: the caller's promise.
+        unsafe { check_sized(report)? };
         let options = if options.is_null() {
             Options::default()
         } else {

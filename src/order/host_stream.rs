@@ -224,10 +224,22 @@ pub unsafe fn after_fork(child: bool) {
 pub struct HostOrder;
 
 impl HostOrder {
-    /// Whether `fence` is passed; an error when there never was such a stream.
+    /// Whether `fence` is passed; an error when there never was such a stream, or when it is
+    /// ahead of what was queued: nobody recorded it, and who waited for it might wait forever.
     pub fn query(fence: Fence) -> Result<bool> {
         HostOrder::existed(fence.stream)?;
-        Ok(HostOrder.passed(fence.stream) >= fence.sequence)
+        let stream = registry().read().get(&fence.stream).cloned();
+        let Some(stream) = stream else { return Ok(true) };
+        let queued = stream.submitted.load(Ordering::Acquire);
+        if fence.sequence > queued {
+            return Err(fail!(
+                InvalidArgument,
+                "fence.sequence is {}; only {queued} pieces of work were queued on stream {:#x}",
+                fence.sequence,
+                fence.stream.0
+            ));
+        }
+        Ok(stream.done.load(Ordering::Acquire) >= fence.sequence)
     }
 
     fn existed(stream: Stream) -> Result<()> {

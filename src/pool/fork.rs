@@ -15,7 +15,7 @@ thread_local! {
 }
 
 /// Registers the handlers, once per process.
-pub(super) fn prepare_once() {
+pub fn prepare_once() {
     static ONCE: OnceLock<()> = OnceLock::new();
     ONCE.get_or_init(|| {
         // SAFETY: three functions that stay loaded, the library is never unloaded. A refusal
@@ -27,7 +27,6 @@ pub(super) fn prepare_once() {
 extern "C" fn before() {
     let mut pools = registry::all();
     pools.sort_by_key(|pool| pool.id);
-    host_stream::before_fork();
     std::mem::forget(registry::pools().write());
     for pool in &pools {
         pool.slots.before_fork();
@@ -37,6 +36,8 @@ extern "C" fn before() {
         std::mem::forget(pool.slotless.cells.lock());
         std::mem::forget(pool.core.lock());
     }
+    // Last, for a core that is locked asks streams how far they are.
+    host_stream::before_fork();
     HELD.with(|held| *held.borrow_mut() = pools);
 }
 
@@ -55,6 +56,8 @@ extern "C" fn in_child() {
 /// `before` took the locks.
 unsafe fn release(child: bool) {
     let pools = HELD.with(|held| std::mem::take(&mut *held.borrow_mut()));
+    // SAFETY: the caller's promise.
+    unsafe { host_stream::after_fork(child) };
     for pool in &pools {
         // SAFETY: the caller's promise, for each of them.
         unsafe {
@@ -67,10 +70,7 @@ unsafe fn release(child: bool) {
         }
     }
     // SAFETY: the caller's promise.
-    unsafe {
-        registry::pools().force_unlock_write();
-        host_stream::after_fork(child);
-    }
+    unsafe { registry::pools().force_unlock_write() };
     // A pool that was given up by another thread meanwhile goes here, without a lock held.
     drop(pools);
 }

@@ -31,6 +31,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize
 use parking_lot::{Mutex, RwLock};
 
 pub use config::{BLOCK_SIZE_MAX, Config, Flags, GUARD_BYTES};
+pub use fork::prepare_once as prepare_for_forks;
 pub use ladder::OomCallback;
 pub use maintenance::DefragReport;
 pub use policy::{Policy, Preset, TrimWhen};
@@ -724,8 +725,9 @@ impl Pool {
     /// Bytes that the live block at `address` has room for.
     pub fn usable_size(&self, address: usize) -> Result<u64> {
         let block = self.live_block(address)?;
-        let guard = if self.flags.guard_bytes { GUARD_BYTES as u64 } else { 0 };
-        Ok(block.head().size() - guard)
+        let head = block.head();
+        // Everything behind the bytes asked for is guarded, then.
+        Ok(if self.flags.guard_bytes { head.requested(block.index) } else { head.size() })
     }
 
     /// First byte and bytes of the live block that `address` lies in.
@@ -761,6 +763,15 @@ impl Pool {
     pub fn panic_next(&self) {
         self.panic_at.store(1, Ordering::Relaxed);
         self.slots.raise(attention::SLOW);
+    }
+
+    /// The error for a pool that is being traced already.
+    pub fn check_not_traced(&self) -> Result<()> {
+        self.check_open()?;
+        match *self.recorder.read() {
+            Some(_) => Err(fail!(InvalidState, "pool {} is being traced already", self.id)),
+            None => Ok(()),
+        }
     }
 
     /// Starts to record the pool's traffic.

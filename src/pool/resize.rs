@@ -36,6 +36,8 @@ impl Pool {
             }
             return Ok(address);
         }
+        // Before anything is taken: a free that finds them overwritten would lose the new block.
+        self.check_guard(&block)?;
         let fresh = self.alloc(size, stream)?;
         // SAFETY: both blocks are live, the caller's, and distinct.
         unsafe { self.device.copy(address, fresh, (old_requested as usize).min(size)) };
