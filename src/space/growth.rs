@@ -192,6 +192,7 @@ impl Space {
         };
         self.choose_pages(&mut growth, holes, move_bytes);
         self.mapped_bytes += growth.fresh_bytes() + growth.moved_bytes();
+        self.moving_bytes += growth.moved_bytes();
         growth
     }
 
@@ -222,6 +223,7 @@ impl Space {
     /// The pages are there: returns the used run of the wanted size, which is in no map yet.
     /// What was mapped beyond it is free.
     fn settle_growth(&mut self, growth: Growth) -> RunId {
+        self.moving_bytes -= growth.moved_bytes();
         for donor in growth.donors {
             self.mapped_bytes -= self.runs.get(donor).size;
             self.runs.unmap(donor);
@@ -259,6 +261,7 @@ impl Space {
     /// The pages did not come: everything is as before [`Space::begin_growth`].
     pub fn abort_growth(&mut self, growth: Growth) {
         self.mapped_bytes -= growth.fresh_bytes() + growth.moved_bytes();
+        self.moving_bytes -= growth.moved_bytes();
         for donor in growth.donors {
             self.runs.give(donor, READY, 0);
         }

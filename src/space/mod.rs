@@ -63,6 +63,8 @@ pub struct Space {
     bytes: u64,
     used_bytes: u64,
     mapped_bytes: u64,
+    /// Bytes of pages that are moving: in `mapped_bytes` where they were and where they go.
+    moving_bytes: u64,
 }
 
 impl Space {
@@ -79,6 +81,7 @@ impl Space {
             bytes,
             used_bytes: 0,
             mapped_bytes: 0,
+            moving_bytes: 0,
         }
     }
 
@@ -89,7 +92,7 @@ impl Space {
 
     /// Bytes in pages that are mapped, or about to be.
     pub fn mapped_bytes(&self) -> u64 {
-        self.mapped_bytes
+        self.mapped_bytes - self.moving_bytes
     }
 
     /// Bytes in runs of their own and in slabs.
