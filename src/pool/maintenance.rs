@@ -3,6 +3,9 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use parking_lot::MutexGuard;
+
+use super::core::Core;
 use super::policy::TrimWhen;
 use super::{OomCallback, Policy, Pool, housekeeper};
 use crate::device::GiveBack;
@@ -87,7 +90,10 @@ impl Pool {
 
     /// After a block went back to the core: gives back what the policy does not keep.
     pub(super) fn after_free(&self) {
-        let core = self.core.lock();
+        let mut core = self.core.lock();
+        if core.preset.trim == TrimWhen::AtOnce {
+            core.poll(&self.table, &*self.order);
+        }
         let idle = core.space.idle_bytes();
         if idle == 0 {
             return;
@@ -123,12 +129,19 @@ impl Pool {
         idle > unused
     }
 
+    /// The core, with everything ready that streams are done with by now.
+    fn polled(&self) -> MutexGuard<'_, Core> {
+        let mut core = self.core.lock();
+        core.poll(&self.table, &*self.order);
+        core
+    }
+
     /// Gives idle pages back until at most `keep_bytes` are mapped, or nothing is idle;
     /// returns the bytes given back.
     pub fn trim(&self, keep_bytes: u64) -> Result<u64> {
         self.check_open()?;
         self.flush_all();
-        let mapped = self.core.lock().space.mapped_bytes();
+        let mapped = self.polled().space.mapped_bytes();
         // Rounded down: what is to be kept is kept.
         Ok(self.release(mapped.saturating_sub(keep_bytes), GiveBack::Now))
     }
@@ -201,6 +214,7 @@ impl Pool {
         let mapped = self.core.lock().space.mapped_bytes();
         if mapped > limit {
             self.flush_all();
+            drop(self.polled());
             self.release(mapped - limit, GiveBack::Now);
         }
         let mut core = self.core.lock();
