@@ -130,7 +130,8 @@ impl Pool {
             device.advise_huge(base, bytes, true);
         }
         let classes = Box::new(SizeClasses::new(16, preset.classes_per_doubling));
-        let space = Space::new(bytes, (*classes).clone());
+        let mut space = Space::new(bytes, (*classes).clone());
+        space.set_origin((base % ALIGNMENT_MAX) as u64);
         let pool = Arc::new(Pool {
             id: registry::next_id(),
             block_mask: config.block_size.max(1) as usize - 1,
