@@ -1,5 +1,6 @@
 //! Streams on the host: a queue of work and a thread that does it in order.
 
+use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -46,6 +47,11 @@ fn registry() -> &'static RwLock<HashMap<Stream, Arc<HostStream>>> {
 
 /// The next handle, and so one more than were ever given.
 static NEXT: AtomicU64 = AtomicU64::new(1);
+
+thread_local! {
+    /// The stream whose work this thread does.
+    static SERVED: Cell<Stream> = const { Cell::new(Stream::DEFAULT) };
+}
 
 /// Counts forks, cheaper to compare than to ask the system for the process's number.
 static FORKS: AtomicU32 = AtomicU32::new(0);
@@ -127,8 +133,11 @@ impl HostStream {
     }
 
     /// Waits until `sequence` pieces of work are done. False when the thread that would do
-    /// them is not in this process.
+    /// them is not in this process, or is the one that asks.
     pub fn synchronize(&self, sequence: u64) -> bool {
+        if SERVED.get() == self.handle {
+            return self.done.load(Ordering::Acquire) >= sequence;
+        }
         if self.process != FORKS.load(Ordering::Relaxed) {
             // Its locks may be held by a thread that is not in this process.
             return self.done.load(Ordering::Acquire) >= sequence;
@@ -168,6 +177,7 @@ impl HostStream {
     }
 
     fn serve(&self) {
+        SERVED.set(self.handle);
         loop {
             let item = {
                 let mut queue = self.queue.lock();
@@ -259,7 +269,8 @@ impl Order for HostOrder {
     }
 
     fn make_wait(&self, stream: Stream, fence: Fence) -> bool {
-        HostStream::find(stream).is_ok_and(|stream| stream.wait_for(fence).is_ok())
+        // Its own work is running already; only what is queued behind it would wait.
+        SERVED.get() != stream && HostStream::find(stream).is_ok_and(|stream| stream.wait_for(fence).is_ok())
     }
 
     fn wait(&self, fence: Fence) -> bool {
