@@ -480,7 +480,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(rig::cases(60))]
+    #![proptest_config(rig::cases(150))]
 
     #[test]
     fn pools_do_as_the_model_says(
