@@ -745,7 +745,8 @@ impl Pool {
         Some((block.address(), block.head().size()))
     }
 
-    fn check_open(&self) -> Result<()> {
+    /// The error of a pool that caught a panic.
+    pub(crate) fn check_open(&self) -> Result<()> {
         if self.panic_at.load(Ordering::Relaxed) == 1 {
             self.panic_at.store(0, Ordering::Relaxed);
             panic!("a panic that a test wished for");
