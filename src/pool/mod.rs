@@ -255,14 +255,15 @@ impl Pool {
         }
         let rounded = (size + self.block_mask) & !self.block_mask;
         let large = rounded > SMALL_MAX;
+        // SAFETY: the owner's thread; the reference ends before the door is left.
+        let cache = unsafe { slot.enter() }?;
+        // Inside the door, because the size classes only change with every door shut.
         let (bin, block) = if large {
             let block = (rounded as u64).next_multiple_of(GRANULE);
             (large_bin(block), block)
         } else {
             (self.classes().class_of(rounded), 0)
         };
-        // SAFETY: the owner's thread; the reference ends before the door is left.
-        let cache = unsafe { slot.enter() }?;
         let found = match cache.bins.get_mut(bin) {
             Some(bin) if !large || bin.size == block => {
                 bin.entries.pop().map(|entry| (entry, bin.size))
