@@ -5,7 +5,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::lock_api::RawRwLock as _;
+use parking_lot::{Condvar, Mutex, RawRwLock, RwLock};
 
 use super::{Fence, Order, Stream};
 use crate::error::{Result, fail};
@@ -226,7 +227,23 @@ pub unsafe fn after_fork(child: bool) {
         FORKS.fetch_add(1, Ordering::Relaxed);
     }
     // SAFETY: locked by `before_fork`.
-    unsafe { registry().force_unlock_write() };
+    unsafe { unlock_write(registry(), child) };
+}
+
+/// Lets go of a lock that was taken for a fork. In the child it is made anew: those who wait
+/// for it are not in this process, and to let go the ordinary way may hand it to one of them.
+///
+/// # Safety
+/// This thread (in the child: the thread that it is a copy of) took the lock and forgot it.
+pub unsafe fn unlock_write<T>(lock: &RwLock<T>, child: bool) {
+    // SAFETY: the caller's promise; in the child, moreover, there is no other thread.
+    unsafe {
+        if child {
+            std::ptr::from_ref(lock.raw()).cast_mut().write(RawRwLock::INIT);
+        } else {
+            lock.force_unlock_write();
+        }
+    }
 }
 
 /// The order of the host's streams.
