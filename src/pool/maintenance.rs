@@ -111,9 +111,10 @@ impl Pool {
         }
     }
 
-    /// Gives back what has been idle for as long as the policy says. True while there is
-    /// something to come back for.
-    pub(super) fn tick(&self, now: Instant) -> bool {
+    /// Gives back what has been idle for as long as the policy says, `now` being the time. True
+    /// while there is something to come back for. A thread of the library calls this every
+    /// second while pools have idle pages; who cannot wait so long may call it too.
+    pub fn tick(&self, now: Instant) -> bool {
         let mut core = self.core.lock();
         let TrimWhen::Idle(after) = core.preset.trim else { return false };
         core.poll(&self.table, &*self.order);
