@@ -298,7 +298,7 @@ fn each_call_of_the_device_may_fail() {
             }
             first += 1;
         }
-        assert!(first > 20, "the script makes {first} calls only");
+        assert!(first > 15, "the script makes {first} calls only");
         let all = ["commit", "decommit", "move_pages", "populate", "reserve"];
         assert_eq!(kinds.into_iter().collect::<Vec<_>>(), all);
     }
@@ -307,26 +307,24 @@ fn each_call_of_the_device_may_fail() {
 #[test]
 fn a_hit_calls_nothing() {
     let control = Control::new(u64::MAX, false);
-    let config = Config { max_bytes: 64 << 20, ..Config::default() };
+    let config = Config { max_bytes: 1 << 30, ..Config::default() };
     let pool = create(&config, &control).unwrap();
     let stream = rig::TestStream::new();
-    let sizes = [16, 1000, 32 * KIB, 100 * KIB, MIB, 2 * MIB];
-    let round = |stream: Stream| {
-        for size in sizes {
-            let block = pool.alloc(size, stream).unwrap();
-            pool.free(block, stream).unwrap();
+    for stream in [Stream::DEFAULT, stream.handle()] {
+        for size in [16, 1000, 32 * KIB, 100 * KIB, MIB, 2 * MIB, 20 * MIB] {
+            let round = || pool.free(pool.alloc(size, stream).unwrap(), stream).unwrap();
+            round();
+            let (calls, before) = (control.all.load(Ordering::SeqCst), pool.stats());
+            for _ in 0..1000 {
+                round();
+            }
+            assert_eq!(control.all.load(Ordering::SeqCst), calls, "{size} bytes on {stream:?}");
+            let after = pool.stats();
+            assert_eq!(after.system_calls, before.system_calls, "{size} bytes on {stream:?}");
+            assert_eq!(after.front_misses, before.front_misses, "{size} bytes on {stream:?}");
+            assert_eq!(after.hits, before.hits + 1000);
         }
-    };
-    round(Stream::DEFAULT);
-    round(stream.handle());
-    let (calls, counted) = (control.all.load(Ordering::SeqCst), pool.stats().system_calls);
-    for _ in 0..1000 {
-        round(Stream::DEFAULT);
-        round(stream.handle());
     }
-    assert_eq!(control.all.load(Ordering::SeqCst), calls);
-    assert_eq!(pool.stats().system_calls, counted);
-    assert_eq!(pool.stats().misses, pool.stats().allocations - pool.stats().hits);
 }
 
 #[test]

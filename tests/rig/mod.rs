@@ -100,6 +100,11 @@ impl TestStream {
         self.0.submit(Box::new(work)).expect("the stream takes work");
     }
 
+    /// The kind of the error when the stream takes no work.
+    pub fn submit_or_error(&self) -> Option<forebay::error::Kind> {
+        self.0.submit(Box::new(|| ())).err().map(|error| error.kind())
+    }
+
     pub fn synchronize(&self) {
         assert!(HostOrder.wait(self.0.record()));
     }
