@@ -41,12 +41,18 @@
 #define FOREBAY_NODISCARD
 #endif
 
-// Defaults: `forebay_pool_config config = FOREBAY_POOL_CONFIG_INIT;`, and so on.
-#define FOREBAY_POOL_CONFIG_INIT { sizeof(forebay_pool_config) }
-#define FOREBAY_POOL_STATISTICS_INIT { sizeof(forebay_pool_statistics) }
-#define FOREBAY_DEFRAG_REPORT_INIT { sizeof(forebay_defrag_report) }
-#define FOREBAY_REPLAY_OPTIONS_INIT { sizeof(forebay_replay_options) }
-#define FOREBAY_REPLAY_REPORT_INIT { sizeof(forebay_replay_report) }
+// Defaults: `forebay_pool_config config = FOREBAY_POOL_CONFIG_INIT;`, and so on. Both forms set
+// struct_size, zero the rest, and are quiet under -Wextra.
+#ifdef __cplusplus
+#define FOREBAY_INIT(type) [] { type value{}; value.struct_size = sizeof(type); return value; }()
+#else
+#define FOREBAY_INIT(type) { .struct_size = sizeof(type) }
+#endif
+#define FOREBAY_POOL_CONFIG_INIT FOREBAY_INIT(forebay_pool_config)
+#define FOREBAY_POOL_STATISTICS_INIT FOREBAY_INIT(forebay_pool_statistics)
+#define FOREBAY_DEFRAG_REPORT_INIT FOREBAY_INIT(forebay_defrag_report)
+#define FOREBAY_REPLAY_OPTIONS_INIT FOREBAY_INIT(forebay_replay_options)
+#define FOREBAY_REPLAY_REPORT_INIT FOREBAY_INIT(forebay_replay_report)
 
 
 /// Blocks are zeroed before they are given out.

@@ -3,11 +3,11 @@
 use std::ffi::c_void;
 
 use super::guard::out;
-use super::pool::{forebay_pool, with_open_pool, with_pool};
+use super::pool::{forebay_pool, id_of, with_open_pool, with_pool};
 use super::status::forebay_status;
 use super::stream::{forebay_stream, stream_of};
 use crate::error::fail;
-use crate::pool::Pool;
+use crate::pool::{Pool, fast};
 
 /// Takes a block of at least `size` bytes for work on `stream` and writes its first byte to
 /// `*out`. It is the caller's until `forebay_free`. The address is a multiple of 16, and of 512
@@ -28,10 +28,32 @@ pub unsafe extern "C" fn forebay_alloc(
     stream: forebay_stream,
     out: *mut *mut c_void,
 ) -> forebay_status {
+    if !out.is_null() {
+        // SAFETY: the caller's promise.
+        let address = fast::alloc(unsafe { id_of(pool) }, size, stream_of(stream));
+        if address != 0 {
+            // SAFETY: the caller's promise.
+            unsafe { *out = address as *mut c_void };
+            return forebay_status::ForebayOk;
+        }
+    }
+    // SAFETY: the caller's promise.
+    unsafe { alloc_slow(pool, size, stream, out) }
+}
+
+/// What `forebay_alloc` does when the hit path, which cannot fail, has no block.
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn alloc_slow(
+    pool: *mut forebay_pool,
+    size: usize,
+    stream: forebay_stream,
+    out: *mut *mut c_void,
+) -> forebay_status {
     let body = |pool: &Pool| {
         // SAFETY: the caller's promise.
         let out = unsafe { self::out(out, "out")? };
-        *out = pool.alloc(size, stream_of(stream))? as *mut c_void;
+        *out = pool.alloc_slow(size, 1, stream_of(stream))? as *mut c_void;
         Ok(())
     };
     // SAFETY: the caller's promise.
@@ -78,11 +100,45 @@ pub unsafe extern "C" fn forebay_free(
     ptr: *mut c_void,
     stream: forebay_stream,
 ) -> forebay_status {
+    // SAFETY: the caller's promise.
+    match fast::free(unsafe { id_of(pool) }, ptr as usize, stream_of(stream)) {
+        fast::Freed::Done => forebay_status::ForebayOk,
+        // SAFETY: the caller's promise.
+        fast::Freed::Over => unsafe { relieve(pool, ptr, stream) },
+        // SAFETY: the caller's promise.
+        fast::Freed::Not => unsafe { free_slow(pool, ptr, stream) },
+    }
+}
+
+/// What `forebay_free` does when the hit path, which cannot fail, did not free the block.
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn free_slow(
+    pool: *mut forebay_pool,
+    ptr: *mut c_void,
+    stream: forebay_stream,
+) -> forebay_status {
     let body = |pool: &Pool| {
         if ptr.is_null() {
             return Ok(());
         }
-        pool.free(ptr as usize, stream_of(stream))
+        pool.free_slow(ptr as usize, stream_of(stream))
+    };
+    // SAFETY: the caller's promise.
+    unsafe { with_pool(pool, body) }
+}
+
+/// What `forebay_free` does when the thread's front cache holds more than it should.
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn relieve(
+    pool: *mut forebay_pool,
+    ptr: *mut c_void,
+    stream: forebay_stream,
+) -> forebay_status {
+    let body = |pool: &Pool| {
+        pool.relieve_after(ptr as usize, stream_of(stream));
+        Ok(())
     };
     // SAFETY: the caller's promise.
     unsafe { with_pool(pool, body) }

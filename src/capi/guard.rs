@@ -47,7 +47,9 @@ pub unsafe fn out<'a, T>(out: *mut T, name: &str) -> Result<&'a mut T> {
     // SAFETY: the caller's promise.
     match unsafe { out.as_mut() } {
         Some(out) => Ok(out),
-        None => Err(fail!(InvalidArgument, "{name} is NULL; it must point to where the result goes")),
+        None => {
+            Err(fail!(InvalidArgument, "{name} is NULL; it must point to where the result goes"))
+        }
     }
 }
 
@@ -57,7 +59,10 @@ pub unsafe fn out<'a, T>(out: *mut T, name: &str) -> Result<&'a mut T> {
 /// `path` is NULL or a string that ends with a NUL.
 pub unsafe fn path(path: *const c_char) -> Result<PathBuf> {
     if path.is_null() {
-        return Err(fail!(InvalidArgument, "path is NULL; it must be a string that ends with a NUL"));
+        return Err(fail!(
+            InvalidArgument,
+            "path is NULL; it must be a string that ends with a NUL"
+        ));
     }
     use std::os::unix::ffi::OsStrExt;
     // SAFETY: the caller's promise.

@@ -4,11 +4,11 @@
 //! what is checked here and what is checked further in have one rule: the floor that knows
 //! the limit names it. The order of the modules is the order of the header.
 
-mod guard;
-pub mod status;
-pub mod log;
-pub mod stream;
-pub mod pool;
 pub mod block;
+mod guard;
+pub mod log;
+pub mod pool;
 pub mod stats;
+pub mod status;
+pub mod stream;
 pub mod trace;

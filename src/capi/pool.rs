@@ -2,7 +2,7 @@
 
 use std::ffi::c_void;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use super::guard::{PublicStruct, User, guard, guard_or, out, read_sized, write_sized};
 use super::status::forebay_status;
@@ -18,9 +18,15 @@ pub struct forebay_pool {
 
 /// What a `forebay_pool` pointer leads to. It outlives its pool by design: a few bytes per pool
 /// ever created, so that a call with a destroyed pool is an error and not a crash.
+#[repr(C)]
 struct Handle {
+    /// The pool's number, or `NO_POOL`.
+    id: AtomicU64,
     pool: AtomicPtr<Pool>,
 }
+
+/// The number of no pool, and not that with which a thread starts either.
+const NO_POOL: u64 = u64::MAX;
 
 /// Where a pool's bytes live.
 #[allow(non_camel_case_types)]
@@ -159,6 +165,17 @@ pub unsafe fn with_open_pool(
     unsafe { with_pool(pool, |pool| pool.check_open().and_then(|()| body(pool))) }
 }
 
+/// The number of the pool behind a handle, for the hit path.
+///
+/// # Safety
+/// As for [`with_pool`].
+#[inline(always)]
+pub unsafe fn id_of(pool: *const forebay_pool) -> u64 {
+    // SAFETY: the caller's promise: NULL, or a handle, which is never freed.
+    let handle = unsafe { pool.cast::<Handle>().as_ref() };
+    handle.map_or(NO_POOL, |handle| handle.id.load(Ordering::Relaxed))
+}
+
 #[cold]
 #[inline(never)]
 fn null_pool() -> Error {
@@ -256,7 +273,8 @@ pub unsafe extern "C" fn forebay_pool_create(
             config_of(&unsafe { read_sized(config)? })?
         };
         let pool = Pool::on_host(&config)?;
-        let handle = Handle { pool: AtomicPtr::new(Arc::into_raw(pool).cast_mut()) };
+        let id = AtomicU64::new(pool.id());
+        let handle = Handle { id, pool: AtomicPtr::new(Arc::into_raw(pool).cast_mut()) };
         *out = Box::into_raw(Box::new(handle)).cast();
         Ok(())
     })
@@ -277,6 +295,7 @@ pub unsafe extern "C" fn forebay_pool_destroy(pool: *mut forebay_pool) -> foreba
     guard(|| {
         // SAFETY: the caller's promise: NULL, or a handle, which is never freed.
         let Some(handle) = (unsafe { pool.cast::<Handle>().as_ref() }) else { return Ok(()) };
+        handle.id.store(NO_POOL, Ordering::Release);
         let pool = handle.pool.swap(std::ptr::null_mut(), Ordering::AcqRel);
         if pool.is_null() {
             return Err(destroyed_pool());
@@ -354,7 +373,10 @@ pub unsafe extern "C" fn forebay_pool_defragment(
 /// # Safety
 /// `pool` as for every call.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn forebay_pool_set_policy(pool: *mut forebay_pool, policy: i32) -> forebay_status {
+pub unsafe extern "C" fn forebay_pool_set_policy(
+    pool: *mut forebay_pool,
+    policy: i32,
+) -> forebay_status {
     // SAFETY: the caller's promise.
     unsafe { with_pool(pool, |pool| pool.set_policy(policy_of(policy)?)) }
 }
@@ -369,7 +391,10 @@ pub unsafe extern "C" fn forebay_pool_set_policy(pool: *mut forebay_pool, policy
 /// # Safety
 /// `pool` as for every call.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn forebay_pool_set_limit(pool: *mut forebay_pool, max_bytes: u64) -> forebay_status {
+pub unsafe extern "C" fn forebay_pool_set_limit(
+    pool: *mut forebay_pool,
+    max_bytes: u64,
+) -> forebay_status {
     // SAFETY: the caller's promise.
     unsafe { with_pool(pool, |pool| pool.set_limit(max_bytes)) }
 }

@@ -158,7 +158,10 @@ pub unsafe extern "C" fn forebay_stream_record(
 /// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (not a stream), `FOREBAY_ERROR_INVALID_STATE` (the
 /// stream is being destroyed, or was made before a fork).
 #[unsafe(no_mangle)]
-pub extern "C" fn forebay_stream_wait(stream: forebay_stream, fence: forebay_fence) -> forebay_status {
+pub extern "C" fn forebay_stream_wait(
+    stream: forebay_stream,
+    fence: forebay_fence,
+) -> forebay_status {
     guard(|| {
         let fence = fence_of(fence);
         HostOrder::query(fence)?;
@@ -177,7 +180,10 @@ pub extern "C" fn forebay_stream_wait(stream: forebay_stream, fence: forebay_fen
 /// # Safety
 /// `passed` is NULL or valid for writing.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn forebay_fence_query(fence: forebay_fence, passed: *mut i32) -> forebay_status {
+pub unsafe extern "C" fn forebay_fence_query(
+    fence: forebay_fence,
+    passed: *mut i32,
+) -> forebay_status {
     guard(|| {
         // SAFETY: the caller's promise.
         let passed = unsafe { out(passed, "passed")? };

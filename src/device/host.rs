@@ -10,7 +10,9 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use libc::{MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_NONE, PROT_READ, PROT_WRITE};
+use libc::{
+    MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_NONE, PROT_READ, PROT_WRITE,
+};
 
 use super::{Device, GiveBack, PAGE};
 use crate::error::{Result, fail};
@@ -53,7 +55,11 @@ impl Host {
         // SAFETY: the range lies in a reservation of ours, and whoever asks owns it.
         let code = unsafe { libc::mprotect(address as *mut _, bytes as usize, protection) };
         if code != 0 {
-            return Err(fail!(OutOfMemory, "the system refused {bytes} bytes: {}", last_os_error()));
+            return Err(fail!(
+                OutOfMemory,
+                "the system refused {bytes} bytes: {}",
+                last_os_error()
+            ));
         }
         Ok(())
     }
@@ -165,7 +171,8 @@ impl Device for Host {
             // SAFETY: both ranges lie in our reservation and belong to the caller; the target
             // has no pages that anybody needs. DONTUNMAP leaves the source's addresses
             // reserved, so no other thread's mapping can appear there.
-            let at = unsafe { libc::mremap(from as *mut _, size, size, flags, to as *mut libc::c_void) };
+            let at =
+                unsafe { libc::mremap(from as *mut _, size, size, flags, to as *mut libc::c_void) };
             if at != MAP_FAILED {
                 return Ok(());
             }

@@ -139,19 +139,14 @@ impl Head {
         (self.start.load(Ordering::Relaxed) + self.size() * index as u64) as usize
     }
 
-    /// How many blocks it has.
-    pub fn count(&self) -> usize {
-        if self.is_large() { 1 } else { self.words.len() }
-    }
-
     /// The word of block `index`.
-    #[inline]
+    #[inline(always)]
     pub fn word(&self, index: usize) -> &AtomicU32 {
         &self.words[index]
     }
 
     /// The block that starts at `address`.
-    #[inline]
+    #[inline(always)]
     fn index_of(&self, address: usize) -> Option<usize> {
         let into = (address as u64).wrapping_sub(self.start.load(Ordering::Relaxed));
         // A slab is at most 256 KiB, so this is exact: into < 2^18, the reciprocal's error
@@ -170,17 +165,23 @@ impl Head {
     #[inline]
     pub fn waste(&self, index: usize) -> u64 {
         if self.is_large() {
-            u64::from(self.words[1].load(Ordering::Relaxed))
+            self.large_waste()
         } else {
             u64::from(Word(self.words[index].load(Ordering::Relaxed)).waste())
         }
+    }
+
+    /// The same of a run of its own.
+    #[inline(always)]
+    pub fn large_waste(&self) -> u64 {
+        self.words.get(1).map_or(0, |word| u64::from(word.load(Ordering::Relaxed)))
     }
 }
 
 /// What an address is to a pool.
 #[derive(Clone, Copy, Debug)]
 pub enum Found<'a> {
-    /// The first byte of a block, which may be free.
+    /// The first byte of a block, which may be free: its head, its number in it.
     Block(&'a Head, usize),
     /// An address of the pool that is not the first byte of a block.
     Inside,
@@ -201,8 +202,9 @@ impl BlockTable {
         // SAFETY: all zeros is a null pointer, which is a valid AtomicPtr. Asking for zeroed
         // memory, instead of writing the nulls, leaves untouched parts of the table without
         // pages.
-        let heads =
-            unsafe { Box::<[AtomicPtr<Head>]>::new_zeroed_slice((bytes / CHUNK) as usize).assume_init() };
+        let heads = unsafe {
+            Box::<[AtomicPtr<Head>]>::new_zeroed_slice((bytes / CHUNK) as usize).assume_init()
+        };
         BlockTable { base, bytes, heads }
     }
 
@@ -220,17 +222,16 @@ impl BlockTable {
     #[inline]
     pub fn find(&self, address: usize) -> Found<'_> {
         let offset = address.wrapping_sub(self.base) as u64;
-        let Some(head) = self.heads.get((offset / CHUNK) as usize) else { return Found::Foreign };
-        // SAFETY: null, or a head of `Heads`, which keeps its heads where they are until the
-        // pool, and this table with it, is gone. Acquire: what was written to the head before
-        // it was entered is seen.
-        let Some(head) = (unsafe { head.load(Ordering::Acquire).as_ref() }) else {
-            return Found::Inside;
-        };
-        match head.index_of(address) {
-            Some(index) => Found::Block(head, index),
+        let Some(entry) = self.heads.get((offset / CHUNK) as usize) else { return Found::Foreign };
+        match find_block(entry, address) {
+            Some((head, index)) => Found::Block(head, index),
             None => Found::Inside,
         }
+    }
+
+    /// What [`find_block`] needs, for the hit path: first address, entries, their number.
+    pub fn parts(&self) -> (usize, *const AtomicPtr<Head>, usize) {
+        (self.base, self.heads.as_ptr(), self.heads.len())
     }
 
     /// Enters `head` for the chunks that hold a first byte of one of its blocks.
@@ -245,6 +246,17 @@ impl BlockTable {
             entry.store(to, Ordering::Release);
         }
     }
+}
+
+/// The block that starts at `address`, which lies in the chunk of `entry`: its head, and its
+/// number in it.
+#[inline(always)]
+pub fn find_block(entry: &AtomicPtr<Head>, address: usize) -> Option<(&Head, usize)> {
+    // SAFETY: null, or a head of `Heads`, which keeps its heads where they are until the pool,
+    // and its table with it, is gone. Acquire: what was written to the head before it was
+    // entered is seen.
+    let head = unsafe { entry.load(Ordering::Acquire).as_ref() }?;
+    Some((head, head.index_of(address)?))
 }
 
 /// The heads of a pool: made, used again, and kept where they are.
@@ -272,14 +284,22 @@ impl Heads {
         self.all.len() as u32 - 1
     }
 
-    fn set(&mut self, table: &BlockTable, words: usize, bin: usize, id: u32, at: (u64, u64, u64)) -> u32 {
+    fn set(
+        &mut self,
+        table: &BlockTable,
+        words: usize,
+        bin: usize,
+        id: u32,
+        at: (u64, u64, u64),
+    ) -> u32 {
         let (start, size, bytes) = at;
         let number = self.make(words);
         let head = &self.all[number as usize];
         let large = bin >= MAX_CLASSES;
         head.start.store(table.base as u64 + start, Ordering::Relaxed);
         head.size.store(size, Ordering::Relaxed);
-        head.reciprocal.store(if large { 0 } else { (1u64 << 40).div_ceil(size) }, Ordering::Relaxed);
+        head.reciprocal
+            .store(if large { 0 } else { (1u64 << 40).div_ceil(size) }, Ordering::Relaxed);
         head.bin.store(bin as u32, Ordering::Relaxed);
         head.id.store(id, Ordering::Relaxed);
         for word in &head.words {

@@ -7,7 +7,10 @@ use std::time::Instant;
 use super::block::{BlockTable, Head, Heads, Word, state};
 use super::policy::Preset;
 use crate::order::{Fence, Order, Stream};
-use crate::space::{Place, READY, Space};
+use crate::space::{PAGE, Place, READY, Space};
+
+/// So many bytes have to move for one byte of room, see [`Core::budget`].
+const MOVES_PER_ROOM: u64 = 8;
 
 /// A block to be found: its place, its head and its number in it.
 #[derive(Clone, Copy, Debug)]
@@ -92,6 +95,8 @@ pub struct Core {
     pub reserved_peak: u64,
     /// All bytes ever mapped.
     pub reserved_total: u64,
+    /// All bytes ever moved from where they lay idle to where they were needed.
+    pub moved_total: u64,
     /// Least idle bytes since `idle_since`: what nobody needed for that long.
     pub idle_low: u64,
     /// See `idle_low`.
@@ -116,6 +121,7 @@ impl Core {
             used_peak: 0,
             reserved_peak: 0,
             reserved_total: 0,
+            moved_total: 0,
             idle_low: 0,
             idle_since: Instant::now(),
         }
@@ -131,7 +137,8 @@ impl Core {
         }
         // A tag whose stream is done with everything and owns nothing any more serves again.
         let owns = |tag: u32| {
-            self.space.runs().free_bytes(tag) > 0 || self.space.slabs().any(|(_, slab)| slab.tag == tag)
+            self.space.runs().free_bytes(tag) > 0
+                || self.space.slabs().any(|(_, slab)| slab.tag == tag)
         };
         let gone = (1..self.streams.len() as u32)
             .find(|&tag| order.passed(self.streams[tag as usize]) == u64::MAX && !owns(tag));
@@ -195,6 +202,19 @@ impl Core {
     pub fn note_reserved(&mut self, fresh: u64) {
         self.reserved_total += fresh;
         self.reserved_peak = self.reserved_peak.max(self.space.mapped_bytes());
+    }
+
+    /// How many bytes may be mapped before idle pages are moved instead of taking new ones,
+    /// when `more` are about to be used.
+    ///
+    /// That is a little more than what was ever used at a time, so that pages are moved late.
+    /// A program that does the same again and again would have the same pages moved every
+    /// time; so moving buys room, until nothing has to move any more.
+    pub fn budget(&self, more: u64) -> u64 {
+        let live = self.used_peak.max(self.space.used_bytes() + more);
+        let bought = (self.moved_total / MOVES_PER_ROOM).min(live / 4);
+        let budget = (live * self.preset.move_above_percent / 100).max(live + PAGE) + bought;
+        budget.min(self.limit)
     }
 
     /// Bytes of the largest run that is free for anybody.
@@ -348,7 +368,8 @@ impl Core {
             self.waiting.iter().map(|followed| followed.block.address()).collect();
         let mut in_caches = 0;
         for block in self.blocks() {
-            let word = Word(block.head().word(block.index).load(std::sync::atomic::Ordering::Relaxed));
+            let word =
+                Word(block.head().word(block.index).load(std::sync::atomic::Ordering::Relaxed));
             let address = block.address();
             let found = table.find(address);
             if !matches!(found, super::block::Found::Block(head, index)

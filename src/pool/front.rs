@@ -12,122 +12,117 @@
 //! in threads whose blocks are freed elsewhere.
 
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::block::BINS;
+use super::bin::{Bin, Entry};
+use super::block::{BINS, Head, LARGE_BINS, Word, state};
 use super::handshake::{Door, attention, barrier};
 use super::stats::{self, Counters};
 use crate::order::Stream;
-use crate::space::MAX_CLASSES;
-
-/// A block in a front cache.
-#[derive(Clone, Copy, Debug)]
-pub struct Entry {
-    /// Its first byte.
-    pub address: usize,
-    /// Its word, in a head that stays where it is.
-    pub word: *const AtomicU32,
-}
-
-/// The blocks of one size that a front cache holds, the last one freed on top.
-#[derive(Debug, Default)]
-pub struct Bin {
-    /// The size; for bins of runs it changes with what is put in.
-    pub size: u64,
-    /// Most entries.
-    pub most: u32,
-    /// The blocks.
-    pub entries: Vec<Entry>,
-}
+use crate::space::{ClassTable, MAX_CLASSES};
 
 /// The contents of a front cache.
 #[derive(Debug)]
 pub struct Cache {
     /// By size class, then by hash of the size.
-    pub bins: Box<[Bin]>,
-    /// Most bytes that it holds, but for one block, which is always fine.
+    pub bins: [Bin; BINS],
+    /// Most bytes of runs that it holds, but for one, which is always fine. What it holds of
+    /// small blocks is bounded by the bins' places.
     pub bound: u64,
     /// Where the next eviction starts.
     hand: usize,
 }
 
 /// Most runs of one size that a front cache holds.
-const LARGE_ENTRIES: u32 = 8;
+const LARGE_PLACES: usize = 8;
 /// Bytes of small blocks of one class that a front cache holds, and most of them.
 const SMALL_BYTES: u64 = 64 << 10;
-const SMALL_ENTRIES: u64 = 128;
+const SMALL_PLACES: u64 = 128;
 
 impl Cache {
     fn new(bound: u64) -> Cache {
-        Cache { bins: (0..BINS).map(|_| Bin::default()).collect(), bound, hand: 0 }
+        Cache { bins: std::array::from_fn(|_| Bin::default()), bound, hand: 0 }
     }
 
-    /// Makes room for blocks of `size` in `bin`; false when front caches hold nothing.
+    /// Makes `bin` one for blocks of `size`; false when it holds blocks of another size, or
+    /// front caches hold nothing.
     pub fn prepare(&mut self, bin: usize, size: u64) -> bool {
         if self.bound == 0 {
             return false;
         }
         let entry = &mut self.bins[bin];
-        if entry.size != size && entry.entries.is_empty() {
-            let most = if bin < MAX_CLASSES {
-                (SMALL_BYTES / size).clamp(4, SMALL_ENTRIES) as u32
+        if entry.size() != size && entry.len() == 0 {
+            let places = if bin < MAX_CLASSES {
+                (SMALL_BYTES / size).clamp(4, SMALL_PLACES) as usize
             } else {
-                LARGE_ENTRIES
+                LARGE_PLACES
             };
-            entry.size = size;
-            entry.most = most;
-            entry.entries.reserve(most as usize);
+            entry.dedicate(size, places);
         }
-        entry.size == size
+        entry.size() == size
     }
 
-    /// Takes out what makes it hold more than half of its bound, going around the bins; of
-    /// the `held` bytes it returns how many are left. The youngest entry of `keep` stays.
+    /// Takes out what makes it hold more than half of its bound, going around the bins of
+    /// runs; of the `held` bytes it returns how many are left. The youngest entry of `keep`
+    /// stays.
     fn evict(&mut self, mut held: u64, keep: usize, out: &mut Vec<Entry>) -> u64 {
-        for _ in 0..BINS {
+        for _ in 0..LARGE_BINS {
             if held <= self.bound / 2 {
                 break;
             }
-            self.hand = (self.hand + 1) % BINS;
-            let bin = &mut self.bins[self.hand];
-            let count = bin.entries.len().saturating_sub(usize::from(self.hand == keep));
-            out.extend(bin.entries.drain(..count));
-            held -= bin.size * count as u64;
+            self.hand = (self.hand + 1) % LARGE_BINS;
+            let number = MAX_CLASSES + self.hand;
+            let bin = &mut self.bins[number];
+            let count = bin.len().saturating_sub(usize::from(number == keep));
+            bin.drain(count, out);
+            held -= bin.size() * count as u64;
         }
         held
     }
 
     /// Forgets which sizes its bins are for; they are empty.
     pub fn forget_sizes(&mut self) {
-        self.bins.iter_mut().for_each(|bin| bin.size = 0);
+        self.bins.iter_mut().for_each(Bin::undedicate);
     }
 
     /// How many blocks it holds.
     pub fn count(&self) -> usize {
-        self.bins.iter().map(|bin| bin.entries.len()).sum()
+        self.bins.iter().map(Bin::len).sum()
     }
+}
+
+/// What the fast path has to know of the pool, beside the slot so that it is at hand.
+#[derive(Debug)]
+pub struct Pooled {
+    /// Of its table from addresses to heads: the first address, the entries, their number.
+    pub table: (usize, *const AtomicPtr<Head>, usize),
+    /// The class of each small size. Changes while the owner is stopped.
+    pub classes: AtomicPtr<ClassTable>,
+    /// What has to be added to a size and masked off, for `block_size`.
+    pub block_mask: usize,
 }
 
 /// A front cache with its door.
 #[derive(Debug)]
-#[repr(align(128))]
+#[repr(C, align(128))]
 pub struct Slot {
-    /// Its number in the pool, the owner in the words of its blocks.
-    pub id: u32,
     /// The door to `cache`.
     pub door: Door,
-    /// Whether other threads take back what this slot gave out, so that its owner has to
-    /// compare and swap too.
-    shared: AtomicBool,
+    /// Its number in the pool, the owner in the words of its blocks.
+    pub id: u32,
+    /// The word of a block that it gave out, without waste.
+    pub live_word: u32,
     /// Its owner did not survive a fork and left the cache in the middle of a change.
     lost: AtomicBool,
+    /// The pool.
+    pub pooled: Pooled,
     /// The stream on which its blocks were freed.
     stream: AtomicU64,
     /// What its owner counts.
     pub counters: Counters,
-    /// Bytes in its cache.
+    /// Bytes of runs in its cache.
     pub held: stats::Cell,
     /// For whoever uses the cache other than through the door's fast path.
     lock: Mutex<()>,
@@ -143,11 +138,12 @@ unsafe impl Sync for Slot {}
 
 impl Slot {
     /// An empty front cache that holds at most `bound` bytes.
-    pub fn new(id: u32, stream: Stream, bound: u64, flags: u32) -> Slot {
+    pub fn new(id: u32, stream: Stream, bound: u64, flags: u32, pooled: Pooled) -> Slot {
         let slot = Slot {
-            id,
             door: Door::default(),
-            shared: AtomicBool::new(false),
+            id,
+            live_word: Word::new(state::LIVE, id, 0).0,
+            pooled,
             lost: AtomicBool::new(false),
             stream: AtomicU64::new(stream.0),
             counters: Counters::default(),
@@ -169,24 +165,25 @@ impl Slot {
         self.stream.store(stream.0, Ordering::Relaxed);
     }
 
-    /// The owner's fast path: the cache, until `door.leave()`.
+    /// The owner's fast path: the cache, until `door.leave()`; none when other flags than
+    /// `flags` are raised.
     ///
     /// # Safety
     /// Only the owner's thread calls this, and it lets go of the reference before it leaves
     /// the door or calls anything else of the slot.
     #[inline(always)]
     #[allow(clippy::mut_from_ref)]
-    pub unsafe fn enter(&self) -> Option<&mut Cache> {
+    pub unsafe fn enter(&self, flags: u32) -> Option<&mut Cache> {
         // SAFETY: inside the door the owner is alone: a stopper raises its flag, has a
         // barrier run, and waits until the owner is outside; and the owner itself is not
         // inside twice, by the caller's promise.
-        if self.door.enter() { Some(unsafe { &mut *self.cache.get() }) } else { None }
+        if self.door.enter(flags) { Some(unsafe { &mut *self.cache.get() }) } else { None }
     }
 
-    /// Whether the owner has to compare and swap.
-    #[inline(always)]
-    pub fn is_shared(&self) -> bool {
-        self.shared.load(Ordering::Relaxed)
+    /// Gives the stopped owner another table of classes, which stays until the pool is gone.
+    pub fn set_classes(&self, classes: &ClassTable) {
+        let classes = std::ptr::from_ref(classes).cast_mut();
+        self.pooled.classes.store(classes, Ordering::Release);
     }
 
     /// The owner's slow path: the cache under the slot's lock, without the door. Waits for a
@@ -240,16 +237,15 @@ impl Slot {
 
     /// Has the owner compare and swap from now on, so that others may too.
     pub fn share(&self) {
-        if self.shared.load(Ordering::Acquire) {
+        if self.door.has(attention::SHARED) {
             return;
         }
         let stopping = self.begin_stop_waiting();
+        self.door.raise(attention::SHARED);
         barrier();
-        let stopped = stopping.map(Stopping::wait);
-        self.shared.store(true, Ordering::Release);
-        drop(stopped);
+        // Outside once, it has seen the flag or will before it takes anything back.
+        drop(stopping.map(Stopping::wait));
     }
-
 }
 
 /// A slot whose owner is being stopped.
@@ -291,27 +287,33 @@ impl Locked<'_> {
         self.slot.held.get() > self.cache().bound
     }
 
-    /// Puts a block of `size` bytes into bin `number`.
-    pub fn push(&mut self, number: usize, size: u64, entry: Entry) {
-        self.cache().bins[number].entries.push(entry);
-        self.slot.held.add(size);
+    /// Puts a block of `size` bytes into bin `number`; false when there is no place.
+    pub fn push(&mut self, number: usize, size: u64, entry: Entry) -> bool {
+        let bin = &mut self.cache().bins[number];
+        if !bin.has_place(size) {
+            return false;
+        }
+        bin.push(entry);
+        self.slot.held.add(held_bytes(number, size, 1));
+        true
     }
 
     /// Takes the youngest block out of bin `number`.
     pub fn pop(&mut self, number: usize) -> Option<Entry> {
         let bin = &mut self.cache().bins[number];
-        let size = bin.size;
-        let entry = bin.entries.pop()?;
-        self.slot.held.add(size.wrapping_neg());
+        let size = bin.size();
+        let entry = bin.pop()?;
+        self.slot.held.add(held_bytes(number, size, 1).wrapping_neg());
         Some(entry)
     }
 
     /// Takes the oldest `count` blocks out of bin `number`.
     pub fn drain(&mut self, number: usize, count: usize) -> Vec<Entry> {
         let bin = &mut self.cache().bins[number];
-        let bytes = bin.size * count as u64;
-        let entries = bin.entries.drain(..count).collect();
-        self.slot.held.add(bytes.wrapping_neg());
+        let size = bin.size();
+        let mut entries = Vec::with_capacity(count);
+        bin.drain(count, &mut entries);
+        self.slot.held.add(held_bytes(number, size, count).wrapping_neg());
         entries
     }
 
@@ -328,12 +330,18 @@ impl Locked<'_> {
     /// Takes everything out.
     pub fn drain_all(&mut self) -> Vec<Entry> {
         let mut entries = Vec::new();
-        for bin in &mut self.cache().bins {
-            entries.append(&mut bin.entries);
+        for bin in self.cache().bins.iter_mut() {
+            bin.drain(bin.len(), &mut entries);
         }
         self.slot.held.set(0);
         entries
     }
+}
+
+/// What `count` blocks of `size` bytes in bin `number` add to `Slot::held`.
+#[inline(always)]
+fn held_bytes(number: usize, size: u64, count: usize) -> u64 {
+    if number < MAX_CLASSES { 0 } else { size * count as u64 }
 }
 
 impl Drop for Locked<'_> {

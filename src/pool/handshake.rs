@@ -22,6 +22,8 @@ pub mod attention {
     pub const SLOW: u32 = 2;
     /// The pool caught a panic, or is gone.
     pub const CLOSED: u32 = 4;
+    /// Other threads take back what this owner gave out: it has to compare and swap.
+    pub const SHARED: u32 = 8;
 }
 
 /// The door of a front cache.
@@ -32,17 +34,17 @@ pub struct Door {
 }
 
 impl Door {
-    /// The owner goes in, unless somebody wants its attention. It leaves soon, and calls
-    /// nothing that waits while inside.
+    /// The owner goes in, unless somebody wants its attention with other flags than `flags`.
+    /// It leaves soon, and calls nothing that waits while inside.
     #[inline(always)]
-    pub fn enter(&self) -> bool {
+    pub fn enter(&self, flags: u32) -> bool {
         self.inside.store(true, Ordering::Relaxed);
         // The processor may still reorder the two; the stopper's barrier sees to that.
         compiler_fence(Ordering::SeqCst);
         if cfg!(any(miri, shuttle)) {
             std::sync::atomic::fence(Ordering::SeqCst);
         }
-        if self.attention.load(Ordering::Acquire) != 0 {
+        if self.attention.load(Ordering::Acquire) != flags {
             self.leave();
             return false;
         }
@@ -66,11 +68,6 @@ impl Door {
         self.attention.fetch_and(!flag, Ordering::Release);
     }
 
-    /// The flags.
-    pub fn flags(&self) -> u32 {
-        self.attention.load(Ordering::Acquire)
-    }
-
     /// Waits until the owner is outside; with a flag raised and a barrier behind it, it stays
     /// there.
     pub fn wait_outside(&self) {
@@ -83,6 +80,11 @@ impl Door {
                 std::thread::yield_now();
             }
         }
+    }
+
+    /// Whether `flag` is raised.
+    pub fn has(&self, flag: u32) -> bool {
+        self.attention.load(Ordering::Acquire) & flag != 0
     }
 
     /// Whether the owner is inside right now.
@@ -133,7 +135,7 @@ mod tests {
         let owner = std::thread::spawn(|| {
             let mut entered = 0u64;
             while !END.load(Ordering::Relaxed) {
-                if DOOR.enter() {
+                if DOOR.enter(0) {
                     // Not atomic as a whole: a stopper in between would lose an increment.
                     VALUE.store(VALUE.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
                     entered += 1;

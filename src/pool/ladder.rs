@@ -2,10 +2,10 @@
 
 use super::core::{Block, Need};
 use super::{Pool, registry};
+use crate::device::GiveBack;
 use crate::error::{self, Kind, Result};
 use crate::order::Fence;
 use crate::space::{Growth, PAGE, READY};
-use crate::device::GiveBack;
 
 /// Called when memory is short, with the bytes that are needed: true to try again. It may
 /// free blocks of the pool.
@@ -142,15 +142,14 @@ impl Pool {
             return Grown::NoAddresses;
         };
         let mapped = core.space.mapped_bytes();
-        let live = core.used_peak.max(core.space.used_bytes() + bytes);
-        let budget = (live * core.preset.move_above_percent / 100).max(live + PAGE).min(core.limit);
-        let above_budget = (mapped + window.pages).saturating_sub(budget);
+        let above_budget = (mapped + window.pages).saturating_sub(core.budget(bytes));
         let growth = core.space.begin_growth(window, above_budget.next_multiple_of(PAGE));
         if mapped + growth.fresh_bytes() > core.limit {
             core.space.abort_growth(growth);
             return Grown::Limit;
         }
         core.note_reserved(growth.fresh_bytes());
+        core.moved_total += growth.moved_bytes();
         drop(core);
         let mapped = self.map(&growth);
         let mut core = self.core.lock();

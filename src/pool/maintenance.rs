@@ -10,7 +10,7 @@ use super::policy::TrimWhen;
 use super::{OomCallback, Policy, Pool, housekeeper};
 use crate::device::GiveBack;
 use crate::error::{Result, fail};
-use crate::space::{PAGE, READY, SizeClasses};
+use crate::space::{PAGE, READY};
 
 /// How often [`Pool::check`] looks again before it believes that something is wrong.
 const CHECKS: u32 = 100;
@@ -46,9 +46,9 @@ impl Pool {
         core.note_reserved(growth.fresh_bytes());
         drop(core);
         let at = self.table.base() + window.offset as usize;
-        let mapped = self.map(&growth).and_then(|()| {
-            if touch { self.device.populate(at, bytes) } else { Ok(()) }
-        });
+        let mapped = self
+            .map(&growth)
+            .and_then(|()| if touch { self.device.populate(at, bytes) } else { Ok(()) });
         let mut core = self.core.lock();
         match mapped {
             Ok(()) => core.space.finish_growth_free(growth),
@@ -241,10 +241,10 @@ impl Pool {
 
     fn set_front_bound(&self, bound: u64) {
         self.front_bound.store(bound, Ordering::Relaxed);
-        for mut locked in self.slots.stop_all() {
+        for locked in &mut self.slots.stop_all().slots {
             locked.cache().bound = bound;
             if locked.is_over() || bound == 0 {
-                self.flush(&mut locked);
+                self.flush(locked);
             }
         }
     }
@@ -256,19 +256,20 @@ impl Pool {
         let preset = policy.preset();
         let mut kept = self.classes_kept.lock();
         let mut stopped = self.slots.stop_all();
-        for locked in &mut stopped {
+        for locked in &mut stopped.slots {
             self.flush(locked);
         }
         let mut core = self.core.lock();
         core.preset = preset;
         let bound = self.front_bound_for(&preset, core.limit);
-        let fresh = Box::new(SizeClasses::new(16, preset.classes_per_doubling));
+        let fresh = Box::new(self.size_classes(&preset));
         if core.space.set_classes((*fresh).clone()) {
             self.classes.store(std::ptr::from_ref(&*fresh).cast_mut(), Ordering::Release);
             kept.push(fresh);
         }
         drop(core);
-        for locked in &mut stopped {
+        for locked in &mut stopped.slots {
+            locked.slot().set_classes(self.classes().table());
             locked.cache().bound = bound;
             // Bins of small blocks are for classes, which may be others now.
             locked.cache().forget_sizes();
@@ -305,7 +306,7 @@ impl Pool {
 
     fn check_once(&self) -> Result<()> {
         let mut stopped = self.slots.stop_all();
-        let cached: usize = stopped.iter_mut().map(|locked| locked.cache().count()).sum();
+        let cached: usize = stopped.slots.iter_mut().map(|locked| locked.cache().count()).sum();
         let core = self.core.lock();
         if let Err(what) = core.validate(&self.table, cached) {
             return Err(fail!(Internal, "the bookkeeping of pool {} is wrong: {what}", self.id));

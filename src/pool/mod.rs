@@ -5,10 +5,12 @@
 //! ([`ladder`]), which finds memory in ever more costly ways before it gives up. The device
 //! is only ever called without a lock.
 
+mod bin;
 mod block;
 mod config;
 mod contents;
 mod core;
+pub(crate) mod fast;
 mod fork;
 mod front;
 mod handshake;
@@ -34,15 +36,16 @@ pub use maintenance::DefragReport;
 pub use policy::{Policy, Preset, TrimWhen};
 pub use stats::Stats;
 
+use self::bin::Entry;
 use self::block::{BlockTable, Found, NO_OWNER, Word, large_bin, state};
 use self::core::{Block, Core, Need};
-use self::front::{Entry, Locked, Slot};
+use self::front::{Locked, Pooled, Slot};
 use self::handshake::attention;
 use self::slots::Slots;
 use crate::device::{Device, Host, HostOptions};
 use crate::error::{self, Result, fail};
 use crate::order::{HostOrder, Order, Stream};
-use crate::space::{CHUNK, GRANULE, PAGE, SMALL_MAX, SizeClasses, Space, round_large};
+use crate::space::{CHUNK, PAGE, SizeClasses, Space, round_large};
 use crate::trace::Recorder;
 
 use registry::{is_alive, retire_slot};
@@ -129,7 +132,9 @@ impl Pool {
         if preset.huge_pages {
             device.advise_huge(base, bytes, true);
         }
-        let classes = Box::new(SizeClasses::new(16, preset.classes_per_doubling));
+        let rounding = config.block_size.max(1) as usize;
+        let classes =
+            Box::new(SizeClasses::with_rounding(16, preset.classes_per_doubling, rounding));
         let mut space = Space::new(bytes, (*classes).clone());
         space.set_origin((base % ALIGNMENT_MAX) as u64);
         let pool = Arc::new(Pool {
@@ -169,6 +174,10 @@ impl Pool {
         Ok(pool)
     }
 
+    fn size_classes(&self, preset: &Preset) -> SizeClasses {
+        SizeClasses::with_rounding(16, preset.classes_per_doubling, self.block_mask + 1)
+    }
+
     fn front_bound_for(&self, preset: &Preset, limit: u64) -> u64 {
         if preset.front_caches && !self.flags.no_front_cache {
             FRONT_BYTES.min(limit / FRONT_SHARE)
@@ -193,7 +202,7 @@ impl Pool {
         let flags = self.steady_attention();
         self.attention.store(flags, Ordering::Release);
         let stopped = self.slots.stop_all();
-        for one in &stopped {
+        for one in &stopped.slots {
             one.slot().door.lower(!flags & (attention::SLOW | attention::CLOSED));
             one.slot().door.raise(flags);
         }
@@ -217,11 +226,11 @@ impl Pool {
 
     /// Takes a block of at least `size` bytes for use on `stream`. Its first byte is a
     /// multiple of 16, and of 512 above 32 KiB.
-    #[inline]
+    #[inline(always)]
     pub fn alloc(&self, size: usize, stream: Stream) -> Result<usize> {
-        match self.alloc_fast(size, stream) {
-            Some(address) => Ok(address),
-            None => self.alloc_slow(size, 1, stream),
+        match fast::alloc(self.id, size, stream) {
+            0 => self.alloc_slow(size, 1, stream),
+            address => Ok(address),
         }
     }
 
@@ -233,88 +242,24 @@ impl Pool {
                 "alignment is {alignment}; it must be a power of two of at most {ALIGNMENT_MAX}"
             ));
         }
-        if alignment <= 16 { self.alloc(size, stream) } else { self.alloc_slow(size, alignment, stream) }
+        if alignment <= 16 {
+            self.alloc(size, stream)
+        } else {
+            self.alloc_slow(size, alignment, stream)
+        }
     }
 
     /// Gives a block back on `stream`: work queued there before is the last to use it.
-    #[inline]
+    #[inline(always)]
     pub fn free(&self, address: usize, stream: Stream) -> Result<()> {
-        match self.free_fast(address, stream) {
-            Some(()) => Ok(()),
-            None => self.free_slow(address, stream),
-        }
-    }
-
-    /// The hit: a block of the right size in the thread's own front cache.
-    #[inline(always)]
-    fn alloc_fast(&self, size: usize, stream: Stream) -> Option<usize> {
-        // SAFETY: the calling thread's slot of this pool, which is here to be called.
-        let slot = unsafe { &*thread::last_slot(self.id, stream)? };
-        if size.wrapping_sub(1) as u64 >= SIZE_MAX {
-            return None;
-        }
-        let rounded = (size + self.block_mask) & !self.block_mask;
-        let large = rounded > SMALL_MAX;
-        // SAFETY: the owner's thread; the reference ends before the door is left.
-        let cache = unsafe { slot.enter() }?;
-        // Inside the door, because the size classes only change with every door shut.
-        let (bin, block) = if large {
-            let block = (rounded as u64).next_multiple_of(GRANULE);
-            (large_bin(block), block)
-        } else {
-            (self.classes().class_of(rounded), 0)
-        };
-        let found = match cache.bins.get_mut(bin) {
-            Some(bin) if !large || bin.size == block => {
-                bin.entries.pop().map(|entry| (entry, bin.size))
+        match fast::free(self.id, address, stream) {
+            fast::Freed::Done => Ok(()),
+            fast::Freed::Over => {
+                self.relieve_after(address, stream);
+                Ok(())
             }
-            _ => None,
-        };
-        let Some((entry, block)) = found else {
-            slot.door.leave();
-            return None;
-        };
-        slot.held.add(block.wrapping_neg());
-        set_live(slot.id, &entry, block, size as u64, large);
-        slot.counters.allocated(size as u64, block);
-        slot.door.leave();
-        Some(entry.address)
-    }
-
-    /// The hit: a live block of the thread's own, and room for it in its front cache.
-    #[inline(always)]
-    fn free_fast(&self, address: usize, stream: Stream) -> Option<()> {
-        // SAFETY: the calling thread's slot of this pool, which is here to be called.
-        let slot = unsafe { &*thread::last_slot(self.id, stream)? };
-        let Found::Block(head, index) = self.table.find(address) else { return None };
-        let word = head.word(index);
-        // SAFETY: the owner's thread; the reference ends before the door is left.
-        let cache = unsafe { slot.enter() }?;
-        let seen = Word(word.load(Ordering::Relaxed));
-        let mine = seen.0 & 0xFFFF == Word::new(state::LIVE, slot.id, 0).0;
-        let size = head.size();
-        let done = mine
-            && match cache.bins.get_mut(head.bin()) {
-                Some(bin) if bin.size == size && bin.entries.len() < bin.most as usize => {
-                    let requested = head.requested(index);
-                    let cached = Word::new(state::CACHED, slot.id, 0).0;
-                    if claim(word, seen.0, cached, slot.is_shared()) {
-                        bin.entries.push(Entry { address, word });
-                        slot.held.add(size);
-                        slot.counters.freed(requested, size);
-                        true
-                    } else {
-                        false
-                    }
-                }
-                _ => false,
-            };
-        let over = slot.held.get() > cache.bound;
-        slot.door.leave();
-        if done && over {
-            self.relieve(slot, head.bin());
+            fast::Freed::Not => self.free_slow(address, stream),
         }
-        done.then_some(())
     }
 
     /// What an allocation of `size` bytes at `alignment` needs, or why it cannot be.
@@ -328,7 +273,7 @@ impl Pool {
         let guard = if self.flags.guard_bytes { GUARD_BYTES } else { 0 };
         let rounded = (size + guard + self.block_mask) & !self.block_mask;
         let classes = self.classes();
-        let class = classes.class_of_aligned(rounded.min(SMALL_MAX + 1), alignment);
+        let class = classes.class_of_aligned(rounded, alignment);
         let Some(class) = class else {
             // At least a chunk, so that no two runs begin in the same one.
             let block = round_large(rounded as u64).unwrap_or(SIZE_MAX).max(CHUNK);
@@ -342,7 +287,18 @@ impl Pool {
 
     #[cold]
     #[inline(never)]
-    fn alloc_slow(&self, size: usize, alignment: usize, stream: Stream) -> Result<usize> {
+    pub(crate) fn alloc_slow(
+        &self,
+        size: usize,
+        alignment: usize,
+        stream: Stream,
+    ) -> Result<usize> {
+        if alignment == 1 {
+            let address = fast::alloc_shared(self.id, size, stream);
+            if address != 0 {
+                return Ok(address);
+            }
+        }
         self.check_open()?;
         let slot = self.slot_for(stream)?;
         let block = self.find_block(size, alignment, stream, slot).inspect_err(|_| {
@@ -400,9 +356,8 @@ impl Pool {
     fn pop(&self, locked: &mut Locked<'_>, need: &Need) -> Option<Block> {
         let number = need.class.unwrap_or_else(|| large_bin(need.block));
         let bin = &locked.cache().bins[number];
-        let youngest = bin.entries.last()?;
-        let aligned = youngest.address as u64 & (need.alignment - 1) == 0;
-        if bin.size != need.block || !aligned {
+        let aligned = bin.peek()?.address as u64 & (need.alignment - 1) == 0;
+        if bin.size() != need.block || !aligned {
             return None;
         }
         let entry = locked.pop(number)?;
@@ -426,7 +381,7 @@ impl Pool {
         if let Some(class) = need.class
             && locked.cache().prepare(class, need.block)
         {
-            let more = (locked.cache().bins[class].most / 2).saturating_sub(1);
+            let more = (locked.cache().bins[class].places() / 2).saturating_sub(1);
             for _ in 0..more {
                 // Only from slabs that are there: a new one is made for a block that is
                 // needed, not for one that may be.
@@ -435,7 +390,8 @@ impl Pool {
                 let word = head.word(index as usize);
                 word.store(Word::new(state::CACHED, slot, 0).0, Ordering::Relaxed);
                 let entry = Entry { address: head.address(index as usize), word };
-                locked.push(class, need.block, entry);
+                let pushed = locked.push(class, need.block, entry);
+                debug_assert!(pushed, "half of the places of a bin that was empty");
             }
         }
         Some(block)
@@ -454,7 +410,13 @@ impl Pool {
         let head = block.head();
         let entry = Entry { address: block.address(), word: head.word(block.index) };
         let owner = slot.map_or(NO_OWNER, |slot| slot.id);
-        set_live(owner, &entry, head.size(), need.size, head.is_large());
+        let waste = (head.size() - need.size) as u32;
+        if head.is_large() {
+            fast::set_large_live(Word::new(state::LIVE, owner, 0).0, &entry, waste);
+        } else {
+            let word = Word::new(state::LIVE, owner, waste);
+            head.word(block.index).store(word.0, Ordering::Release);
+        }
         match slot {
             Some(slot) => slot.counters.allocated(need.size, head.size()),
             None => self.slotless.cells.lock().allocated(need.size, head.size()),
@@ -463,7 +425,15 @@ impl Pool {
 
     #[cold]
     #[inline(never)]
-    fn free_slow(&self, address: usize, stream: Stream) -> Result<()> {
+    pub(crate) fn free_slow(&self, address: usize, stream: Stream) -> Result<()> {
+        match fast::free_shared(self.id, address, stream) {
+            fast::Freed::Done => return Ok(()),
+            fast::Freed::Over => {
+                self.relieve_after(address, stream);
+                return Ok(());
+            }
+            fast::Freed::Not => {}
+        }
         self.check_open()?;
         let slot = self.slot_for(stream)?;
         self.free_block(address, stream, slot)?;
@@ -520,22 +490,34 @@ impl Pool {
         let mut locked = unsafe { slot.lock() };
         if !locked.cache().prepare(number, size) {
             // Another size is in the bin: it makes way.
-            let count = locked.cache().bins[number].entries.len();
+            let count = locked.cache().bins[number].len();
             self.give_entries(slot, locked.drain(number, count));
             locked.cache().prepare(number, size);
         }
         let bin = &locked.cache().bins[number];
-        if bin.entries.len() >= bin.most as usize {
+        if !bin.has_place(size) {
             // The older half goes, so that the next frees find room without a lock.
-            let count = bin.entries.len().div_ceil(2);
+            let count = bin.len().div_ceil(2);
             self.give_entries(slot, locked.drain(number, count));
         }
         let entry = Entry { address: block.address(), word: head.word(block.index) };
-        locked.push(number, size, entry);
+        if !locked.push(number, size, entry) {
+            // Front caches were turned off meanwhile.
+            self.give_entries(slot, vec![entry]);
+        }
         let over = locked.is_over();
         drop(locked);
         if over {
             self.relieve(slot, number);
+        }
+    }
+
+    /// A free left the calling thread's cache with more than it should hold.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn relieve_after(&self, address: usize, stream: Stream) {
+        if let (Ok(Some(slot)), Some(block)) = (self.slot_for(stream), self.block_at(address)) {
+            self.relieve(slot, block.head().bin());
         }
     }
 
@@ -625,9 +607,16 @@ impl Pool {
         self.order.check(stream)?;
         // What the only slot so far knows of peaks is lost when there are two.
         self.publish_peaks();
-        let Some(slot) = self.slots.own(stream, &self.front_bound, &self.attention) else {
-            return Ok(None);
+        let make = |id| {
+            let pooled = Pooled {
+                table: self.table.parts(),
+                classes: AtomicPtr::new(std::ptr::from_ref(self.classes().table()).cast_mut()),
+                block_mask: self.block_mask,
+            };
+            let bound = self.front_bound.load(Ordering::Acquire);
+            Slot::new(id, stream, bound, self.attention.load(Ordering::Acquire), pooled)
         };
+        let Some(slot) = self.slots.own(stream, make) else { return Ok(None) };
         if thread::remember_slot(self.id, stream, slot) {
             Ok(Some(slot))
         } else {
@@ -813,30 +802,4 @@ impl Drop for Pool {
     fn drop(&mut self) {
         self.device.release(self.table.base(), self.table.bytes());
     }
-}
-
-/// Marks the block of `entry` as given out by slot `owner`.
-#[inline(always)]
-fn set_live(owner: u32, entry: &Entry, block: u64, size: u64, large: bool) {
-    let waste = (block - size) as u32;
-    // SAFETY: words live in heads, which stay until the pool is gone; a run of its own has a
-    // second word, for its waste.
-    unsafe {
-        if large {
-            (*entry.word.add(1)).store(waste, Ordering::Relaxed);
-        }
-        let waste = if large { 0 } else { waste };
-        (*entry.word).store(Word::new(state::LIVE, owner, waste).0, Ordering::Release);
-    }
-}
-
-/// Takes a live block back: whoever changes the word has it.
-#[inline(always)]
-fn claim(word: &AtomicU32, seen: u32, cached: u32, shared: bool) -> bool {
-    if shared {
-        return word.compare_exchange(seen, cached, Ordering::AcqRel, Ordering::Relaxed).is_ok();
-    }
-    // Nobody else may: `Slot::share` has them wait until the owner knows.
-    word.store(cached, Ordering::Relaxed);
-    true
 }

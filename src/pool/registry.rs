@@ -42,9 +42,8 @@ pub(super) fn is_alive(id: u64) -> bool {
 
 /// The pool whose addresses `address` is among.
 pub(super) fn owner_of(address: usize) -> Option<u64> {
-    let inside = |pool: &Arc<Pool>| {
-        (address.wrapping_sub(pool.table.base()) as u64) < pool.table.bytes()
-    };
+    let inside =
+        |pool: &Arc<Pool>| (address.wrapping_sub(pool.table.base()) as u64) < pool.table.bytes();
     all().iter().find(|pool| inside(pool)).map(|pool| pool.id)
 }
 

@@ -73,7 +73,9 @@ impl Pool {
         let (mut free, mut free_runs, mut waiting, mut unmapped_holes) = (0, 0, 0, 0u64);
         for (_, run) in core.space.runs().iter() {
             match run.state {
-                State::Free if run.tag == READY => (free, free_runs) = (free + run.size, free_runs + 1),
+                State::Free if run.tag == READY => {
+                    (free, free_runs) = (free + run.size, free_runs + 1)
+                }
                 State::Free => waiting += run.size,
                 State::Unmapped => unmapped_holes += 1,
                 State::Used | State::Vacant => {}
@@ -106,9 +108,15 @@ impl Pool {
         let addresses = core.space.bytes();
         drop(core);
         let held: u64 = self.slots.iter().map(|slot| slot.held.get()).sum();
-        let ratio = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
+        let ratio =
+            |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
         let external = if free == 0 { 0.0 } else { 1.0 - ratio(largest_free, free) };
-        let internal = 1.0 - if stats.allocated[0] == 0 { 1.0 } else { ratio(stats.requested[0], stats.allocated[0]) };
+        let internal = 1.0
+            - if stats.allocated[0] == 0 {
+                1.0
+            } else {
+                ratio(stats.requested[0], stats.allocated[0])
+            };
         let mut text = String::with_capacity(4096);
         let mut put = |part: std::fmt::Arguments<'_>| {
             // Writing to a String cannot fail.

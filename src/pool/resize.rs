@@ -2,9 +2,9 @@
 
 use std::sync::atomic::Ordering;
 
+use super::Pool;
 use super::block::Word;
 use super::core::{Block, Need};
-use super::Pool;
 use crate::error::Result;
 use crate::order::Stream;
 

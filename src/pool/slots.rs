@@ -1,8 +1,8 @@
 //! The slots of a pool: made when a thread first meets it, used again when a thread ends.
 
-use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::front::{Locked, Slot};
 use super::handshake::barrier;
@@ -12,6 +12,13 @@ use crate::order::Stream;
 /// Most slots of a pool: one per thread and stream that use it at the same time. Beyond it,
 /// threads do without a front cache.
 pub const SLOTS_MAX: usize = 4096;
+
+/// All slots of a pool, their owners stopped.
+pub struct AllStopped<'a> {
+    /// The slots.
+    pub slots: Vec<Locked<'a>>,
+    _unowned: MutexGuard<'a, Vec<u32>>,
+}
 
 /// The slots of a pool. They are made one by one and stay where they are.
 pub struct Slots {
@@ -56,11 +63,11 @@ impl Slots {
 
     /// A slot for the calling thread and `stream`: one without an owner, or a new one. None
     /// when there are too many.
-    pub fn own(&self, stream: Stream, bound: &AtomicU64, flags: &AtomicU32) -> Option<&Slot> {
-        // Under the lock that `stop_all` holds, so that whoever changes them for all slots
-        // either finds the new one or is read by it.
+    ///
+    /// `make` gets the new one's number, under the lock that [`Slots::stop_all`] holds: so
+    /// whoever changes something for all slots either finds the new one or is seen by it.
+    pub fn own(&self, stream: Stream, make: impl FnOnce(u32) -> Slot) -> Option<&Slot> {
         let mut unowned = self.unowned.lock();
-        let (bound, flags) = (bound.load(Ordering::Acquire), flags.load(Ordering::Acquire));
         let found = match unowned.pop() {
             Some(id) => self.get(id)?,
             None => {
@@ -68,7 +75,7 @@ impl Slots {
                 if id >= SLOTS_MAX {
                     return None;
                 }
-                let slot = Box::new(Slot::new(id as u32, stream, bound, flags));
+                let slot = Box::new(make(id as u32));
                 self.slots[id].store(Box::into_raw(slot), Ordering::Release);
                 self.count.store(id + 1, Ordering::Release);
                 self.get(id as u32)?
@@ -101,15 +108,14 @@ impl Slots {
         stopping.into_iter().map(|one| one.wait()).collect()
     }
 
-    /// Stops the owners of all slots, in the order of their numbers.
-    pub fn stop_all(&self) -> Vec<Locked<'_>> {
-        // No slot is made meanwhile: its owner would be missing.
+    /// Stops the owners of all slots, and keeps new ones from being made.
+    pub fn stop_all(&self) -> AllStopped<'_> {
         let unowned = self.unowned.lock();
+        // In the order of their numbers, as everybody who takes several.
         let stopping: Vec<_> = self.iter().filter_map(Slot::begin_stop_waiting).collect();
         barrier();
-        let stopped = stopping.into_iter().map(|one| one.wait()).collect();
-        drop(unowned);
-        stopped
+        let slots = stopping.into_iter().map(|one| one.wait()).collect();
+        AllStopped { slots, _unowned: unowned }
     }
 
     /// For a fork: holds every lock until `after_fork`.

@@ -32,6 +32,54 @@ impl Cell {
     }
 }
 
+/// A sum of bytes that rises and falls, with the highest that it was: in two cells, so that
+/// neither a rise nor a fall has to compare anything but a sign.
+#[derive(Debug, Default)]
+pub struct Level {
+    /// The highest, as a signed number: a slot whose blocks others free goes below zero.
+    high: Cell,
+    /// How far below the highest it is.
+    room: Cell,
+    /// All that it ever rose by.
+    total: Cell,
+}
+
+impl Level {
+    /// Rises; only its writer calls this.
+    #[inline(always)]
+    pub fn rise(&self, bytes: u64) {
+        self.total.add(bytes);
+        let room = self.room.get().wrapping_sub(bytes);
+        self.room.set(room);
+        if (room as i64) < 0 {
+            self.lift(room);
+        }
+    }
+
+    #[cold]
+    fn lift(&self, room: u64) {
+        self.high.set(self.high.get().wrapping_sub(room));
+        self.room.set(0);
+    }
+
+    /// Falls; only its writer calls this.
+    #[inline(always)]
+    pub fn fall(&self, bytes: u64) {
+        self.room.add(bytes);
+    }
+
+    /// What it is now.
+    pub fn now(&self) -> u64 {
+        self.high.get().wrapping_sub(self.room.get())
+    }
+
+    /// Starts the highest again from where it is.
+    fn restart(&self) {
+        self.high.set(self.now());
+        self.room.set(0);
+    }
+}
+
 /// What the owner of a slot counts.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -41,18 +89,10 @@ pub struct Counters {
     pub frees: Cell,
     /// Allocations that the front cache did not serve.
     pub misses: Cell,
-    /// Bytes asked for by allocations, and by those that were freed.
-    pub requested_in: Cell,
-    /// See `requested_in`.
-    pub requested_out: Cell,
-    /// Bytes of blocks given out, and of those given back.
-    pub allocated_in: Cell,
-    /// See `allocated_in`.
-    pub allocated_out: Cell,
-    /// Highest `requested_in - requested_out`, as a signed number.
-    pub requested_high: Cell,
-    /// The same of allocated bytes.
-    pub allocated_high: Cell,
+    /// Bytes asked for.
+    pub requested: Level,
+    /// Bytes of blocks given out.
+    pub allocated: Level,
 }
 
 impl Counters {
@@ -60,40 +100,31 @@ impl Counters {
     #[inline(always)]
     pub fn allocated(&self, size: u64, block: u64) {
         self.allocations.add(1);
-        self.requested_in.add(size);
-        self.allocated_in.add(block);
-        let requested = self.requested_in.get().wrapping_sub(self.requested_out.get());
-        if (requested as i64) > self.requested_high.get() as i64 {
-            self.requested_high.set(requested);
-        }
-        let allocated = self.allocated_in.get().wrapping_sub(self.allocated_out.get());
-        if (allocated as i64) > self.allocated_high.get() as i64 {
-            self.allocated_high.set(allocated);
-        }
+        self.requested.rise(size);
+        self.allocated.rise(block);
     }
 
     /// A block of `block` bytes, of which `size` were asked for, came back.
     #[inline(always)]
     pub fn freed(&self, size: u64, block: u64) {
         self.frees.add(1);
-        self.requested_out.add(size);
-        self.allocated_out.add(block);
+        self.requested.fall(size);
+        self.allocated.fall(block);
     }
 
     /// A block changed in place: bytes asked for and of the block, before and after.
     pub fn resized(&self, (requested, block, size, new_block): (u64, u64, u64, u64)) {
-        self.requested_out.add(requested);
-        self.allocated_out.add(block);
-        self.allocations.add(u64::MAX);
-        self.allocated(size, new_block);
+        self.requested.fall(requested);
+        self.allocated.fall(block);
+        self.requested.rise(size);
+        self.allocated.rise(new_block);
     }
 
-    fn requested(&self) -> u64 {
-        self.requested_in.get().wrapping_sub(self.requested_out.get())
-    }
-
-    fn allocated_now(&self) -> u64 {
-        self.allocated_in.get().wrapping_sub(self.allocated_out.get())
+    /// Starts the highest values again from where they are. Called by the owner, or with the
+    /// owner stopped.
+    pub fn restart_highs(&self) {
+        self.requested.restart();
+        self.allocated.restart();
     }
 }
 
@@ -133,10 +164,10 @@ impl Sums {
             sums.misses += one.misses.get();
             // A slot whose blocks are freed by others goes below zero: only the sum of all
             // has a meaning.
-            sums.requested = sums.requested.wrapping_add(one.requested());
-            sums.allocated = sums.allocated.wrapping_add(one.allocated_now());
-            sums.requested_total = sums.requested_total.wrapping_add(one.requested_in.get());
-            sums.allocated_total = sums.allocated_total.wrapping_add(one.allocated_in.get());
+            sums.requested = sums.requested.wrapping_add(one.requested.now());
+            sums.allocated = sums.allocated.wrapping_add(one.allocated.now());
+            sums.requested_total = sums.requested_total.wrapping_add(one.requested.total.get());
+            sums.allocated_total = sums.allocated_total.wrapping_add(one.allocated.total.get());
         }
         sums
     }
@@ -148,8 +179,8 @@ impl Peaks {
     pub fn publish(&self, sums: &Sums, only: Option<&Counters>) -> (u64, u64) {
         let (mut requested, mut allocated) = (sums.requested, sums.allocated);
         if let Some(only) = only {
-            requested = requested.max(only.requested_high.get());
-            allocated = allocated.max(only.allocated_high.get());
+            requested = requested.max(only.requested.high.get());
+            allocated = allocated.max(only.allocated.high.get());
         }
         (
             self.requested.fetch_max(requested, Ordering::Relaxed).max(requested),
@@ -161,15 +192,6 @@ impl Peaks {
     pub fn reset(&self, sums: &Sums) {
         self.requested.store(sums.requested, Ordering::Relaxed);
         self.allocated.store(sums.allocated, Ordering::Relaxed);
-    }
-}
-
-impl Counters {
-    /// Starts the highest values again from where they are. Called by the owner, or with the
-    /// owner stopped.
-    pub fn restart_highs(&self) {
-        self.requested_high.set(self.requested());
-        self.allocated_high.set(self.allocated_now());
     }
 }
 

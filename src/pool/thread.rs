@@ -1,89 +1,82 @@
 //! From the calling thread to its front cache of a pool.
 //!
-//! The thread has one pointer of its own, to a short list of (pool, stream, slot). It is read
-//! at every allocation, so on x86-64 it lives in initial-exec thread-local storage, which
-//! stable Rust offers no other way to ask for: 4 ns a pair of calls against 7 with the
-//! general model of a shared library. It is 8 bytes, so the library still loads with
-//! `dlopen`, where room for such storage is short.
+//! The thread has 32 bytes of its own: the slot it used last, with the pool and stream it is
+//! for, and a pointer to the list of all its slots. They are read at every allocation, so on
+//! x86-64 they live in initial-exec thread-local storage, which stable Rust offers no other
+//! way to ask for: 4 ns a pair of calls against 7 with the general model of a shared library.
+//! It is little, so the library still loads with `dlopen`, where room for such storage is
+//! short.
 
 use std::sync::OnceLock;
 
 use super::front::Slot;
 use crate::order::Stream;
 
-/// A thread's front caches.
-struct List {
-    /// Used last; also in `all`.
+/// What a thread has of its own. All zeros at first; pools are numbered from 1.
+#[repr(C)]
+struct Own {
     last: Entry,
-    all: Vec<Entry>,
+    all: *mut Vec<Entry>,
 }
 
 #[derive(Clone, Copy)]
+#[repr(C)]
 struct Entry {
     pool: u64,
     stream: Stream,
     slot: *const Slot,
 }
 
+const NO_ENTRY: Entry = Entry { pool: 0, stream: Stream::DEFAULT, slot: std::ptr::null() };
+
 #[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
 mod storage {
-    use super::List;
+    use super::Own;
 
     std::arch::global_asm!(
-        ".pushsection .tbss.forebay_thread_list, \"awT\", @nobits",
+        ".pushsection .tbss.forebay_thread, \"awT\", @nobits",
         ".p2align 3",
-        ".globl forebay_thread_list",
-        ".hidden forebay_thread_list",
-        ".type forebay_thread_list, @object",
-        ".size forebay_thread_list, 8",
-        "forebay_thread_list:",
-        ".zero 8",
+        ".globl forebay_thread",
+        ".hidden forebay_thread",
+        ".type forebay_thread, @object",
+        ".size forebay_thread, 32",
+        "forebay_thread:",
+        ".zero 32",
         ".popsection",
     );
 
+    /// The calling thread's own.
     #[inline(always)]
-    pub fn get() -> *mut List {
-        let list: *mut List;
-        // SAFETY: reads the thread's own 8 bytes, which exist as long as the thread does.
+    pub fn own() -> *mut Own {
+        let own: *mut Own;
+        // SAFETY: computes an address from the thread pointer, which the first word at fs
+        // holds; touches no other memory.
         unsafe {
             std::arch::asm!(
-                "mov {list}, qword ptr [rip + forebay_thread_list@GOTTPOFF]",
-                "mov {list}, qword ptr fs:[{list}]",
-                list = out(reg) list,
-                options(nostack, preserves_flags, readonly),
+                "mov {own}, qword ptr fs:[0]",
+                "add {own}, qword ptr [rip + forebay_thread@GOTTPOFF]",
+                own = out(reg) own,
+                options(nostack, pure, readonly),
             );
         }
-        list
-    }
-
-    pub fn set(list: *mut List) {
-        // SAFETY: writes the thread's own 8 bytes.
-        unsafe {
-            std::arch::asm!(
-                "mov {at}, qword ptr [rip + forebay_thread_list@GOTTPOFF]",
-                "mov qword ptr fs:[{at}], {list}",
-                at = out(reg) _,
-                list = in(reg) list,
-                options(nostack, preserves_flags),
-            );
-        }
+        own
     }
 }
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux", not(miri))))]
 mod storage {
-    use super::List;
-    use std::cell::Cell;
+    use super::{NO_ENTRY, Own};
+    use std::cell::UnsafeCell;
 
-    thread_local!(static LIST: Cell<*mut List> = const { Cell::new(std::ptr::null_mut()) });
-
-    #[inline(always)]
-    pub fn get() -> *mut List {
-        LIST.get()
+    thread_local! {
+        static OWN: UnsafeCell<Own> =
+            const { UnsafeCell::new(Own { last: NO_ENTRY, all: std::ptr::null_mut() }) };
     }
 
-    pub fn set(list: *mut List) {
-        LIST.set(list);
+    /// The calling thread's own.
+    #[inline(always)]
+    pub fn own() -> *mut Own {
+        OWN.with(UnsafeCell::get)
     }
 }
 
@@ -91,17 +84,19 @@ mod storage {
 /// used. Valid as long as the pool is.
 #[inline(always)]
 pub fn last_slot(pool: u64, stream: Stream) -> Option<*const Slot> {
-    // SAFETY: null, or the list that this thread made and nobody else knows.
-    let list = unsafe { storage::get().as_ref() }?;
-    (list.last.pool == pool && list.last.stream == stream).then_some(list.last.slot)
+    // SAFETY: the thread's own, which nobody else knows; no reference to it is kept.
+    let last = unsafe { &(*storage::own()).last };
+    (last.pool == pool && last.stream == stream).then_some(last.slot)
 }
 
 /// The slot that the calling thread has for `pool` and `stream`.
 pub fn find_slot(pool: u64, stream: Stream) -> Option<*const Slot> {
-    // SAFETY: as in `last_slot`; the reference ends before anything else looks.
-    let list = unsafe { storage::get().as_mut() }?;
-    let found = list.all.iter().find(|entry| entry.pool == pool && entry.stream == stream)?;
-    list.last = *found;
+    // SAFETY: as in `last_slot`; the references end before anything else looks.
+    let own = unsafe { &mut *storage::own() };
+    // SAFETY: null, or the list that this thread made.
+    let all = unsafe { own.all.as_ref() }?;
+    let found = all.iter().find(|entry| entry.pool == pool && entry.stream == stream)?;
+    own.last = *found;
     Some(found.slot)
 }
 
@@ -111,21 +106,20 @@ pub fn remember_slot(pool: u64, stream: Stream, slot: *const Slot) -> bool {
     if ENDING.get() || !notice_end() {
         return false;
     }
-    let mut list = storage::get();
-    if list.is_null() {
-        let none = Entry { pool: 0, stream: Stream::DEFAULT, slot: std::ptr::null() };
-        list = Box::into_raw(Box::new(List { last: none, all: Vec::new() }));
-        storage::set(list);
+    // SAFETY: as in `last_slot`; the references end before anything else looks.
+    let own = unsafe { &mut *storage::own() };
+    if own.all.is_null() {
+        own.all = Box::into_raw(Box::default());
     }
     // SAFETY: the list that this thread made and nobody else knows.
-    let list = unsafe { &mut *list };
-    // Pools that are gone leave entries behind; they go when their number is noticed.
-    if list.all.len() >= 64 {
-        list.all.retain(|entry| super::is_alive(entry.pool));
+    let all = unsafe { &mut *own.all };
+    // Pools that are gone leave entries behind; they go when there are many.
+    if all.len() >= 64 {
+        all.retain(|entry| super::is_alive(entry.pool));
     }
     let entry = Entry { pool, stream, slot };
-    list.all.push(entry);
-    list.last = entry;
+    all.push(entry);
+    own.last = entry;
     true
 }
 
@@ -152,14 +146,18 @@ fn notice_end() -> bool {
 /// The thread ends: its slots go back to their pools.
 extern "C" fn end(_: *mut libc::c_void) {
     ENDING.set(true);
-    let list = storage::get();
-    storage::set(std::ptr::null_mut());
-    if list.is_null() {
+    // SAFETY: as in `last_slot`; the reference ends before anything else looks.
+    let all = unsafe {
+        let own = &mut *storage::own();
+        own.last = NO_ENTRY;
+        std::mem::replace(&mut own.all, std::ptr::null_mut())
+    };
+    if all.is_null() {
         return;
     }
     // SAFETY: made by `Box::into_raw` in `remember_slot`, known to this thread only.
-    let list = unsafe { Box::from_raw(list) };
-    for entry in list.all {
+    let all = unsafe { Box::from_raw(all) };
+    for entry in *all {
         super::retire_slot(entry.pool, entry.slot);
     }
 }

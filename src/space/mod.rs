@@ -20,7 +20,7 @@ mod slab;
 pub use growth::{Growth, Window};
 pub use map::PageMap;
 pub use runs::{NONE, READY, Run, RunId, Runs, State};
-pub use size_class::{MAX_CLASSES, SMALL_MAX, SizeClasses, round_large};
+pub use size_class::{ClassTable, MAX_CLASSES, SMALL_MAX, SizeClasses, round_large, step_of};
 pub use slab::{Slab, SlabId};
 
 /// Sizes and offsets of runs are multiples of this, in bytes.
@@ -63,7 +63,8 @@ pub struct Space {
     bytes: u64,
     used_bytes: u64,
     mapped_bytes: u64,
-    /// Bytes of pages that are moving: in `mapped_bytes` where they were and where they go.
+    /// Bytes that growths under way move: their addresses are counted in `mapped_bytes` on
+    /// both sides.
     moving_bytes: u64,
 }
 
@@ -364,7 +365,9 @@ impl Space {
         }
         if used != self.used_bytes || mapped != self.mapped_bytes {
             let (said_used, said_mapped) = (self.used_bytes, self.mapped_bytes);
-            return Err(format!("used {used}, not {said_used}; mapped {mapped}, not {said_mapped}"));
+            return Err(format!(
+                "used {used}, not {said_used}; mapped {mapped}, not {said_mapped}"
+            ));
         }
         let mut with_free = 0;
         for (id, slab) in self.slabs() {

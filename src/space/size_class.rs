@@ -12,21 +12,42 @@ pub const SMALL_MAX: usize = 32 << 10;
 /// The most classes a table can have; a class number fits one byte.
 pub const MAX_CLASSES: usize = 256;
 
+/// Steps in which [`ClassTable`] tells sizes apart, in bytes; every class is a multiple.
+const STEP: usize = 16;
+
+/// The class of a small size, by the size in steps of 16 bytes, rounded up; [`NO_CLASS`] where
+/// only a run of its own will do.
+pub type ClassTable = [u8; SMALL_MAX / STEP + 1];
+
+/// Not a class: there are fewer.
+pub const NO_CLASS: u8 = 255;
+
+/// The place of a small `size` in a [`ClassTable`].
+#[inline(always)]
+pub fn step_of(size: usize) -> usize {
+    size.div_ceil(STEP)
+}
+
 /// A table of size classes; a class is its index.
 #[derive(Clone, Debug)]
 pub struct SizeClasses {
     sizes: Vec<u32>,
-    /// The class of a size, by the size in quanta, rounded up.
-    by_quantum: Vec<u8>,
-    quantum_shift: u32,
+    table: Box<ClassTable>,
     per_doubling: u32,
 }
 
 impl SizeClasses {
     /// Classes from `quantum` bytes to [`SMALL_MAX`], `per_doubling` steps per doubling,
-    /// all multiples of `quantum` (a power of two).
+    /// all multiples of `quantum` (a power of two, at least 16).
     pub fn new(quantum: usize, per_doubling: u32) -> SizeClasses {
-        assert!(quantum.is_power_of_two() && quantum <= SMALL_MAX && per_doubling > 0);
+        SizeClasses::with_rounding(quantum, per_doubling, 1)
+    }
+
+    /// As [`SizeClasses::new`], for sizes that are first rounded up to a multiple of
+    /// `rounding`, a power of two.
+    pub fn with_rounding(quantum: usize, per_doubling: u32, rounding: usize) -> SizeClasses {
+        assert!(quantum.is_power_of_two() && (STEP..=SMALL_MAX).contains(&quantum));
+        assert!(rounding.is_power_of_two() && per_doubling > 0);
         let mut sizes: Vec<u32> = Vec::new();
         let mut base = quantum;
         while base < SMALL_MAX {
@@ -40,35 +61,42 @@ impl SizeClasses {
             base *= 2;
         }
         sizes.push(SMALL_MAX as u32);
-        assert!(sizes.len() <= MAX_CLASSES);
+        assert!(sizes.len() < NO_CLASS as usize);
+        let mut table = Box::new([NO_CLASS; SMALL_MAX / STEP + 1]);
         let mut class = 0;
-        let by_quantum = (0..=SMALL_MAX / quantum)
-            .map(|quanta| {
-                while (sizes[class] as usize) < quanta * quantum {
-                    class += 1;
-                }
-                class as u8
-            })
-            .collect();
-        SizeClasses { sizes, by_quantum, quantum_shift: quantum.trailing_zeros(), per_doubling }
+        for (step, entry) in table.iter_mut().enumerate() {
+            let size = (step * STEP).next_multiple_of(rounding);
+            if size > SMALL_MAX {
+                break;
+            }
+            while (sizes[class] as usize) < size {
+                class += 1;
+            }
+            *entry = class as u8;
+        }
+        SizeClasses { sizes, table, per_doubling }
     }
 
-    /// The class that serves `size` bytes; `size` is at most [`SMALL_MAX`].
-    #[inline]
-    pub fn class_of(&self, size: usize) -> usize {
-        let quantum = (1usize << self.quantum_shift) - 1;
-        self.by_quantum[(size + quantum) >> self.quantum_shift] as usize
+    /// The class by size, for the hit path.
+    pub fn table(&self) -> &ClassTable {
+        &self.table
+    }
+
+    /// The class that serves `size` bytes; none when only a run of its own does.
+    pub fn class_of(&self, size: usize) -> Option<usize> {
+        let class = *self.table.get(step_of(size))?;
+        (class != NO_CLASS).then_some(class as usize)
     }
 
     /// The smallest class that serves `size` bytes at `alignment` (a power of two), or none
     /// when only a run of its own can.
     pub fn class_of_aligned(&self, size: usize, alignment: usize) -> Option<usize> {
-        if size > SMALL_MAX || alignment as u64 > CHUNK {
+        if alignment as u64 > CHUNK {
             return None;
         }
         // A slab begins at a multiple of CHUNK, so its blocks are aligned to whatever power
         // of two divides their size.
-        (self.class_of(size)..self.sizes.len())
+        (self.class_of(size)?..self.sizes.len())
             .find(|&class| (self.sizes[class] as usize).is_multiple_of(alignment))
     }
 
@@ -117,7 +145,7 @@ mod tests {
         for per_doubling in [1, 4, 8, 16] {
             let classes = SizeClasses::new(16, per_doubling);
             for size in 1..=SMALL_MAX {
-                let given = classes.size(classes.class_of(size));
+                let given = classes.size(classes.class_of(size).unwrap());
                 assert!(given >= size);
                 // One step, or one quantum where the steps are finer than that.
                 let step = size.next_power_of_two() / 2 / per_doubling as usize;
@@ -133,6 +161,14 @@ mod tests {
             let (a, b) = (classes.size(class - 1), classes.size(class));
             assert!((b - a) * 8 <= a || b - a == 16, "{a} {b}");
         }
+    }
+
+    #[test]
+    fn rounding_comes_before_the_class() {
+        let classes = SizeClasses::with_rounding(16, 8, 4096);
+        assert_eq!(classes.class_of(1).map(|class| classes.size(class)), Some(4096));
+        assert_eq!(classes.class_of(4097).map(|class| classes.size(class)), Some(8192));
+        assert_eq!(SizeClasses::with_rounding(16, 8, 1 << 20).class_of(1), None);
     }
 
     #[test]

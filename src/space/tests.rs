@@ -45,7 +45,10 @@ impl Checked {
     fn enter(&mut self, place: Place, tag: u32) {
         let (offset, size) = self.space.extent(place);
         let below = self.live.range(..offset + size).next_back();
-        assert!(below.is_none_or(|(&at, &(bytes, ..))| at + bytes <= offset), "overlap at {offset}");
+        assert!(
+            below.is_none_or(|(&at, &(bytes, ..))| at + bytes <= offset),
+            "overlap at {offset}"
+        );
         self.live.insert(offset, (size, place, tag));
     }
 
@@ -79,7 +82,7 @@ impl Checked {
                 self.take_large(size, 1 << alignment, tag, moved);
             }
             Operation::Small { size, tag } => {
-                let class = self.space.classes().class_of(size);
+                let class = self.space.classes().class_of(size).unwrap();
                 let block = self.space.take_small(class, tag).or_else(|| {
                     if self.space.new_slab(class, tag).is_none() {
                         let bytes = self.space.classes().slab_bytes(class);
@@ -140,9 +143,11 @@ impl Checked {
             }
             Operation::AbortedGrowth { size, moved } => {
                 let picture = |space: &Space| {
-                    space.runs().iter().map(|(_, run)| {
-                        (run.offset, run.size, run.state, run.tag, run.fence)
-                    }).collect::<Vec<_>>()
+                    space
+                        .runs()
+                        .iter()
+                        .map(|(_, run)| (run.offset, run.size, run.state, run.tag, run.fence))
+                        .collect::<Vec<_>>()
                 };
                 let before = picture(&self.space);
                 if let Some(window) = self.space.best_window(size, 1, 1) {

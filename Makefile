@@ -1,0 +1,84 @@
+# forebay. `make` alone says what can be made; CONTRIBUTING.md says what for.
+
+PREFIX ?= /usr/local
+LIBDIR ?= $(PREFIX)/lib
+DESTDIR ?=
+TRACE ?= examples_c/gpt_step.csv.gz
+REPLAY_OPTIONS ?=
+CFLAGS ?= -O2
+CXXFLAGS ?= -O2
+
+RUST_MIN := 1.88
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+RELEASE := $(TARGET_DIR)/release
+LIBRARIES := $(RELEASE)/libforebay.so $(RELEASE)/libforebay.a
+SOURCES := Cargo.toml Cargo.lock build.rs $(shell find src -name '*.rs')
+WARNINGS := -Wall -Wextra -Wpedantic
+# Programs in build/ find the library beside themselves, by its SONAME.
+LINK := -Lbuild/lib -lforebay -Wl,-rpath,'$$ORIGIN/lib'
+
+.DEFAULT_GOAL := help
+.PHONY: help run test release examples install clean
+
+# In the recipes that call cargo, not in front of them: `sudo make install` needs none.
+define CHECK_RUST
+@version=$$(cargo --version 2>/dev/null | cut -d' ' -f2); \
+if [ -z "$$version" ]; then \
+	echo 'forebay needs Rust $(RUST_MIN) or later, and there is no cargo: https://rustup.rs' >&2; exit 1; \
+elif ! printf '%s\n' $(RUST_MIN) "$$version" | sort -V -C; then \
+	echo "forebay needs Rust $(RUST_MIN) or later; this is $$version: rustup update" >&2; exit 1; \
+fi
+endef
+
+help:
+	@echo 'make run             a recorded training step on a pool and on malloc, side by side'
+	@echo '                     (TRACE=file: another trace; REPLAY_OPTIONS="--rounds 3")'
+	@echo 'make test            everything that is checked, tools it needs included'
+	@echo 'make release         $(LIBRARIES)'
+	@echo 'make examples        the programs of examples_c/, in build/'
+	@echo 'make install         libraries, headers, pkg-config and CMake files'
+	@echo '                     (PREFIX=$(PREFIX) LIBDIR=$(LIBDIR) DESTDIR=)'
+	@echo 'make bench-pool      the pool beside other allocators; make bench is all of them'
+	@echo 'make clean           removes what was made'
+
+run: build/replay
+	@build/replay $(REPLAY_OPTIONS) '$(TRACE)'
+
+test:
+	$(CHECK_RUST)
+	scripts/install_test_tools.sh
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	$(MAKE) release
+	if [ -e scripts/budget.sh ]; then scripts/budget.sh; fi
+	cargo test --locked
+
+release: $(LIBRARIES)
+
+# touch: cargo leaves a library that did not change as old as it was.
+$(LIBRARIES) &: $(SOURCES)
+	$(CHECK_RUST)
+	cargo build --release --locked
+	@touch $(LIBRARIES)
+
+examples: build/pool build/pool_cpp build/replay
+
+build/lib/libforebay.so: $(RELEASE)/libforebay.so
+	@mkdir -p $(@D)
+	@ln -sf '$(abspath $(RELEASE))/libforebay.so' $@
+	@ln -sf libforebay.so $@.0
+
+build/%: examples_c/%.c include/forebay.h build/lib/libforebay.so
+	$(CC) -std=c99 $(WARNINGS) $(CFLAGS) -Iinclude -o $@ $< $(LINK)
+
+build/%_cpp: examples_c/%.cpp include/forebay.h include/forebay.hpp build/lib/libforebay.so
+	$(CXX) -std=c++17 $(WARNINGS) $(CXXFLAGS) -Iinclude -o $@ $< $(LINK)
+
+install: $(LIBRARIES)
+	scripts/install.sh '$(RELEASE)' '$(PREFIX)' '$(LIBDIR)' '$(DESTDIR)'
+
+clean:
+	rm -rf build
+	if [ -e '$(TARGET_DIR)' ]; then cargo clean; fi
+
+include benches/bench.mk

@@ -1,0 +1,456 @@
+// forebay for C++17: pools, streams, and the standard library's containers on them.
+//
+//     forebay::pool pool;
+//     std::vector<float, forebay::allocator<float>> weights(1 << 20, pool);
+//
+//     forebay::memory_resource resource(pool);
+//     std::pmr::unordered_map<int, std::pmr::string> names(&resource);
+//
+// A thin layer over forebay.h, which has the full account of each call; header only. What
+// fails throws: out_of_memory, a std::bad_alloc, when there is no room, and error otherwise.
+// Destructors and deallocation never throw. A pool must outlive what was allocated from it.
+//
+// SPDX-License-Identifier: Apache-2.0 OR MIT.
+
+#ifndef FOREBAY_HPP
+#define FOREBAY_HPP
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <exception>
+#include <limits>
+#include <memory>
+#include <memory_resource>
+#include <new>
+#include <string>
+#include <type_traits>
+#include <utility>
+
+#include "forebay.h"
+
+namespace forebay {
+
+/// What every exception of forebay carries: the status, and this thread's message, copied
+/// when the exception is made. Both are kept in place, so that throwing needs no memory.
+class failure {
+public:
+    /// Copies forebay_last_error().
+    explicit failure(forebay_status status) noexcept : status_(status) {
+        std::strncpy(message_, forebay_last_error(), sizeof message_ - 1);
+    }
+
+    /// Which error it was; never FOREBAY_OK.
+    [[nodiscard]] forebay_status status() const noexcept { return status_; }
+
+protected:
+    [[nodiscard]] const char *message() const noexcept { return message_; }
+
+private:
+    forebay_status status_;
+    char message_[1024] = {};
+};
+
+/// A call failed for another reason than memory. what() names the argument and the limit.
+class error : public std::exception, public failure {
+public:
+    using failure::failure;
+    const char *what() const noexcept override { return message(); }
+};
+
+/// The limit, the device or the address space has no room left. Caught as std::bad_alloc by
+/// programs that do not know forebay. what() has the pool's figures.
+class out_of_memory : public std::bad_alloc, public failure {
+public:
+    using failure::failure;
+    const char *what() const noexcept override { return message(); }
+};
+
+/// Throws the exception that belongs to `status`, unless it is FOREBAY_OK. For calls of
+/// forebay.h made directly.
+inline void check(forebay_status status) {
+    if (status == FOREBAY_OK) return;
+    if (status == FOREBAY_ERROR_OUT_OF_MEMORY) throw out_of_memory(status);
+    throw error(status);
+}
+
+/// A point in a stream's order, passed once everything queued before it is done. A value:
+/// copy it freely; it holds nothing.
+class fence {
+public:
+    explicit fence(forebay_fence value) noexcept : value_(value) {}
+
+    /// Whether it is passed now. Does not wait. Throws error if its stream never was.
+    [[nodiscard]] bool passed() const {
+        std::int32_t passed = 0;
+        check(forebay_fence_query(value_, &passed));
+        return passed != 0;
+    }
+
+    /// Waits until it is passed. Throws error as passed() does, and in the child of a fork.
+    void wait() const { check(forebay_fence_wait(value_)); }
+
+    /// The fence as forebay.h knows it.
+    [[nodiscard]] forebay_fence get() const noexcept { return value_; }
+
+private:
+    forebay_fence value_;
+};
+
+/// A host stream with a thread of its own, which does what is queued in order. Owned by this
+/// object; moving hands it on and leaves the default stream (NULL) behind.
+class stream {
+public:
+    /// Throws out_of_memory when no thread is to be had.
+    stream() { check(forebay_stream_create(&handle_)); }
+
+    /// Takes over a handle of forebay_stream_create.
+    [[nodiscard]] static stream adopt(forebay_stream handle) noexcept { return stream(handle); }
+
+    stream(stream &&other) noexcept : handle_(other.release()) {}
+    stream &operator=(stream &&other) noexcept {
+        stream(std::move(other)).swap(*this);
+        return *this;
+    }
+
+    /// Does what is queued, then ends the stream. Must not be run by the stream's own work:
+    /// the stream stays then, until the process ends.
+    ~stream() { (void)forebay_stream_destroy(handle_); }
+
+    /// Queues `work()` behind everything queued before. The callable is moved or copied, and
+    /// destroyed on the stream's thread when it is done; if it throws, std::terminate. Throws
+    /// error when the stream takes no more work, std::bad_alloc without memory for the copy.
+    template <class F>
+    void submit(F &&work) {
+        using callable = std::decay_t<F>;
+        auto copy = std::make_unique<callable>(std::forward<F>(work));
+        check(forebay_stream_submit(
+            handle_,
+            [](void *user) noexcept {
+                std::unique_ptr<callable> mine(static_cast<callable *>(user));
+                (*mine)();
+            },
+            copy.get()));
+        // The stream has it now. It may be gone already.
+        (void)copy.release();
+    }
+
+    /// Waits until everything queued before this call is done.
+    void synchronize() const { check(forebay_stream_synchronize(handle_)); }
+
+    /// The fence behind everything queued so far.
+    [[nodiscard]] fence record() const {
+        forebay_fence value{};
+        check(forebay_stream_record(handle_, &value));
+        return fence(value);
+    }
+
+    /// What is queued from now on waits until `until` is passed.
+    void wait(fence until) { check(forebay_stream_wait(handle_, until.get())); }
+
+    /// The handle, which stays this object's.
+    [[nodiscard]] forebay_stream get() const noexcept { return handle_; }
+
+    /// As get(), so that a stream can be named wherever a handle is taken.
+    operator forebay_stream() const noexcept { return handle_; }
+
+    /// The handle, which is the caller's from here on.
+    [[nodiscard]] forebay_stream release() noexcept { return std::exchange(handle_, nullptr); }
+
+    void swap(stream &other) noexcept { std::swap(handle_, other.handle_); }
+
+private:
+    explicit stream(forebay_stream handle) noexcept : handle_(handle) {}
+
+    forebay_stream handle_ = nullptr;
+};
+
+/// What a pool is made from; see forebay_pool_config. As it is, it stands for a balanced pool
+/// on system memory. Sizes are bytes.
+struct pool_options {
+    forebay_device_kind device_kind = FOREBAY_DEVICE_KIND_HOST;
+    std::int32_t device_index = 0;
+    std::uint64_t max_bytes = 0;  // 0: as many as the device has
+    std::uint64_t initial_bytes = 0;
+    std::uint64_t block_size = 0;
+    forebay_policy policy = FOREBAY_POLICY_BALANCED;
+    std::uint64_t flags = 0;  // FOREBAY_POOL_..., ORed together
+};
+
+/// A pool, owned by this object. Moving hands it on and leaves an object without a pool behind,
+/// of which every call but destruction and assignment fails. All calls are safe from any
+/// thread, those that change the object itself (moves, destroy, release) are not.
+///
+/// Where a call takes a stream, none means the default stream: the calling thread.
+class pool {
+public:
+    /// Throws error naming the option, out_of_memory when `initial_bytes` are not to be had.
+    explicit pool(const pool_options &options = {}) {
+        forebay_pool_config config{};
+        config.struct_size = sizeof config;
+        config.device_kind = options.device_kind;
+        config.device_index = options.device_index;
+        config.max_bytes = options.max_bytes;
+        config.initial_bytes = options.initial_bytes;
+        config.block_size = options.block_size;
+        config.policy = options.policy;
+        config.flags = options.flags;
+        check(forebay_pool_create(&config, &handle_));
+    }
+
+    /// Takes over a pool of forebay_pool_create.
+    [[nodiscard]] static pool adopt(forebay_pool *handle) noexcept { return pool(handle); }
+
+    pool(pool &&other) noexcept : handle_(other.release()) {}
+    pool &operator=(pool &&other) noexcept {
+        pool(std::move(other)).swap(*this);
+        return *this;
+    }
+
+    /// Gives all memory back, that of live blocks included.
+    ~pool() { (void)forebay_pool_destroy(handle_); }
+
+    /// As the destructor, but says it: throws error (FOREBAY_ERROR_INVALID_STATE) when blocks
+    /// were live. The pool is gone all the same.
+    void destroy() { check(forebay_pool_destroy(release())); }
+
+    /// A block of at least `size` bytes, at a multiple of 16. It is the caller's until
+    /// deallocate(). Throws out_of_memory; error for a size of 0 or of more than 2^46.
+    [[nodiscard]] void *allocate(std::size_t size, forebay_stream on = nullptr) {
+        void *block = nullptr;
+        check(forebay_alloc(handle_, size, on, &block));
+        return block;
+    }
+
+    /// As allocate(), at a multiple of `alignment`, a power of two of at most 2^30.
+    [[nodiscard]] void *allocate_aligned(std::size_t size, std::size_t alignment,
+                                         forebay_stream on = nullptr) {
+        void *block = nullptr;
+        check(forebay_alloc_aligned(handle_, size, alignment, on, &block));
+        return block;
+    }
+
+    /// As allocate(), but nullptr on any failure; forebay_last_error() says which.
+    [[nodiscard]] void *try_allocate(std::size_t size,
+                                     forebay_stream on = nullptr) noexcept {
+        void *block = nullptr;
+        return forebay_alloc(handle_, size, on, &block) == FOREBAY_OK ? block : nullptr;
+    }
+
+    /// Gives a block back; nullptr is fine. Work queued on `on` before may still use it.
+    /// The status may be looked at or not: a pointer that is no live block changes nothing.
+    forebay_status deallocate(void *block, forebay_stream on = nullptr) noexcept {
+        return forebay_free(handle_, block, on);
+    }
+
+    /// How many bytes the live block at `block` has room for. Throws error if it is none.
+    [[nodiscard]] std::size_t usable_size(const void *block) const {
+        std::size_t size = 0;
+        check(forebay_usable_size(handle_, block, &size));
+        return size;
+    }
+
+    /// Work on `on` uses a block that was allocated on another one: once freed, it is not
+    /// given out again before that work is done. Throws error if it is no live block.
+    void record_stream(void *block, forebay_stream on) {
+        check(forebay_record_stream(handle_, block, on));
+    }
+
+    /// Gives idle memory back until at most `keep_bytes` are mapped, or nothing idle is left.
+    /// Returns the bytes given back.
+    std::size_t trim(std::size_t keep_bytes = 0) {
+        std::size_t released = 0;
+        check(forebay_pool_trim(handle_, keep_bytes, &released));
+        return released;
+    }
+
+    /// Moves idle pages together; live blocks stay where they are. Throws out_of_memory when
+    /// the system refuses, and nothing is lost.
+    forebay_defrag_report defragment() {
+        forebay_defrag_report report{};
+        report.struct_size = sizeof report;
+        check(forebay_pool_defragment(handle_, &report));
+        return report;
+    }
+
+    void set_policy(forebay_policy policy) { check(forebay_pool_set_policy(handle_, policy)); }
+
+    /// At most `max_bytes` mapped from now on; 0: as many as the device has. Throws error, the
+    /// old limit kept, when live blocks take more.
+    void set_limit(std::uint64_t max_bytes) { check(forebay_pool_set_limit(handle_, max_bytes)); }
+
+    /// Walks over the whole pool; throws error (FOREBAY_ERROR_CORRUPTION) naming the block
+    /// whose guard bytes were overwritten. For tests and debugging.
+    void check_integrity() const { check(forebay_pool_check(handle_)); }
+
+    /// The counters, without making any thread wait.
+    [[nodiscard]] forebay_pool_statistics stats() const {
+        forebay_pool_statistics statistics{};
+        statistics.struct_size = sizeof statistics;
+        check(forebay_pool_stats(handle_, &statistics));
+        return statistics;
+    }
+
+    /// Starts the peaks again from what is there now.
+    void reset_peaks() { check(forebay_pool_reset_peaks(handle_)); }
+
+    /// A report on everything, in the schema of forebay_pool_stats_json. Walks over every block.
+    [[nodiscard]] std::string stats_json() const {
+        std::size_t length = 0;
+        check(forebay_pool_stats_json(handle_, nullptr, 0, &length));
+        for (;;) {
+            // Other threads may make the report longer before it is written.
+            std::string json(length + 256, '\0');
+            const std::size_t capacity = json.size();
+            const auto status = forebay_pool_stats_json(handle_, json.data(), capacity, &length);
+            if (status == FOREBAY_OK) {
+                json.resize(length);
+                return json;
+            }
+            if (length < capacity) check(status);
+        }
+    }
+
+    /// The handle, which stays this object's; nullptr after a move.
+    [[nodiscard]] forebay_pool *get() const noexcept { return handle_; }
+
+    /// The handle, which is the caller's from here on.
+    [[nodiscard]] forebay_pool *release() noexcept { return std::exchange(handle_, nullptr); }
+
+    void swap(pool &other) noexcept { std::swap(handle_, other.handle_); }
+
+private:
+    explicit pool(forebay_pool *handle) noexcept : handle_(handle) {}
+
+    forebay_pool *handle_ = nullptr;
+};
+
+namespace detail {
+
+// What a container asks for: sizes of 0 are legal there, and too much is std::bad_alloc.
+inline constexpr std::size_t max_block_bytes = std::size_t{1} << 46;
+inline constexpr std::size_t natural_alignment = 16;
+
+inline void *allocate(forebay_pool *from, forebay_stream on, std::size_t size,
+                      std::size_t alignment) {
+    void *block = nullptr;
+    if (size == 0) size = 1;
+    const auto status = alignment <= natural_alignment
+                            ? forebay_alloc(from, size, on, &block)
+                            : forebay_alloc_aligned(from, size, alignment, on, &block);
+    if (status != FOREBAY_OK && size > max_block_bytes) throw out_of_memory(status);
+    check(status);
+    return block;
+}
+
+}  // namespace detail
+
+/// A pool, or a pool and a stream, for the containers of std::pmr. Owns neither. It holds the
+/// pool's handle, so the pool object may be moved meanwhile; the pool itself must outlive it.
+///
+/// Allocation throws out_of_memory, and error for an alignment of more than 2^30.
+class memory_resource : public std::pmr::memory_resource {
+public:
+    explicit memory_resource(const pool &from, forebay_stream on = nullptr) noexcept
+        : memory_resource(from.get(), on) {}
+    explicit memory_resource(forebay_pool *from, forebay_stream on = nullptr) noexcept
+        : pool_(from), stream_(on) {}
+
+    [[nodiscard]] forebay_pool *pool_handle() const noexcept { return pool_; }
+    [[nodiscard]] forebay_stream stream_handle() const noexcept { return stream_; }
+
+private:
+    void *do_allocate(std::size_t bytes, std::size_t alignment) override {
+        return detail::allocate(pool_, stream_, bytes, alignment);
+    }
+
+    void do_deallocate(void *block, std::size_t, std::size_t) override {
+        (void)forebay_free(pool_, block, stream_);
+    }
+
+    bool do_is_equal(const std::pmr::memory_resource &other) const noexcept override {
+        const auto *same = dynamic_cast<const memory_resource *>(&other);
+        return same != nullptr && same->pool_ == pool_ && same->stream_ == stream_;
+    }
+
+    forebay_pool *pool_;
+    forebay_stream stream_;
+};
+
+/// A pool, or a pool and a stream, as the allocator of a standard container. Owns neither, as
+/// memory_resource. Allocators are equal when pool and stream are; a container that is copied,
+/// moved, assigned or swapped takes its allocator along, so that no element is ever copied
+/// because two containers differ in it.
+template <class T>
+class allocator {
+public:
+    using value_type = T;
+    using propagate_on_container_copy_assignment = std::true_type;
+    using propagate_on_container_move_assignment = std::true_type;
+    using propagate_on_container_swap = std::true_type;
+    using is_always_equal = std::false_type;
+
+    /// Not explicit: a container's constructor can be given the pool itself.
+    allocator(const pool &from, forebay_stream on = nullptr) noexcept
+        : allocator(from.get(), on) {}
+    explicit allocator(forebay_pool *from, forebay_stream on = nullptr) noexcept
+        : pool_(from), stream_(on) {}
+    template <class U>
+    allocator(const allocator<U> &other) noexcept
+        : pool_(other.pool_handle()), stream_(other.stream_handle()) {}
+
+    /// Room for `count` elements. Throws std::bad_array_new_length when that overflows,
+    /// otherwise out_of_memory.
+    [[nodiscard]] T *allocate(std::size_t count) {
+        if (count > std::numeric_limits<std::size_t>::max() / sizeof(T))
+            throw std::bad_array_new_length();
+        return static_cast<T *>(
+            detail::allocate(pool_, stream_, count * sizeof(T), alignof(T)));
+    }
+
+    void deallocate(T *block, std::size_t) noexcept {
+        (void)forebay_free(pool_, block, stream_);
+    }
+
+    /// With it, a container refuses an impossible size with std::length_error at once.
+    [[nodiscard]] std::size_t max_size() const noexcept {
+        return detail::max_block_bytes / sizeof(T);
+    }
+
+    [[nodiscard]] forebay_pool *pool_handle() const noexcept { return pool_; }
+    [[nodiscard]] forebay_stream stream_handle() const noexcept { return stream_; }
+
+private:
+    forebay_pool *pool_;
+    forebay_stream stream_;
+};
+
+template <class T, class U>
+[[nodiscard]] bool operator==(const allocator<T> &a, const allocator<U> &b) noexcept {
+    return a.pool_handle() == b.pool_handle() && a.stream_handle() == b.stream_handle();
+}
+
+template <class T, class U>
+[[nodiscard]] bool operator!=(const allocator<T> &a, const allocator<U> &b) noexcept {
+    return !(a == b);
+}
+
+/// Gives a block back to the pool and on the stream it was allocated on.
+struct block_deleter {
+    forebay_pool *pool = nullptr;
+    forebay_stream stream = nullptr;
+    void operator()(void *block) const noexcept { (void)forebay_free(pool, block, stream); }
+};
+
+/// A block of plain bytes that frees itself.
+using unique_block = std::unique_ptr<void, block_deleter>;
+
+/// Allocates one; throws as pool::allocate does.
+[[nodiscard]] inline unique_block make_block(pool &from, std::size_t size,
+                                             forebay_stream on = nullptr) {
+    return unique_block(from.allocate(size, on), block_deleter{from.get(), on});
+}
+
+}  // namespace forebay
+
+#endif  // FOREBAY_HPP
