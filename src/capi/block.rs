@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 
 use super::guard::out;
-use super::pool::{forebay_pool, id_of, with_pool};
+use super::pool::{forebay_pool, id_of, with_open_pool, with_pool};
 use super::status::forebay_status;
 use super::stream::{forebay_stream, stream_of};
 use crate::error::{Result, fail};
@@ -270,7 +270,7 @@ pub unsafe extern "C" fn forebay_free_batch(
 /// Writes how many bytes the live block at `ptr` has room for to `*out`: at least what was
 /// asked for.
 ///
-/// Errors: `FOREBAY_ERROR_INVALID_POINTER`, `FOREBAY_ERROR_INVALID_ARGUMENT`.
+/// Errors: `FOREBAY_ERROR_INVALID_POINTER`, `FOREBAY_ERROR_INVALID_ARGUMENT`, `FOREBAY_ERROR_POISONED`.
 ///
 /// # Safety
 /// As for `forebay_alloc`; `ptr` is not followed.
@@ -287,14 +287,14 @@ pub unsafe extern "C" fn forebay_usable_size(
         Ok(())
     };
     // SAFETY: the caller's promise.
-    unsafe { with_pool(pool, body) }
+    unsafe { with_open_pool(pool, body) }
 }
 
 /// Finds the live block that `address` lies in: its first byte goes to `*block` and its bytes
 /// to `*size` (both may be NULL). When there is none, they become NULL and 0, and the call
 /// succeeds.
 ///
-/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`pool`).
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`pool`), `FOREBAY_ERROR_POISONED`.
 ///
 /// # Safety
 /// As for `forebay_alloc`; `block` and `size` are NULL or valid for writing; `address` is not
@@ -320,7 +320,7 @@ pub unsafe extern "C" fn forebay_pool_owns(
         Ok(())
     };
     // SAFETY: the caller's promise.
-    unsafe { with_pool(pool, body) }
+    unsafe { with_open_pool(pool, body) }
 }
 
 /// Says that work on `stream` uses the live block at `ptr`, which was allocated on another

@@ -175,6 +175,18 @@ pub unsafe fn with_pool(
     guard_or(|| body(pool), || pool.poison())
 }
 
+/// As [`with_pool`], for calls that would answer for a poisoned pool too.
+///
+/// # Safety
+/// As for [`with_pool`].
+pub unsafe fn with_open_pool(
+    pool: *const forebay_pool,
+    body: impl FnOnce(&Pool) -> Result<()>,
+) -> forebay_status {
+    // SAFETY: the caller's promise.
+    unsafe { with_pool(pool, |pool| pool.check_open().and_then(|()| body(pool))) }
+}
+
 /// The number of the pool behind a handle, for the hit path.
 ///
 /// # Safety
@@ -413,7 +425,7 @@ pub unsafe extern "C" fn forebay_pool_set_limit(
 /// times for one allocation; NULL for nothing. `user` stays the caller's and must be valid
 /// until another function is set, or the pool is destroyed.
 ///
-/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT`.
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT`, `FOREBAY_ERROR_POISONED`.
 ///
 /// # Safety
 /// `pool` as for every call; `callback` may be called with `user` from any thread.
@@ -436,7 +448,7 @@ pub unsafe extern "C" fn forebay_pool_set_oom_callback(
         Ok(())
     };
     // SAFETY: the caller's promise.
-    unsafe { with_pool(pool, body) }
+    unsafe { with_open_pool(pool, body) }
 }
 
 /// Checks every invariant of the pool's bookkeeping and, with `FOREBAY_POOL_GUARD_BYTES`, the

@@ -136,7 +136,8 @@ impl Pool {
         let rounding = config.block_size.max(1) as usize;
         let classes =
             Box::new(SizeClasses::with_rounding(16, preset.classes_per_doubling, rounding));
-        let space = Space::new(bytes, (*classes).clone());
+        let mut space = Space::new(bytes, (*classes).clone());
+        space.set_origin((base % ALIGNMENT_MAX) as u64);
         let pool = Arc::new(Pool {
             id: registry::next_id(),
             block_mask: config.block_size.max(1) as usize - 1,
@@ -736,7 +737,8 @@ impl Pool {
         Some((block.address(), block.head().size()))
     }
 
-    fn check_open(&self) -> Result<()> {
+    /// The error of a pool that caught a panic.
+    pub(crate) fn check_open(&self) -> Result<()> {
         if self.panic_at.load(Ordering::Relaxed) == 1 {
             self.panic_at.store(0, Ordering::Relaxed);
             panic!("a panic that a test wished for");
