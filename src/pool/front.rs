@@ -116,6 +116,8 @@ pub struct Slot {
     pub live_word: u32,
     /// Its owner did not survive a fork and left the cache in the middle of a change.
     lost: AtomicBool,
+    /// The owner has seen `attention::SHARED`.
+    shared: AtomicBool,
     /// The pool.
     pub pooled: Pooled,
     /// The stream on which its blocks were freed.
@@ -145,6 +147,7 @@ impl Slot {
             live_word: Word::new(state::LIVE, id, 0).0,
             pooled,
             lost: AtomicBool::new(false),
+            shared: AtomicBool::new(false),
             stream: AtomicU64::new(stream.0),
             counters: Counters::default(),
             held: stats::Cell::default(),
@@ -237,14 +240,17 @@ impl Slot {
 
     /// Has the owner compare and swap from now on, so that others may too.
     pub fn share(&self) {
-        if self.door.has(attention::SHARED) {
+        if self.shared.load(Ordering::Acquire) {
             return;
         }
         let stopping = self.begin_stop_waiting();
         self.door.raise(attention::SHARED);
         barrier();
         // Outside once, it has seen the flag or will before it takes anything back.
-        drop(stopping.map(Stopping::wait));
+        let stopped = stopping.map(Stopping::wait);
+        // Not before: whoever finds the flag raised alone may be faster than the owner.
+        self.shared.store(true, Ordering::Release);
+        drop(stopped);
     }
 }
 
