@@ -40,11 +40,12 @@ fn alloc_with(pool: u64, size: usize, stream: Stream, flags: u32) -> usize {
 
 #[inline(always)]
 fn alloc_small(slot: &Slot, size: usize, flags: u32) -> usize {
+    // SAFETY: the owner's thread; the reference ends before the door is left.
+    let Some(cache) = (unsafe { slot.enter(flags) }) else { return 0 };
+    // Inside the door, because the classes, and the bins with them, change while it is shut.
     // SAFETY: a table that stays until the pool is gone.
     let classes = unsafe { &*slot.pooled.classes.load(Ordering::Relaxed) };
     let class = classes[step_of(size)] as usize;
-    // SAFETY: the owner's thread; the reference ends before the door is left.
-    let Some(cache) = (unsafe { slot.enter(flags) }) else { return 0 };
     let bin = &mut cache.bins[class];
     let Some(entry) = bin.pop() else {
         slot.door.leave();
