@@ -533,10 +533,12 @@ impl Pool {
         self.after_free();
     }
 
-    /// Gives everything in the slot's cache back to the core.
-    fn flush(&self, locked: &mut Locked<'_>) {
+    /// Gives everything in the slot's cache back to the core; returns how many blocks.
+    fn flush(&self, locked: &mut Locked<'_>) -> usize {
         let entries = locked.drain_all();
+        let count = entries.len();
         self.give_entries(locked.slot(), entries);
+        count
     }
 
     fn give_entries(&self, slot: &Slot, entries: Vec<Entry>) {
