@@ -325,6 +325,11 @@ impl Core {
         }
     }
 
+    /// The streams that were recorded for the block at `address`.
+    pub fn followers(&self, address: usize) -> Vec<Stream> {
+        self.followers.get(&address).cloned().unwrap_or_default()
+    }
+
     /// Moves what was freed under `from` with a fence of at most `sequence` over to `to`,
     /// whose stream was made to wait for that fence; the new fence lies behind that wait.
     pub fn hand_over(&mut self, from: u32, sequence: u64, to: u32, fence: u64) {

@@ -304,7 +304,7 @@ impl Pool {
             self.failed.fetch_add(1, Ordering::Relaxed);
         })?;
         let address = block.address();
-        self.prepare_contents(&block, size);
+        self.prepare_contents(&block, size, stream);
         self.record(crate::trace::Action::Allocate, address, size, stream);
         Ok(address)
     }
@@ -462,14 +462,14 @@ impl Pool {
                 Some(slot) if !followed => Word::new(state::CACHED, slot.id, 0),
                 _ => Word::new(state::FREE, 0, 0),
             };
-            // Poisoned while it is still the caller's, recorded before anyone else can have it.
+            // Recorded and poisoned behind this, but before anyone else can have it.
             match word.compare_exchange(seen.0, next.0, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => break,
                 Err(now) => seen = Word(now),
             }
         }
         self.record(crate::trace::Action::Free, address, requested as usize, stream);
-        self.poison_contents(&block);
+        self.poison_contents(&block, stream);
         match slot {
             Some(slot) => slot.counters.freed(requested, size),
             None => self.slotless.cells.lock().freed(requested, size),
