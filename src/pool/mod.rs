@@ -278,6 +278,14 @@ impl Pool {
             let block = round_large(rounded as u64).unwrap_or(SIZE_MAX).max(CHUNK);
             let by_policy = if block >= PAGE { self.policy().preset().large_alignment } else { 1 };
             let alignment = by_policy.max(alignment as u64);
+            if !(self.table.base() as u64).is_multiple_of(alignment) {
+                return Err(fail!(
+                    OutOfMemory,
+                    "alignment is {alignment}; the addresses that the system gave this pool \
+                     begin at {:#x}, which is no multiple of it",
+                    self.table.base()
+                ));
+            }
             return Ok(Need { size: size as u64, block, class: None, alignment, stream });
         };
         let block = classes.size(class) as u64;
