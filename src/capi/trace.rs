@@ -87,8 +87,11 @@ pub unsafe extern "C" fn forebay_trace_start(
     pool: *mut forebay_pool,
     path: *const c_char,
 ) -> forebay_status {
-    // SAFETY: the caller's promise.
-    let body = |pool: &Pool| pool.start_trace(Recorder::create(unsafe { path_of(path)? })?);
+    let body = |pool: &Pool| {
+        // SAFETY: the caller's promise.
+        let path = unsafe { path_of(path)? };
+        pool.start_trace(|| Recorder::create(path))
+    };
     // SAFETY: the caller's promise.
     unsafe { with_pool(pool, body) }
 }

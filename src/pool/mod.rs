@@ -773,14 +773,15 @@ impl Pool {
         self.slots.raise(attention::SLOW);
     }
 
-    /// Starts to record the pool's traffic.
-    pub fn start_trace(&self, recorder: Recorder) -> Result<()> {
+    /// Starts to record the pool's traffic with what `recorder` makes, which is not called
+    /// when it is being recorded already: the file may be the very same.
+    pub fn start_trace(&self, recorder: impl FnOnce() -> Result<Recorder>) -> Result<()> {
         self.check_open()?;
         let mut current = self.recorder.write();
         if current.is_some() {
             return Err(fail!(InvalidState, "pool {} is being traced already", self.id));
         }
-        *current = Some(Arc::new(recorder));
+        *current = Some(Arc::new(recorder()?));
         drop(current);
         self.update_attention();
         Ok(())
