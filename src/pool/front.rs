@@ -12,14 +12,13 @@
 //! in threads whose blocks are freed elsewhere.
 
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
-
-use parking_lot::{Mutex, MutexGuard};
 
 use super::bin::{Bin, Entry};
 use super::block::{BINS, Head, LARGE_BINS, Word, state};
 use super::handshake::{Door, attention, barrier};
 use super::stats::{self, Counters};
+use super::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use super::sync::{Mutex, MutexGuard};
 use crate::order::Stream;
 use crate::space::{ClassTable, MAX_CLASSES};
 

@@ -23,6 +23,7 @@ mod report;
 mod resize;
 mod slots;
 mod stats;
+mod sync;
 mod thread;
 
 use std::sync::Arc;
