@@ -90,9 +90,7 @@ pub unsafe extern "C" fn forebay_trace_start(
     let body = |pool: &Pool| {
         // SAFETY: the caller's promise.
         let path = unsafe { path_of(path)? };
-        // Before the file is made: it may be the one that is being written.
-        pool.check_not_traced()?;
-        pool.start_trace(Recorder::create(path)?)
+        pool.start_trace(|| Recorder::create(path))
     };
     // SAFETY: the caller's promise.
     unsafe { with_pool(pool, body) }

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use super::core::Block;
 use super::{GUARD_BYTES, Pool, handshake::attention};
 use crate::error::{Result, fail};
+use crate::order::{Fence, Stream};
 
 /// Freed bytes are overwritten with this.
 const POISON: u8 = 0xDF;
@@ -14,13 +15,25 @@ const GUARD: u8 = 0xFD;
 const GUARD_MOST: u64 = 4096;
 
 impl Pool {
-    /// Prepares the bytes of a block that is about to be given out.
-    pub(super) fn prepare_contents(&self, block: &Block, size: usize) {
+    /// This thread is about to write to bytes that were freed on `stream`, where work may be
+    /// queued that still uses them: waits for it.
+    pub(super) fn settle(&self, stream: Stream) {
+        if !self.order.is_immediate(stream) {
+            self.order.wait(Fence { stream, sequence: self.order.mark(stream) });
+        }
+    }
+
+    /// Prepares the bytes of a block that is about to be given out on `stream`.
+    pub(super) fn prepare_contents(&self, block: &Block, size: usize, stream: Stream) {
         if self.attention.load(Ordering::Relaxed) & attention::SLOW == 0 {
             return;
         }
         let address = block.address();
-        if self.flags.zero_on_alloc || self.zeroed.load(Ordering::Relaxed) {
+        let zero = self.flags.zero_on_alloc || self.zeroed.load(Ordering::Relaxed);
+        if zero || self.flags.guard_bytes {
+            self.settle(stream);
+        }
+        if zero {
             // SAFETY: the block was just taken for the caller and has pages.
             unsafe { self.device.fill(address, size, 0) };
         }
@@ -31,9 +44,13 @@ impl Pool {
         }
     }
 
-    /// Overwrites the bytes of a block that was just taken back.
-    pub(super) fn poison_contents(&self, block: &Block) {
+    /// Overwrites the bytes of a block that was just taken back, once the work that is queued
+    /// on `stream`, and on those that were recorded for it, is done with them.
+    pub(super) fn poison_contents(&self, block: &Block, stream: Stream) {
         if self.flags.poison_on_free {
+            self.settle(stream);
+            let followers = self.core.lock().followers(block.address());
+            followers.into_iter().for_each(|follower| self.settle(follower));
             // SAFETY: the block was taken back from its owner and is in nobody's hands yet.
             unsafe {
                 self.device.fill(block.address(), block.head().size() as usize, POISON);

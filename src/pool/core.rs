@@ -196,14 +196,18 @@ impl Core {
 
     /// Makes ready what streams are done with by now.
     pub fn poll(&mut self, table: &BlockTable, order: &dyn Order) {
+        if !self.waiting.is_empty() {
+            self.poll_waiting(table, order);
+        }
+        // Behind those: a block that comes back may have been the last of its slab.
         for tag in self.tags() {
             if self.space.runs().free_bytes(tag) > 0 {
                 self.space.pass(tag, order.passed(self.stream_of(tag)));
             }
         }
-        if self.waiting.is_empty() {
-            return;
-        }
+    }
+
+    fn poll_waiting(&mut self, table: &BlockTable, order: &dyn Order) {
         let passed = |followed: &Followed| {
             followed.fences.iter().all(|fence| order.passed(fence.stream) >= fence.sequence)
         };
@@ -363,6 +367,11 @@ impl Core {
         if !followers.contains(&stream) {
             followers.push(stream);
         }
+    }
+
+    /// The streams that were recorded for the block at `address`.
+    pub fn followers(&self, address: usize) -> Vec<Stream> {
+        self.followers.get(&address).cloned().unwrap_or_default()
     }
 
     /// Moves what was freed under `from` with a fence of at most `sequence` over to `to`,

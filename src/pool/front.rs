@@ -12,14 +12,13 @@
 //! in threads whose blocks are freed elsewhere.
 
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
-
-use parking_lot::{Mutex, MutexGuard};
 
 use super::bin::{Bin, Entry};
 use super::block::{BINS, Head, LARGE_BINS, Word, state};
 use super::handshake::{Door, attention, barrier};
 use super::stats::{self, Counters};
+use super::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use super::sync::{Mutex, MutexGuard};
 use crate::order::Stream;
 use crate::space::{ClassTable, MAX_CLASSES};
 
@@ -116,6 +115,8 @@ pub struct Slot {
     pub live_word: u32,
     /// Its owner did not survive a fork and left the cache in the middle of a change.
     lost: AtomicBool,
+    /// The owner has seen `attention::SHARED`.
+    shared: AtomicBool,
     /// The pool.
     pub pooled: Pooled,
     /// The stream on which its blocks were freed.
@@ -145,6 +146,7 @@ impl Slot {
             live_word: Word::new(state::LIVE, id, 0).0,
             pooled,
             lost: AtomicBool::new(false),
+            shared: AtomicBool::new(false),
             stream: AtomicU64::new(stream.0),
             counters: Counters::default(),
             held: stats::Cell::default(),
@@ -237,14 +239,17 @@ impl Slot {
 
     /// Has the owner compare and swap from now on, so that others may too.
     pub fn share(&self) {
-        if self.door.has(attention::SHARED) {
+        if self.shared.load(Ordering::Acquire) {
             return;
         }
         let stopping = self.begin_stop_waiting();
         self.door.raise(attention::SHARED);
         barrier();
         // Outside once, it has seen the flag or will before it takes anything back.
-        drop(stopping.map(Stopping::wait));
+        let stopped = stopping.map(Stopping::wait);
+        // Not before: whoever finds the flag raised alone may be faster than the owner.
+        self.shared.store(true, Ordering::Release);
+        drop(stopped);
     }
 }
 

@@ -11,7 +11,9 @@
 //! Where the kernel has no `membarrier`, front caches are only used under their lock.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, compiler_fence};
+
+use super::sync::atomic::{AtomicBool, AtomicU32, Ordering, compiler_fence};
+use super::sync::{spin_loop, yield_now};
 
 /// Flags that keep an owner from its fast path.
 pub mod attention {
@@ -41,7 +43,7 @@ impl Door {
         self.inside.store(true, Ordering::Relaxed);
         // The processor may still reorder the two; the stopper's barrier sees to that.
         compiler_fence(Ordering::SeqCst);
-        if cfg!(any(miri, shuttle)) {
+        if cfg!(miri) {
             std::sync::atomic::fence(Ordering::SeqCst);
         }
         if self.attention.load(Ordering::Acquire) != flags {
@@ -75,16 +77,11 @@ impl Door {
         while self.inside.load(Ordering::Acquire) {
             spins += 1;
             if spins < 64 {
-                std::hint::spin_loop();
+                spin_loop();
             } else {
-                std::thread::yield_now();
+                yield_now();
             }
         }
-    }
-
-    /// Whether `flag` is raised.
-    pub fn has(&self, flag: u32) -> bool {
-        self.attention.load(Ordering::Acquire) & flag != 0
     }
 
     /// Whether the owner is inside right now.

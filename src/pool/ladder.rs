@@ -64,6 +64,12 @@ impl Pool {
         if let Grown::Done(block) = grown {
             return Some(block);
         }
+        // The little that front caches hold may lie in the very pages that are missing.
+        if self.flush_all() > 0
+            && let Grown::Done(block) = self.grow(need)
+        {
+            return Some(block);
+        }
         // 5. What other streams freed but may still use: this stream waits for them on the
         // device, or else the caller does here.
         let (tag, fences) = {
@@ -114,18 +120,14 @@ impl Pool {
         held >= wanted.min(PAGE) && self.flush_all() > 0
     }
 
-    /// Empties every front cache but those in use this very moment; returns the bytes.
-    pub(super) fn flush_all(&self) -> u64 {
+    /// Empties every front cache but those in use this very moment; returns how many
+    /// blocks that were.
+    pub(super) fn flush_all(&self) -> usize {
         if self.slots.len() == 0 {
             return 0;
         }
         self.barriers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let mut bytes = 0;
-        for mut locked in self.slots.stop() {
-            bytes += locked.slot().held.get();
-            self.flush(&mut locked);
-        }
-        bytes
+        self.slots.stop().iter_mut().map(|locked| self.flush(locked)).sum()
     }
 
     /// Puts pages under addresses for `need`: idle pages from elsewhere, above the soft

@@ -23,6 +23,7 @@ mod report;
 mod resize;
 mod slots;
 mod stats;
+mod sync;
 mod thread;
 
 use std::sync::Arc;
@@ -280,6 +281,14 @@ impl Pool {
             let block = round_large(rounded as u64).unwrap_or(SIZE_MAX).max(CHUNK);
             let by_policy = if block >= PAGE { self.policy().preset().large_alignment } else { 1 };
             let alignment = by_policy.max(alignment as u64);
+            if !(self.table.base() as u64).is_multiple_of(alignment) {
+                return Err(fail!(
+                    OutOfMemory,
+                    "alignment is {alignment}; the addresses that the system gave this pool \
+                     begin at {:#x}, which is no multiple of it",
+                    self.table.base()
+                ));
+            }
             return Ok(Need { size: size as u64, block, class: None, alignment, stream });
         };
         let block = classes.size(class) as u64;
@@ -306,7 +315,7 @@ impl Pool {
             self.failed.fetch_add(1, Ordering::Relaxed);
         })?;
         let address = block.address();
-        self.prepare_contents(&block, size);
+        self.prepare_contents(&block, size, stream);
         self.record(crate::trace::Action::Allocate, address, size, stream);
         Ok(address)
     }
@@ -464,14 +473,14 @@ impl Pool {
                 Some(slot) if !followed => Word::new(state::CACHED, slot.id, 0),
                 _ => Word::new(state::FREE, 0, 0),
             };
-            // Poisoned while it is still the caller's, recorded before anyone else can have it.
+            // Recorded and poisoned behind this, but before anyone else can have it.
             match word.compare_exchange(seen.0, next.0, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => break,
                 Err(now) => seen = Word(now),
             }
         }
         self.record(crate::trace::Action::Free, address, requested as usize, stream);
-        self.poison_contents(&block);
+        self.poison_contents(&block, stream);
         match slot {
             Some(slot) => slot.counters.freed(requested, size),
             None => self.slotless.cells.lock().freed(requested, size),
@@ -535,10 +544,12 @@ impl Pool {
         self.after_free();
     }
 
-    /// Gives everything in the slot's cache back to the core.
-    fn flush(&self, locked: &mut Locked<'_>) {
+    /// Gives everything in the slot's cache back to the core; returns how many blocks.
+    fn flush(&self, locked: &mut Locked<'_>) -> usize {
         let entries = locked.drain_all();
+        let count = entries.len();
         self.give_entries(locked.slot(), entries);
+        count
     }
 
     fn give_entries(&self, slot: &Slot, entries: Vec<Entry>) {
@@ -767,23 +778,15 @@ impl Pool {
         self.slots.raise(attention::SLOW);
     }
 
-    /// The error for a pool that is being traced already.
-    pub fn check_not_traced(&self) -> Result<()> {
-        self.check_open()?;
-        match *self.recorder.read() {
-            Some(_) => Err(fail!(InvalidState, "pool {} is being traced already", self.id)),
-            None => Ok(()),
-        }
-    }
-
-    /// Starts to record the pool's traffic.
-    pub fn start_trace(&self, recorder: Recorder) -> Result<()> {
+    /// Starts to record the pool's traffic with what `recorder` makes, which is not called
+    /// when it is being recorded already: the file may be the very same.
+    pub fn start_trace(&self, recorder: impl FnOnce() -> Result<Recorder>) -> Result<()> {
         self.check_open()?;
         let mut current = self.recorder.write();
         if current.is_some() {
             return Err(fail!(InvalidState, "pool {} is being traced already", self.id));
         }
-        *current = Some(Arc::new(recorder));
+        *current = Some(Arc::new(recorder()?));
         drop(current);
         self.update_attention();
         Ok(())

@@ -39,6 +39,8 @@ impl Pool {
         // Before anything is taken: a free that finds them overwritten would lose the new block.
         self.check_guard(&block)?;
         let fresh = self.alloc(size, stream)?;
+        // Work on `stream` that was queued before may still use what became `fresh`.
+        self.settle(stream);
         // SAFETY: both blocks are live, the caller's, and distinct.
         unsafe { self.device.copy(address, fresh, (old_requested as usize).min(size)) };
         self.free(address, stream)?;
