@@ -46,8 +46,7 @@ fn transformer() -> Vec<Row> {
         rows.push(Row::Give(scores));
         let attention = take(&mut rows, hidden);
         let up = take(&mut rows, 4 * hidden);
-        let scalars: Vec<_> =
-            (0..8).map(|_| take(&mut rows, 4 + random.below(2000))).collect();
+        let scalars: Vec<_> = (0..8).map(|_| take(&mut rows, 4 + random.below(2000))).collect();
         let gate = take(&mut rows, 4 * hidden);
         rows.push(Row::Give(gate));
         scalars.into_iter().for_each(|block| rows.push(Row::Give(block)));
@@ -144,8 +143,7 @@ fn conservative_reserves_little_more_than_is_requested() {
 #[test]
 fn conservative_gives_pages_back_with_each_free() {
     let pool = pool_with(Policy::Conservative, 256 << 20);
-    let blocks: Vec<_> =
-        (0..20).map(|_| pool.alloc(10 * MIB, Stream::DEFAULT).unwrap()).collect();
+    let blocks: Vec<_> = (0..20).map(|_| pool.alloc(10 * MIB, Stream::DEFAULT).unwrap()).collect();
     let stream = rig::TestStream::new();
     for (left, block) in blocks.into_iter().enumerate().rev() {
         // Of blocks freed on a stream, once it is done.
@@ -153,7 +151,10 @@ fn conservative_gives_pages_back_with_each_free() {
         pool.free(block, on).unwrap();
         let stats = pool.stats();
         // Blocks of 5 pages each share none.
-        assert_eq!((stats.reserved[0], stats.requested[0]), ((left * 10 * MIB) as u64, (left * 10 * MIB) as u64));
+        assert_eq!(
+            (stats.reserved[0], stats.requested[0]),
+            ((left * 10 * MIB) as u64, (left * 10 * MIB) as u64)
+        );
     }
 }
 
@@ -223,8 +224,8 @@ fn aggressive_reuse_hits_ninety_nine_of_a_hundred() {
             play(&pool, &rows, on_default, |_| ());
         }
         let after = pool.stats();
-        let share = (after.hits - before.hits) as f64
-            / (after.allocations - before.allocations) as f64;
+        let share =
+            (after.hits - before.hits) as f64 / (after.allocations - before.allocations) as f64;
         println!("aggressive_reuse, {name}: {share:.5}");
         assert!(share >= 0.99, "{name}: {share}");
         assert_eq!(after.trims, 0, "it gave something back unasked");
@@ -322,7 +323,8 @@ fn latency_first_makes_no_system_call_after_warm_up() {
             play(&probe, &rows, on_default, |_| ());
             probe.stats().reserved[1]
         };
-        let config = Config { initial_bytes: (peak + (64 << 20)).min(config.initial_bytes), ..config };
+        let config =
+            Config { initial_bytes: (peak + (64 << 20)).min(config.initial_bytes), ..config };
         if peak > config.initial_bytes {
             // Too much to touch in a test: the first step maps the rest.
             println!("{name}: peak {peak}");
