@@ -104,7 +104,8 @@ fn eight_threads_hand_blocks_to_each_other() {
                 })
                 .collect();
             drop(senders);
-            let inboxes: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+            let inboxes: Vec<_> =
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect();
             inboxes.iter().flat_map(Receiver::try_iter).for_each(|block| free(&pool, block));
             empty(&pool);
         });
