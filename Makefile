@@ -8,7 +8,7 @@ REPLAY_OPTIONS ?=
 CFLAGS ?= -O2
 CXXFLAGS ?= -O2
 
-RUST_MIN := 1.88
+RUST_MIN := 1.92
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 RELEASE := $(TARGET_DIR)/release
 LIBRARIES := $(RELEASE)/libforebay.so $(RELEASE)/libforebay.a

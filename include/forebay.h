@@ -488,7 +488,7 @@ forebay_status forebay_pool_set_limit(struct forebay_pool *pool,
 /// times for one allocation; NULL for nothing. `user` stays the caller's and must be valid
 /// until another function is set, or the pool is destroyed.
 ///
-/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT`.
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT`, `FOREBAY_ERROR_POISONED`.
 ///
 /// The caller's part:
 /// `pool` as for every call; `callback` may be called with `user` from any thread.
@@ -598,17 +598,19 @@ forebay_status forebay_free_batch(struct forebay_pool *pool,
 /// Writes how many bytes the live block at `ptr` has room for to `*out`: at least what was
 /// asked for.
 ///
-/// Errors: `FOREBAY_ERROR_INVALID_POINTER`, `FOREBAY_ERROR_INVALID_ARGUMENT`.
+/// Errors: `FOREBAY_ERROR_INVALID_POINTER`, `FOREBAY_ERROR_INVALID_ARGUMENT`, `FOREBAY_ERROR_POISONED`.
 ///
 /// The caller's part:
 /// As for `forebay_alloc`; `ptr` is not followed.
-forebay_status forebay_usable_size(struct forebay_pool *pool, const void *ptr, size_t *out);
+forebay_status forebay_usable_size(struct forebay_pool *pool,
+                                   const void *ptr,
+                                   size_t *out);
 
 /// Finds the live block that `address` lies in: its first byte goes to `*block` and its bytes
 /// to `*size` (both may be NULL). When there is none, they become NULL and 0, and the call
 /// succeeds.
 ///
-/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`pool`).
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`pool`), `FOREBAY_ERROR_POISONED`.
 ///
 /// The caller's part:
 /// As for `forebay_alloc`; `block` and `size` are NULL or valid for writing; `address` is not
@@ -632,7 +634,8 @@ forebay_status forebay_record_stream(struct forebay_pool *pool,
 
 /// Writes the counters of `pool` to `*out`. Walks over nothing, and makes no thread wait.
 ///
-/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`out` is NULL, its `struct_size` is not set).
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`out` is NULL, its `struct_size` is not set),
+/// `FOREBAY_ERROR_POISONED`.
 ///
 /// The caller's part:
 /// `pool` as for `forebay_alloc`; `out` is NULL or points to a struct with `struct_size` set.
@@ -641,7 +644,7 @@ forebay_status forebay_pool_stats(struct forebay_pool *pool,
 
 /// Starts the peaks again from what is there now.
 ///
-/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT`.
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT`, `FOREBAY_ERROR_POISONED`.
 ///
 /// The caller's part:
 /// `pool` as for `forebay_alloc`.
@@ -663,7 +666,7 @@ forebay_status forebay_pool_reset_peaks(struct forebay_pool *pool);
 /// "requested_bytes"}. All sizes are bytes.
 ///
 /// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`buffer` is NULL, or too small: `*length` is set, the
-/// buffer untouched).
+/// buffer untouched), `FOREBAY_ERROR_POISONED`.
 ///
 /// The caller's part:
 /// `pool` as for `forebay_alloc`; `buffer` is NULL or has `capacity` bytes; `length` is NULL or

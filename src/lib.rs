@@ -1,4 +1,35 @@
-//! forebay
+//! forebay: memory held right in front of the processor that needs it, pooled and in stream
+//! order, behind a stable C ABI.
+//!
+//! # The house
+//!
+//! Folders are floors. A floor uses the floors below it and none above; this list is the
+//! order.
+//!
+//! | floor | what lives there | unsafe |
+//! | --- | --- | --- |
+//! | [`capi`] | the front door: the C functions of `forebay.h`, one file per noun; argument checks, the panic guard, statuses | yes |
+//! | [`replay`] | a trace replayed into a pool, or into malloc, and what that cost | yes |
+//! | [`pool`] | the stream-ordered pool: front caches, the core under its lock, the ladder on out-of-memory, policies, numbers | in `bin`, `block`, `fast`, `front`, `handshake`, `slots`, `thread`, `fork`, `contents` |
+//! | [`trace`] | the log of a pool's traffic: recorder and formats | no |
+//! | [`order`] | streams and fences: who may reuse what, and when | for a fork |
+//! | [`space`] | bookkeeping of an arena in offsets: size classes, runs, slabs, page map; no device, no thread | forbidden |
+//! | [`device`] | the ground: one trait, its preconditions said once; `host.rs` | yes |
+//!
+//! [`error`] is what all floors stand on.
+//!
+//! Beside them: `include/` has the contract, `forebay.h`, generated from `capi`, and
+//! `forebay.hpp` for C++; `tests/c/`, `examples_c/` and the sections of the header have one
+//! file per noun of `capi`, with its name.
+//!
+//! # Words
+//!
+//! *Requested* bytes were asked for, *allocated* bytes are those of the blocks given out,
+//! *reserved* bytes are mapped. A *page* is 2 MiB, the unit of mapping. An *arena* is one
+//! reservation of addresses, made once per pool. A *run* is a piece of it: free and mapped,
+//! without pages, or used; a *slab* is a run cut into equal *blocks* of one size class. A
+//! *stream* is a queue of work in order, a *fence* a point in it.
+
 pub mod capi;
 pub mod device;
 pub mod error;

@@ -3,10 +3,10 @@
 use std::ffi::c_void;
 
 use super::guard::out;
-use super::pool::{forebay_pool, id_of, with_pool};
+use super::pool::{forebay_pool, id_of, with_open_pool, with_pool};
 use super::status::forebay_status;
 use super::stream::{forebay_stream, stream_of};
-use crate::error::fail;
+use crate::error::{Result, fail};
 use crate::pool::{Pool, fast};
 
 /// Takes a block of at least `size` bytes for work on `stream` and writes its first byte to
@@ -179,6 +179,15 @@ pub unsafe extern "C" fn forebay_realloc(
     unsafe { with_pool(pool, body) }
 }
 
+/// No array has more bytes than half of the addresses, so a larger count is a mistake.
+fn check_count(count: usize) -> Result<()> {
+    const MOST: usize = isize::MAX as usize / size_of::<usize>();
+    if count > MOST {
+        return Err(fail!(InvalidArgument, "count is {count}; the limit is {MOST}"));
+    }
+    Ok(())
+}
+
 /// Takes a block for each of `count` sizes and writes their first bytes to `out[0 .. count]`:
 /// all of them, or none. `count` 0 is fine.
 ///
@@ -199,6 +208,7 @@ pub unsafe extern "C" fn forebay_alloc_batch(
         if count == 0 {
             return Ok(());
         }
+        check_count(count)?;
         if sizes.is_null() {
             return Err(fail!(InvalidArgument, "sizes is NULL; it must have {count} elements"));
         }
@@ -236,6 +246,7 @@ pub unsafe extern "C" fn forebay_free_batch(
     freed: *mut usize,
 ) -> forebay_status {
     let body = |pool: &Pool| {
+        check_count(count)?;
         if count > 0 && ptrs.is_null() {
             return Err(fail!(InvalidArgument, "ptrs is NULL; it must have {count} elements"));
         }
@@ -259,7 +270,7 @@ pub unsafe extern "C" fn forebay_free_batch(
 /// Writes how many bytes the live block at `ptr` has room for to `*out`: at least what was
 /// asked for.
 ///
-/// Errors: `FOREBAY_ERROR_INVALID_POINTER`, `FOREBAY_ERROR_INVALID_ARGUMENT`.
+/// Errors: `FOREBAY_ERROR_INVALID_POINTER`, `FOREBAY_ERROR_INVALID_ARGUMENT`, `FOREBAY_ERROR_POISONED`.
 ///
 /// # Safety
 /// As for `forebay_alloc`; `ptr` is not followed.
@@ -276,14 +287,14 @@ pub unsafe extern "C" fn forebay_usable_size(
         Ok(())
     };
     // SAFETY: the caller's promise.
-    unsafe { with_pool(pool, body) }
+    unsafe { with_open_pool(pool, body) }
 }
 
 /// Finds the live block that `address` lies in: its first byte goes to `*block` and its bytes
 /// to `*size` (both may be NULL). When there is none, they become NULL and 0, and the call
 /// succeeds.
 ///
-/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`pool`).
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`pool`), `FOREBAY_ERROR_POISONED`.
 ///
 /// # Safety
 /// As for `forebay_alloc`; `block` and `size` are NULL or valid for writing; `address` is not
@@ -309,7 +320,7 @@ pub unsafe extern "C" fn forebay_pool_owns(
         Ok(())
     };
     // SAFETY: the caller's promise.
-    unsafe { with_pool(pool, body) }
+    unsafe { with_open_pool(pool, body) }
 }
 
 /// Says that work on `stream` uses the live block at `ptr`, which was allocated on another

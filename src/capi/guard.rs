@@ -113,6 +113,19 @@ pub unsafe fn read_sized<T: PublicStruct>(from: *const T) -> Result<T> {
     }
 }
 
+/// The error for a struct that [`write_sized`] would refuse, before there is anything to write:
+/// a call that fails for it must not have done its work.
+///
+/// # Safety
+/// `to` is NULL or points to a `T` of some release, whose first field is its size.
+pub unsafe fn check_sized<T: PublicStruct>(to: *const T) -> Result<()> {
+    if !to.is_null() {
+        // SAFETY: the caller's promise.
+        unsafe { checked_size(to)? };
+    }
+    Ok(())
+}
+
 /// Writes as much of `value` as the caller's struct has; what ours lacks becomes zero. The
 /// caller's size stays.
 ///

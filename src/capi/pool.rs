@@ -4,7 +4,7 @@ use std::ffi::c_void;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
-use super::guard::{PublicStruct, User, guard, guard_or, out, read_sized, write_sized};
+use super::guard::{PublicStruct, User, check_sized, guard, guard_or, out, read_sized, write_sized};
 use super::status::forebay_status;
 use crate::error::{Error, Result, fail};
 use crate::pool::{Config, Flags, Policy, Pool};
@@ -23,6 +23,28 @@ struct Handle {
     /// The pool's number, or `NO_POOL`.
     id: AtomicU64,
     pool: AtomicPtr<Pool>,
+    /// The handle made before. All are in a list, so that leak checkers find every one of them
+    /// and a program under valgrind is not told that they are lost.
+    #[allow(dead_code)]
+    previous: *mut Handle,
+}
+
+static NEWEST: AtomicPtr<Handle> = AtomicPtr::new(std::ptr::null_mut());
+
+/// Makes a handle for `pool`.
+fn handle_of(pool: Arc<Pool>) -> *mut Handle {
+    let id = AtomicU64::new(pool.id());
+    let pool = AtomicPtr::new(Arc::into_raw(pool).cast_mut());
+    let handle = Box::into_raw(Box::new(Handle { id, pool, previous: std::ptr::null_mut() }));
+    let mut previous = NEWEST.load(Ordering::Relaxed);
+    loop {
+        // SAFETY: made above, and nobody else reads this field.
+        unsafe { (*handle).previous = previous };
+        match NEWEST.compare_exchange_weak(previous, handle, Ordering::AcqRel, Ordering::Relaxed) {
+            Ok(_) => return handle,
+            Err(newer) => previous = newer,
+        }
+    }
 }
 
 /// The number of no pool, and not that with which a thread starts either.
@@ -153,6 +175,18 @@ pub unsafe fn with_pool(
     guard_or(|| body(pool), || pool.poison())
 }
 
+/// As [`with_pool`], for calls that would answer for a poisoned pool too.
+///
+/// # Safety
+/// As for [`with_pool`].
+pub unsafe fn with_open_pool(
+    pool: *const forebay_pool,
+    body: impl FnOnce(&Pool) -> Result<()>,
+) -> forebay_status {
+    // SAFETY: the caller's promise.
+    unsafe { with_pool(pool, |pool| pool.check_open().and_then(|()| body(pool))) }
+}
+
 /// The number of the pool behind a handle, for the hit path.
 ///
 /// # Safety
@@ -261,9 +295,7 @@ pub unsafe extern "C" fn forebay_pool_create(
             config_of(&unsafe { read_sized(config)? })?
         };
         let pool = Pool::on_host(&config)?;
-        let id = AtomicU64::new(pool.id());
-        let handle = Handle { id, pool: AtomicPtr::new(Arc::into_raw(pool).cast_mut()) };
-        *out = Box::into_raw(Box::new(handle)).cast();
+        *out = handle_of(pool).cast();
         Ok(())
     })
 }
@@ -288,7 +320,7 @@ pub unsafe extern "C" fn forebay_pool_destroy(pool: *mut forebay_pool) -> foreba
         if pool.is_null() {
             return Err(destroyed_pool());
         }
-        // SAFETY: made by `Arc::into_raw` in `forebay_pool_create`, taken out of the handle once.
+        // SAFETY: made by `Arc::into_raw` in `handle_of`, taken out of the handle once.
         let pool = unsafe { Arc::from_raw(pool) };
         pool.close()
     })
@@ -334,6 +366,8 @@ pub unsafe extern "C" fn forebay_pool_defragment(
     report: *mut forebay_defrag_report,
 ) -> forebay_status {
     let body = |pool: &Pool| {
+        // SAFETY: the caller's promise.
+        unsafe { check_sized(report)? };
         let done = pool.defragment()?;
         if report.is_null() {
             return Ok(());
@@ -391,7 +425,7 @@ pub unsafe extern "C" fn forebay_pool_set_limit(
 /// times for one allocation; NULL for nothing. `user` stays the caller's and must be valid
 /// until another function is set, or the pool is destroyed.
 ///
-/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT`.
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT`, `FOREBAY_ERROR_POISONED`.
 ///
 /// # Safety
 /// `pool` as for every call; `callback` may be called with `user` from any thread.
@@ -414,7 +448,7 @@ pub unsafe extern "C" fn forebay_pool_set_oom_callback(
         Ok(())
     };
     // SAFETY: the caller's promise.
-    unsafe { with_pool(pool, body) }
+    unsafe { with_open_pool(pool, body) }
 }
 
 /// Checks every invariant of the pool's bookkeeping and, with `FOREBAY_POOL_GUARD_BYTES`, the

@@ -3,7 +3,7 @@
 use std::ffi::c_char;
 
 use super::guard::{PublicStruct, out, write_sized};
-use super::pool::{forebay_pool, with_pool};
+use super::pool::{forebay_pool, with_open_pool};
 use super::status::forebay_status;
 use crate::error::fail;
 use crate::pool::Pool;
@@ -68,7 +68,8 @@ const _: () = assert!(size_of::<forebay_pool_statistics>() == forebay_pool_stati
 
 /// Writes the counters of `pool` to `*out`. Walks over nothing, and makes no thread wait.
 ///
-/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`out` is NULL, its `struct_size` is not set).
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`out` is NULL, its `struct_size` is not set),
+/// `FOREBAY_ERROR_POISONED`.
 ///
 /// # Safety
 /// `pool` as for `forebay_alloc`; `out` is NULL or points to a struct with `struct_size` set.
@@ -107,12 +108,12 @@ pub unsafe extern "C" fn forebay_pool_stats(
         unsafe { write_sized(out, &value) }
     };
     // SAFETY: the caller's promise.
-    unsafe { with_pool(pool, body) }
+    unsafe { with_open_pool(pool, body) }
 }
 
 /// Starts the peaks again from what is there now.
 ///
-/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT`.
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT`, `FOREBAY_ERROR_POISONED`.
 ///
 /// # Safety
 /// `pool` as for `forebay_alloc`.
@@ -123,7 +124,7 @@ pub unsafe extern "C" fn forebay_pool_reset_peaks(pool: *mut forebay_pool) -> fo
         Ok(())
     };
     // SAFETY: the caller's promise.
-    unsafe { with_pool(pool, body) }
+    unsafe { with_open_pool(pool, body) }
 }
 
 /// Writes a report on everything as JSON, with a NUL behind it, to `buffer`, which has
@@ -142,7 +143,7 @@ pub unsafe extern "C" fn forebay_pool_reset_peaks(pool: *mut forebay_pool) -> fo
 /// "requested_bytes"}. All sizes are bytes.
 ///
 /// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`buffer` is NULL, or too small: `*length` is set, the
-/// buffer untouched).
+/// buffer untouched), `FOREBAY_ERROR_POISONED`.
 ///
 /// # Safety
 /// `pool` as for `forebay_alloc`; `buffer` is NULL or has `capacity` bytes; `length` is NULL or
@@ -181,5 +182,5 @@ pub unsafe extern "C" fn forebay_pool_stats_json(
         Ok(())
     };
     // SAFETY: the caller's promise.
-    unsafe { with_pool(pool, body) }
+    unsafe { with_open_pool(pool, body) }
 }

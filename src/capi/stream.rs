@@ -60,6 +60,8 @@ pub unsafe extern "C" fn forebay_stream_create(out: *mut forebay_stream) -> fore
     guard(|| {
         // SAFETY: the caller's promise.
         let out = unsafe { self::out(out, "out")? };
+        // A pool does this too, but a stream may come first.
+        crate::pool::prepare_for_forks();
         *out = HostStream::create()?.handle().0 as forebay_stream;
         Ok(())
     })

@@ -2,7 +2,7 @@
 
 use std::ffi::c_char;
 
-use super::guard::{PublicStruct, guard, path as path_of, read_sized, write_sized};
+use super::guard::{PublicStruct, check_sized, guard, path as path_of, read_sized, write_sized};
 use super::pool::{forebay_pool, pool_behind, with_pool};
 use super::status::forebay_status;
 use crate::error::{Result, fail};
@@ -131,6 +131,8 @@ pub unsafe extern "C" fn forebay_trace_replay(
     guard(|| {
         // SAFETY: the caller's promise.
         let path = unsafe { path_of(path)? };
+        // SAFETY: the caller's promise.
+        unsafe { check_sized(report)? };
         let options = if options.is_null() {
             Options::default()
         } else {

@@ -1,10 +1,12 @@
 //! Streams on the host: a queue of work and a thread that does it in order.
 
+use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::lock_api::RawRwLock as _;
+use parking_lot::{Condvar, Mutex, RawRwLock, RwLock};
 
 use super::{Fence, Order, Stream};
 use crate::error::{Result, fail};
@@ -46,6 +48,11 @@ fn registry() -> &'static RwLock<HashMap<Stream, Arc<HostStream>>> {
 
 /// The next handle, and so one more than were ever given.
 static NEXT: AtomicU64 = AtomicU64::new(1);
+
+thread_local! {
+    /// The stream whose work this thread does.
+    static SERVED: Cell<Stream> = const { Cell::new(Stream::DEFAULT) };
+}
 
 /// Counts forks, cheaper to compare than to ask the system for the process's number.
 static FORKS: AtomicU32 = AtomicU32::new(0);
@@ -127,8 +134,11 @@ impl HostStream {
     }
 
     /// Waits until `sequence` pieces of work are done. False when the thread that would do
-    /// them is not in this process.
+    /// them is not in this process, or is the one that asks.
     pub fn synchronize(&self, sequence: u64) -> bool {
+        if SERVED.get() == self.handle {
+            return self.done.load(Ordering::Acquire) >= sequence;
+        }
         if self.process != FORKS.load(Ordering::Relaxed) {
             // Its locks may be held by a thread that is not in this process.
             return self.done.load(Ordering::Acquire) >= sequence;
@@ -168,6 +178,7 @@ impl HostStream {
     }
 
     fn serve(&self) {
+        SERVED.set(self.handle);
         loop {
             let item = {
                 let mut queue = self.queue.lock();
@@ -216,7 +227,23 @@ pub unsafe fn after_fork(child: bool) {
         FORKS.fetch_add(1, Ordering::Relaxed);
     }
     // SAFETY: locked by `before_fork`.
-    unsafe { registry().force_unlock_write() };
+    unsafe { unlock_write(registry(), child) };
+}
+
+/// Lets go of a lock that was taken for a fork. In the child it is made anew: those who wait
+/// for it are not in this process, and to let go the ordinary way may hand it to one of them.
+///
+/// # Safety
+/// This thread (in the child: the thread that it is a copy of) took the lock and forgot it.
+pub unsafe fn unlock_write<T>(lock: &RwLock<T>, child: bool) {
+    // SAFETY: the caller's promise; in the child, moreover, there is no other thread.
+    unsafe {
+        if child {
+            std::ptr::from_ref(lock.raw()).cast_mut().write(RawRwLock::INIT);
+        } else {
+            lock.force_unlock_write();
+        }
+    }
 }
 
 /// The order of the host's streams.
@@ -224,10 +251,22 @@ pub unsafe fn after_fork(child: bool) {
 pub struct HostOrder;
 
 impl HostOrder {
-    /// Whether `fence` is passed; an error when there never was such a stream.
+    /// Whether `fence` is passed; an error when there never was such a stream, or when it is
+    /// ahead of what was queued: nobody recorded it, and who waited for it might wait forever.
     pub fn query(fence: Fence) -> Result<bool> {
         HostOrder::existed(fence.stream)?;
-        Ok(HostOrder.passed(fence.stream) >= fence.sequence)
+        let stream = registry().read().get(&fence.stream).cloned();
+        let Some(stream) = stream else { return Ok(true) };
+        let queued = stream.submitted.load(Ordering::Acquire);
+        if fence.sequence > queued {
+            return Err(fail!(
+                InvalidArgument,
+                "fence.sequence is {}; only {queued} pieces of work were queued on stream {:#x}",
+                fence.sequence,
+                fence.stream.0
+            ));
+        }
+        Ok(stream.done.load(Ordering::Acquire) >= fence.sequence)
     }
 
     fn existed(stream: Stream) -> Result<()> {
@@ -259,7 +298,8 @@ impl Order for HostOrder {
     }
 
     fn make_wait(&self, stream: Stream, fence: Fence) -> bool {
-        HostStream::find(stream).is_ok_and(|stream| stream.wait_for(fence).is_ok())
+        // Its own work is running already; only what is queued behind it would wait.
+        SERVED.get() != stream && HostStream::find(stream).is_ok_and(|stream| stream.wait_for(fence).is_ok())
     }
 
     fn wait(&self, fence: Fence) -> bool {

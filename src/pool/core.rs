@@ -9,8 +9,35 @@ use super::policy::Preset;
 use crate::order::{Fence, Order, Stream};
 use crate::space::{PAGE, Place, READY, Space};
 
-/// So many bytes have to move for one byte of room, see [`Core::budget`].
-const MOVES_PER_ROOM: u64 = 8;
+/// Of how many sizes the times of moves are kept, see [`Core::bytes_to_move`].
+const SIZES_HEARD: usize = 1024;
+
+/// When pages had to move for blocks of one size, the latest first.
+#[derive(Debug, Default)]
+struct Rhythm {
+    times: [u64; 2 * Rhythm::BEATS + 1],
+    even: u64,
+}
+
+impl Rhythm {
+    /// Most moves for one size within one step that are still recognised as a rhythm.
+    const BEATS: usize = 8;
+    /// After so many even intervals in a row a size may buy all there is to buy; before, in
+    /// proportion.
+    const EVEN: u64 = 1024;
+
+    /// Pages had to move at `now`. Returns how many intervals in a row were even.
+    fn hear(&mut self, now: u64) -> u64 {
+        self.times.rotate_right(1);
+        self.times[0] = now;
+        let even = |beats: usize| {
+            let [first, second, third] = [0, beats, 2 * beats].map(|at| self.times[at]);
+            third > 0 && first - second == second - third
+        };
+        self.even = if (1..=Rhythm::BEATS).any(even) { self.even + 1 } else { 0 };
+        self.even.min(Rhythm::EVEN)
+    }
+}
 
 /// A block to be found: its place, its head and its number in it.
 #[derive(Clone, Copy, Debug)]
@@ -95,8 +122,10 @@ pub struct Core {
     pub reserved_peak: u64,
     /// All bytes ever mapped.
     pub reserved_total: u64,
-    /// All bytes ever moved from where they lay idle to where they were needed.
-    pub moved_total: u64,
+    /// See [`Core::bytes_to_move`].
+    rhythms: HashMap<u64, Rhythm>,
+    /// Bytes taken new to save moves.
+    bought: u64,
     /// Least idle bytes since `idle_since`: what nobody needed for that long.
     pub idle_low: u64,
     /// See `idle_low`.
@@ -121,7 +150,8 @@ impl Core {
             used_peak: 0,
             reserved_peak: 0,
             reserved_total: 0,
-            moved_total: 0,
+            rhythms: HashMap::new(),
+            bought: 0,
             idle_low: 0,
             idle_since: Instant::now(),
         }
@@ -208,17 +238,31 @@ impl Core {
         self.reserved_peak = self.reserved_peak.max(self.space.mapped_bytes());
     }
 
-    /// How many bytes may be mapped before idle pages are moved instead of taking new ones,
-    /// when `more` are about to be used.
+    /// How many bytes of `pages` missing under a block of `size` bytes should be moved there
+    /// from where they lie idle, instead of being taken new. `now` counts allocations.
     ///
-    /// That is a little more than what was ever used at a time, so that pages are moved late.
-    /// A program that does the same again and again would have the same pages moved every
-    /// time; so moving buys room, until nothing has to move any more.
-    pub fn budget(&self, more: u64) -> u64 {
-        let live = self.used_peak.max(self.space.used_bytes() + more);
-        let bought = (self.moved_total / MOVES_PER_ROOM).min(live / 4);
-        let budget = (live * self.preset.move_above_percent / 100).max(live + PAGE) + bought;
-        budget.min(self.limit)
+    /// Pages are moved once more is mapped than a little above what was ever used at a time.
+    /// But a program that repeats a step would have the same pages moved in every one: a size
+    /// for which pages keep moving at even intervals gets new ones in the end, up to a quarter
+    /// of what is used. Layers of a network repeat too, some tens of times; steps go on.
+    pub fn bytes_to_move(&mut self, size: u64, pages: u64, now: u64) -> u64 {
+        let live = self.used_peak.max(self.space.used_bytes() + size);
+        let budget = (live * self.preset.move_above_percent / 100).max(live + PAGE) + self.bought;
+        let above = (self.space.mapped_bytes() + pages).saturating_sub(budget.min(self.limit));
+        let above = above.next_multiple_of(PAGE).min(pages);
+        if above == 0 {
+            return 0;
+        }
+        if self.rhythms.len() > SIZES_HEARD {
+            self.rhythms.clear();
+        }
+        let even = self.rhythms.entry(size).or_default().hear(now);
+        let room = (live / 4 / Rhythm::EVEN * even).saturating_sub(self.bought);
+        if room < above {
+            return above;
+        }
+        self.bought += above;
+        0
     }
 
     /// Bytes of the largest run that is free for anybody.

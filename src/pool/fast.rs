@@ -42,7 +42,7 @@ fn alloc_with(pool: u64, size: usize, stream: Stream, flags: u32) -> usize {
 fn alloc_small(slot: &Slot, size: usize, flags: u32) -> usize {
     // SAFETY: the owner's thread; the reference ends before the door is left.
     let Some(cache) = (unsafe { slot.enter(flags) }) else { return 0 };
-    // Inside the door, because the classes, and the bins with them, change while it is shut.
+    // Inside the door, because the size classes only change with every door shut.
     // SAFETY: a table that stays until the pool is gone.
     let classes = unsafe { &*slot.pooled.classes.load(Ordering::Relaxed) };
     let class = classes[step_of(size)] as usize;

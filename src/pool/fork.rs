@@ -7,15 +7,18 @@
 use std::cell::RefCell;
 use std::sync::{Arc, OnceLock};
 
+use parking_lot::lock_api::RawMutex as _;
+use parking_lot::{Mutex, RawMutex};
+
 use super::{Pool, housekeeper, registry};
-use crate::order::host_stream;
+use crate::order::host_stream::{self, unlock_write};
 
 thread_local! {
     static HELD: RefCell<Vec<Arc<Pool>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Registers the handlers, once per process.
-pub(super) fn prepare_once() {
+pub fn prepare_once() {
     static ONCE: OnceLock<()> = OnceLock::new();
     ONCE.get_or_init(|| {
         // SAFETY: three functions that stay loaded, the library is never unloaded. A refusal
@@ -27,16 +30,18 @@ pub(super) fn prepare_once() {
 extern "C" fn before() {
     let mut pools = registry::all();
     pools.sort_by_key(|pool| pool.id);
-    host_stream::before_fork();
     std::mem::forget(registry::pools().write());
     for pool in &pools {
-        pool.slots.before_fork();
+        // `set_policy` stops slots while it holds this one.
         std::mem::forget(pool.classes_kept.lock());
+        pool.slots.before_fork();
         std::mem::forget(pool.callback.lock());
         std::mem::forget(pool.recorder.write());
         std::mem::forget(pool.slotless.cells.lock());
         std::mem::forget(pool.core.lock());
     }
+    // Last, for a core that is locked asks streams how far they are.
+    host_stream::before_fork();
     HELD.with(|held| *held.borrow_mut() = pools);
 }
 
@@ -51,26 +56,41 @@ extern "C" fn in_child() {
     housekeeper::after_fork_in_child();
 }
 
+/// Lets go of a lock that was taken for a fork. In the child it is made anew: those who wait
+/// for it are not in this process, and to let go the ordinary way may hand it to one of them.
+///
+/// # Safety
+/// This thread (in the child: the thread that it is a copy of) took the lock and forgot it.
+pub(super) unsafe fn unlock<T>(mutex: &Mutex<T>, child: bool) {
+    // SAFETY: the caller's promise; in the child, moreover, there is no other thread.
+    unsafe {
+        if child {
+            std::ptr::from_ref(mutex.raw()).cast_mut().write(RawMutex::INIT);
+        } else {
+            mutex.force_unlock();
+        }
+    }
+}
+
 /// # Safety
 /// `before` took the locks.
 unsafe fn release(child: bool) {
     let pools = HELD.with(|held| std::mem::take(&mut *held.borrow_mut()));
+    // SAFETY: the caller's promise.
+    unsafe { host_stream::after_fork(child) };
     for pool in &pools {
         // SAFETY: the caller's promise, for each of them.
         unsafe {
-            pool.core.force_unlock();
-            pool.slotless.cells.force_unlock();
-            pool.recorder.force_unlock_write();
-            pool.callback.force_unlock();
-            pool.classes_kept.force_unlock();
+            unlock(&pool.core, child);
+            unlock(&pool.slotless.cells, child);
+            unlock_write(&pool.recorder, child);
+            unlock(&pool.callback, child);
             pool.slots.after_fork(child);
+            unlock(&pool.classes_kept, child);
         }
     }
     // SAFETY: the caller's promise.
-    unsafe {
-        registry::pools().force_unlock_write();
-        host_stream::after_fork(child);
-    }
+    unsafe { unlock_write(registry::pools(), child) };
     // A pool that was given up by another thread meanwhile goes here, without a lock held.
     drop(pools);
 }

@@ -234,7 +234,7 @@ impl Slot {
             self.lost.store(true, Ordering::Relaxed);
         }
         // SAFETY: the caller's promise.
-        unsafe { self.lock.force_unlock() };
+        unsafe { super::fork::unlock(&self.lock, child) };
     }
 
     /// Has the owner compare and swap from now on, so that others may too.

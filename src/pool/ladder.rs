@@ -133,6 +133,7 @@ impl Pool {
     /// Puts pages under addresses for `need`: idle pages from elsewhere, above the soft
     /// budget of the policy, or new ones up to the limit.
     fn grow(&self, need: &Need) -> Grown {
+        let now = self.sums().allocations;
         let mut core = self.core.lock();
         let tag = core.tag(&*self.order, need.stream);
         core.poll(&self.table, &*self.order);
@@ -144,14 +145,13 @@ impl Pool {
             return Grown::NoAddresses;
         };
         let mapped = core.space.mapped_bytes();
-        let above_budget = (mapped + window.pages).saturating_sub(core.budget(bytes));
-        let growth = core.space.begin_growth(window, above_budget.next_multiple_of(PAGE));
+        let to_move = core.bytes_to_move(bytes, window.pages, now);
+        let growth = core.space.begin_growth(window, to_move);
         if mapped + growth.fresh_bytes() > core.limit {
             core.space.abort_growth(growth);
             return Grown::Limit;
         }
         core.note_reserved(growth.fresh_bytes());
-        core.moved_total += growth.moved_bytes();
         drop(core);
         let mapped = self.map(&growth);
         let mut core = self.core.lock();

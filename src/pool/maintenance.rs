@@ -3,11 +3,17 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use parking_lot::MutexGuard;
+
+use super::core::Core;
 use super::policy::TrimWhen;
 use super::{OomCallback, Policy, Pool, housekeeper};
 use crate::device::GiveBack;
 use crate::error::{Result, fail};
 use crate::space::{PAGE, READY};
+
+/// How often [`Pool::check`] looks again before it believes that something is wrong.
+const CHECKS: u32 = 100;
 
 /// What [`Pool::defragment`] did.
 #[derive(Clone, Copy, Debug, Default)]
@@ -87,7 +93,10 @@ impl Pool {
 
     /// After a block went back to the core: gives back what the policy does not keep.
     pub(super) fn after_free(&self) {
-        let core = self.core.lock();
+        let mut core = self.core.lock();
+        if core.preset.trim == TrimWhen::AtOnce {
+            core.poll(&self.table, &*self.order);
+        }
         let idle = core.space.idle_bytes();
         if idle == 0 {
             return;
@@ -102,9 +111,10 @@ impl Pool {
         }
     }
 
-    /// Gives back what has been idle for as long as the policy says. True while there is
-    /// something to come back for.
-    pub(super) fn tick(&self, now: Instant) -> bool {
+    /// Gives back what has been idle for as long as the policy says, `now` being the time. True
+    /// while there is something to come back for. A thread of the library calls this every
+    /// second while pools have idle pages; who cannot wait so long may call it too.
+    pub fn tick(&self, now: Instant) -> bool {
         let mut core = self.core.lock();
         let TrimWhen::Idle(after) = core.preset.trim else { return false };
         core.poll(&self.table, &*self.order);
@@ -123,12 +133,19 @@ impl Pool {
         idle > unused
     }
 
+    /// The core, with everything ready that streams are done with by now.
+    fn polled(&self) -> MutexGuard<'_, Core> {
+        let mut core = self.core.lock();
+        core.poll(&self.table, &*self.order);
+        core
+    }
+
     /// Gives idle pages back until at most `keep_bytes` are mapped, or nothing is idle;
     /// returns the bytes given back.
     pub fn trim(&self, keep_bytes: u64) -> Result<u64> {
         self.check_open()?;
         self.flush_all();
-        let mapped = self.core.lock().space.mapped_bytes();
+        let mapped = self.polled().space.mapped_bytes();
         // Rounded down: what is to be kept is kept.
         Ok(self.release(mapped.saturating_sub(keep_bytes), GiveBack::Now))
     }
@@ -201,6 +218,7 @@ impl Pool {
         let mapped = self.core.lock().space.mapped_bytes();
         if mapped > limit {
             self.flush_all();
+            drop(self.polled());
             self.release(mapped - limit, GiveBack::Now);
         }
         let mut core = self.core.lock();
@@ -275,6 +293,18 @@ impl Pool {
     /// Checks the guard bytes of every live block, and every invariant of the bookkeeping.
     pub fn check(&self) -> Result<()> {
         self.check_open()?;
+        // A block that another thread is just taking or giving back is in neither place for
+        // a moment; what is really wrong stays wrong.
+        for _ in 0..CHECKS {
+            if self.check_once().is_ok() {
+                return Ok(());
+            }
+            std::thread::yield_now();
+        }
+        self.check_once()
+    }
+
+    fn check_once(&self) -> Result<()> {
         let mut stopped = self.slots.stop_all();
         let cached: usize = stopped.slots.iter_mut().map(|locked| locked.cache().count()).sum();
         let core = self.core.lock();

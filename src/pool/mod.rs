@@ -32,6 +32,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize
 use parking_lot::{Mutex, RwLock};
 
 pub use config::{BLOCK_SIZE_MAX, Config, Flags, GUARD_BYTES};
+pub use fork::prepare_once as prepare_for_forks;
 pub use ladder::OomCallback;
 pub use maintenance::DefragReport;
 pub use policy::{Policy, Preset, TrimWhen};
@@ -136,7 +137,8 @@ impl Pool {
         let rounding = config.block_size.max(1) as usize;
         let classes =
             Box::new(SizeClasses::with_rounding(16, preset.classes_per_doubling, rounding));
-        let space = Space::new(bytes, (*classes).clone());
+        let mut space = Space::new(bytes, (*classes).clone());
+        space.set_origin((base % ALIGNMENT_MAX) as u64);
         let pool = Arc::new(Pool {
             id: registry::next_id(),
             block_mask: config.block_size.max(1) as usize - 1,
@@ -735,8 +737,9 @@ impl Pool {
     /// Bytes that the live block at `address` has room for.
     pub fn usable_size(&self, address: usize) -> Result<u64> {
         let block = self.live_block(address)?;
-        let guard = if self.flags.guard_bytes { GUARD_BYTES as u64 } else { 0 };
-        Ok(block.head().size() - guard)
+        let head = block.head();
+        // Everything behind the bytes asked for is guarded, then.
+        Ok(if self.flags.guard_bytes { head.requested(block.index) } else { head.size() })
     }
 
     /// First byte and bytes of the live block that `address` lies in.
@@ -745,7 +748,8 @@ impl Pool {
         Some((block.address(), block.head().size()))
     }
 
-    fn check_open(&self) -> Result<()> {
+    /// The error of a pool that caught a panic.
+    pub(crate) fn check_open(&self) -> Result<()> {
         if self.panic_at.load(Ordering::Relaxed) == 1 {
             self.panic_at.store(0, Ordering::Relaxed);
             panic!("a panic that a test wished for");

@@ -36,6 +36,8 @@ impl Pool {
             }
             return Ok(address);
         }
+        // Before anything is taken: a free that finds them overwritten would lose the new block.
+        self.check_guard(&block)?;
         let fresh = self.alloc(size, stream)?;
         // Work on `stream` that was queued before may still use what became `fresh`.
         self.settle(stream);

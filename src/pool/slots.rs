@@ -134,7 +134,7 @@ impl Slots {
             unsafe { slot.after_fork(child) };
         }
         // SAFETY: locked by `before_fork`.
-        unsafe { self.unowned.force_unlock() };
+        unsafe { super::fork::unlock(&self.unowned, child) };
     }
 }
 

@@ -138,7 +138,7 @@ fn notice_end() -> bool {
     });
     match *key {
         // SAFETY: a key of ours; any value but null makes the destructor run.
-        Some(key) => unsafe { libc::pthread_setspecific(key, 1 as *const _) == 0 },
+        Some(key) => unsafe { libc::pthread_setspecific(key, std::ptr::dangling()) == 0 },
         None => false,
     }
 }

@@ -105,8 +105,9 @@ impl Space {
                 continue;
             }
             for (_, segment) in &region.segments {
-                let up_to = segment.end().saturating_sub(size) / alignment * alignment;
-                for from in [segment.offset.next_multiple_of(alignment), up_to] {
+                let lowest = self.runs.align(segment.offset, alignment);
+                let highest = self.runs.align_down(segment.end().saturating_sub(size), alignment);
+                for from in std::iter::once(lowest).chain(highest) {
                     if from < start || from.checked_add(size).is_none_or(|end| end > done) {
                         continue;
                     }

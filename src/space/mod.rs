@@ -86,6 +86,14 @@ impl Space {
         }
     }
 
+    /// Says at which address offset 0 is, modulo a number that every alignment divides, so
+    /// that addresses are aligned and not only offsets. 0 unless it is said;
+    /// always a multiple of [`PAGE`].
+    pub fn set_origin(&mut self, origin: u64) {
+        debug_assert!(origin.is_multiple_of(PAGE));
+        self.runs.set_origin(origin);
+    }
+
     /// Addresses in the arena.
     pub fn bytes(&self) -> u64 {
         self.bytes

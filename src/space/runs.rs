@@ -84,6 +84,8 @@ pub struct Runs {
     free_bytes: Vec<u64>,
     /// Bytes of whole pages inside free runs tagged [`READY`].
     idle_bytes: u64,
+    /// See [`Runs::set_origin`].
+    origin: u64,
 }
 
 impl Runs {
@@ -96,6 +98,7 @@ impl Runs {
             unmapped: BTreeSet::new(),
             free_bytes: vec![0],
             idle_bytes: 0,
+            origin: 0,
         };
         let id = runs.record(Run {
             offset: 0,
@@ -298,11 +301,26 @@ impl Runs {
         id
     }
 
+    /// The first offset from `offset` on whose address is a multiple of `alignment`.
+    pub fn align(&self, offset: u64, alignment: u64) -> u64 {
+        (offset + self.origin).next_multiple_of(alignment) - self.origin
+    }
+
+    /// The last offset up to `offset` whose address is a multiple of `alignment`.
+    pub fn align_down(&self, offset: u64, alignment: u64) -> Option<u64> {
+        ((offset + self.origin) / alignment * alignment).checked_sub(self.origin)
+    }
+
+    /// Says at which address offset 0 is, modulo a number that every alignment divides.
+    pub fn set_origin(&mut self, origin: u64) {
+        self.origin = origin;
+    }
+
     /// Takes `size` bytes at `alignment` from the best fitting free run of `tag`. The run
     /// that is returned is used.
     pub fn take(&mut self, tag: u32, size: u64, alignment: u64) -> Option<RunId> {
         let id = self.best_fit(tag, size, alignment)?;
-        let from = self.get(id).offset.next_multiple_of(alignment);
+        let from = self.align(self.get(id).offset, alignment);
         self.unlist(id);
         let id = self.carve(id, from, from + size);
         self.get_mut(id).state = State::Used;
@@ -323,7 +341,7 @@ impl Runs {
                     break;
                 }
                 let run = self.get(at);
-                let from = run.offset.next_multiple_of(alignment);
+                let from = self.align(run.offset, alignment);
                 if from.saturating_add(size) <= run.end() && run.size < best_size {
                     (best, best_size) = (at, run.size);
                     if run.size == size {
