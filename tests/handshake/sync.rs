@@ -26,10 +26,4 @@ impl<T> Mutex<T> {
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         self.0.try_lock().ok()
     }
-
-    /// # Safety
-    /// Nobody forks here.
-    pub unsafe fn force_unlock(&self) {
-        unreachable!("only forks hold a lock without its guard");
-    }
 }
