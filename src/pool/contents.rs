@@ -44,13 +44,19 @@ impl Pool {
         }
     }
 
-    /// Overwrites the bytes of a block that was just taken back, once the work that is queued
-    /// on `stream`, and on those that were recorded for it, is done with them.
-    pub(super) fn poison_contents(&self, block: &Block, stream: Stream) {
+    /// Before the bytes of a live block are poisoned: waits for the work that is queued on
+    /// `stream`, and on those that were recorded for it.
+    pub(super) fn settle_for_poison(&self, block: &Block, stream: Stream) {
         if self.flags.poison_on_free {
             self.settle(stream);
             let followers = self.core.lock().followers(block.address());
             followers.into_iter().for_each(|follower| self.settle(follower));
+        }
+    }
+
+    /// Overwrites the bytes of a block that was just taken back.
+    pub(super) fn poison_contents(&self, block: &Block) {
+        if self.flags.poison_on_free {
             // SAFETY: the block was taken back from its owner and is in nobody's hands yet.
             unsafe {
                 self.device.fill(block.address(), block.head().size() as usize, POISON);

@@ -113,8 +113,6 @@ pub struct Slot {
     pub id: u32,
     /// The word of a block that it gave out, without waste.
     pub live_word: u32,
-    /// Its owner did not survive a fork and left the cache in the middle of a change.
-    lost: AtomicBool,
     /// The owner has seen `attention::SHARED`.
     shared: AtomicBool,
     /// The pool.
@@ -145,7 +143,6 @@ impl Slot {
             id,
             live_word: Word::new(state::LIVE, id, 0).0,
             pooled,
-            lost: AtomicBool::new(false),
             shared: AtomicBool::new(false),
             stream: AtomicU64::new(stream.0),
             counters: Counters::default(),
@@ -198,43 +195,18 @@ impl Slot {
     }
 
     /// Raises the flag that stops the owner, if nobody else is using the lock. The next step
-    /// is [`barrier`], one for many slots, and then [`Stopping::wait`]. None as well for the
-    /// slot of a thread that a fork left behind in the middle of its fast path.
+    /// is [`barrier`], one for many slots, and then [`Stopping::wait`].
     pub fn begin_stop(&self) -> Option<Stopping<'_>> {
         let guard = self.lock.try_lock()?;
-        self.stopping(guard)
-    }
-
-    /// As [`Slot::begin_stop`], but waits for the lock.
-    pub fn begin_stop_waiting(&self) -> Option<Stopping<'_>> {
-        let guard = self.lock.lock();
-        self.stopping(guard)
-    }
-
-    fn stopping<'a>(&'a self, guard: MutexGuard<'a, ()>) -> Option<Stopping<'a>> {
-        if self.lost.load(Ordering::Relaxed) {
-            return None;
-        }
         self.door.raise(attention::STOP);
         Some(Stopping { slot: self, guard })
     }
 
-    /// For a fork: holds the lock until `after_fork`.
-    pub fn before_fork(&self) {
-        std::mem::forget(self.lock.lock());
-    }
-
-    /// Lets go of the lock. In the child, an owner that was inside its door is lost, and what
-    /// its cache held with it.
-    ///
-    /// # Safety
-    /// `before_fork` was called by this thread (in the child: by the thread it is a copy of).
-    pub unsafe fn after_fork(&self, child: bool) {
-        if child && self.door.is_inside() {
-            self.lost.store(true, Ordering::Relaxed);
-        }
-        // SAFETY: the caller's promise.
-        unsafe { super::sync::unlock(&self.lock, child) };
+    /// As [`Slot::begin_stop`], but waits for the lock.
+    pub fn begin_stop_waiting(&self) -> Stopping<'_> {
+        let guard = self.lock.lock();
+        self.door.raise(attention::STOP);
+        Stopping { slot: self, guard }
     }
 
     /// Has the owner compare and swap from now on, so that others may too.
@@ -246,7 +218,7 @@ impl Slot {
         self.door.raise(attention::SHARED);
         barrier();
         // Outside once, it has seen the flag or will before it takes anything back.
-        let stopped = stopping.map(Stopping::wait);
+        let stopped = stopping.wait();
         // Not before: whoever finds the flag raised alone may be faster than the owner.
         self.shared.store(true, Ordering::Release);
         drop(stopped);
@@ -347,6 +319,26 @@ impl Locked<'_> {
 #[inline(always)]
 fn held_bytes(number: usize, size: u64, count: usize) -> u64 {
     if number < MAX_CLASSES { 0 } else { size * count as u64 }
+}
+
+impl Locked<'_> {
+    /// Stays stopped, for a fork, until [`Slot::after_fork`].
+    pub fn keep_stopped(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Slot {
+    /// Lets the owner go on that was stopped for a fork. In the child there may be no owner.
+    ///
+    /// # Safety
+    /// [`Locked::keep_stopped`] was called by this thread (in the child: by the thread that it
+    /// is a copy of).
+    pub unsafe fn after_fork(&self, child: bool) {
+        self.door.lower(attention::STOP);
+        // SAFETY: the caller's promise.
+        unsafe { super::sync::unlock(&self.lock, child) };
+    }
 }
 
 impl Drop for Locked<'_> {

@@ -83,11 +83,6 @@ impl Door {
             }
         }
     }
-
-    /// Whether the owner is inside right now.
-    pub fn is_inside(&self) -> bool {
-        self.inside.load(Ordering::Acquire)
-    }
 }
 
 const REGISTER_PRIVATE_EXPEDITED: libc::c_int = 1 << 4;

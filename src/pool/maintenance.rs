@@ -292,6 +292,8 @@ impl Pool {
         self.check_open()?;
         let mut stopped = self.slots.stop_all();
         let cached: usize = stopped.slots.iter_mut().map(|locked| locked.cache().count()).sum();
+        // Those who have no slot hold this while a block is half freed.
+        let _slotless = self.slotless.cells.lock();
         let core = self.core.lock();
         if let Err(what) = core.validate(&self.table, cached) {
             return Err(fail!(Internal, "the bookkeeping of pool {} is wrong: {what}", self.id));

@@ -437,72 +437,81 @@ impl Pool {
 
     fn free_block(&self, address: usize, stream: Stream, slot: Option<&Slot>) -> Result<()> {
         let block = self.live_block(address)?;
-        let (head, index) = (block.head(), block.index);
-        let word = head.word(index);
+        let head = block.head();
+        let word = head.word(block.index);
         let guard = self.check_guard(&block);
-        let cached = slot.filter(|_| self.front_bound.load(Ordering::Relaxed) > 0);
-        let (requested, size) = (head.requested(index), head.size());
-        let mut followed;
-        let mut seen = Word(word.load(Ordering::Acquire));
+        // Streams are waited for without a lock.
+        self.settle_for_poison(&block, stream);
         loop {
+            let seen = Word(word.load(Ordering::Acquire));
             if !seen.is_live() {
                 return Err(self.freed_before(address));
             }
-            let other = (slot.is_none_or(|slot| slot.id != seen.owner())).then(|| seen.owner());
-            if let Some(owner) = other.and_then(|id| self.slots.get(id)) {
+            if slot.is_none_or(|slot| slot.id != seen.owner())
+                && let Some(owner) = self.slots.get(seen.owner())
+            {
                 owner.share();
             }
-            followed = seen.state() == state::FOLLOWED;
+            // From here to the end under the slot's lock (or that of those who have none): who
+            // stops all slots finds no block that is half freed.
+            // SAFETY: the owner's thread, outside the door.
+            let mut locked = slot.map(|slot| unsafe { slot.lock() });
+            let slotless = slot.is_none().then(|| self.slotless.cells.lock());
+            let (requested, size) = (head.requested(block.index), head.size());
             let held = Word::HELD.0;
-            // Recorded and poisoned behind this, but before anyone else can have it.
-            match word.compare_exchange(seen.0, held, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => break,
-                Err(now) => seen = Word(now),
+            if word.compare_exchange(seen.0, held, Ordering::AcqRel, Ordering::Acquire).is_err() {
+                continue;
             }
+            self.record(crate::trace::Action::Free, address, requested as usize, stream);
+            self.poison_contents(&block);
+            let counters = slot.map(|slot| &slot.counters).or(slotless.as_deref());
+            if let Some(counters) = counters {
+                counters.freed(requested, size);
+            }
+            let followed = seen.state() == state::FOLLOWED;
+            let kept = match &mut locked {
+                Some(locked) => (!followed && locked.cache().bound > 0).then_some(locked),
+                None => None,
+            };
+            let over = match kept {
+                Some(locked) => self.keep(locked, &block),
+                None => {
+                    self.core.lock().give(&self.table, &*self.order, block, stream);
+                    false
+                }
+            };
+            drop(locked);
+            if let Some(slot) = slot.filter(|_| over) {
+                self.relieve(slot, head.bin());
+            }
+            return guard;
         }
-        self.record(crate::trace::Action::Free, address, requested as usize, stream);
-        self.poison_contents(&block, stream);
-        match slot {
-            Some(slot) => slot.counters.freed(requested, size),
-            None => self.slotless.cells.lock().freed(requested, size),
-        }
-        match cached {
-            Some(slot) if !followed => self.keep(slot, &block),
-            _ => self.core.lock().give(&self.table, &*self.order, block, stream),
-        }
-        guard
     }
 
-    /// Puts a block that a call holds into the slot's cache, or where it has room.
-    fn keep(&self, slot: &Slot, block: &Block) {
+    /// Puts a block that a call holds into the slot's cache. True when that holds more than it
+    /// should then.
+    fn keep(&self, locked: &mut Locked<'_>, block: &Block) -> bool {
         let head = block.head();
         let (number, size) = (head.bin(), head.size());
-        // SAFETY: the owner's thread, outside the door.
-        let mut locked = unsafe { slot.lock() };
         if !locked.cache().prepare(number, size) {
             // Another size is in the bin: it makes way.
             let count = locked.cache().bins[number].len();
-            self.give_entries(slot, locked.drain(number, count));
+            let entries = locked.drain(number, count);
+            self.give_entries(locked.slot(), entries);
             locked.cache().prepare(number, size);
         }
         let bin = &locked.cache().bins[number];
         if !bin.has_place(size) {
             // The older half goes, so that the next frees find room without a lock.
             let count = bin.len().div_ceil(2);
-            self.give_entries(slot, locked.drain(number, count));
+            let entries = locked.drain(number, count);
+            self.give_entries(locked.slot(), entries);
         }
         let entry = Entry { address: block.address(), word: head.word(block.index) };
-        if locked.push(number, size, entry) {
-            block.set_word(Word::new(state::CACHED, slot.id, 0));
-        } else {
-            // Front caches were turned off meanwhile.
-            self.give_entries(slot, vec![entry]);
-        }
-        let over = locked.is_over();
-        drop(locked);
-        if over {
-            self.relieve(slot, number);
-        }
+        let pushed = locked.push(number, size, entry);
+        debug_assert!(pushed, "a bin that was made for it, with a place that was made free");
+        block.set_word(Word::new(state::CACHED, locked.slot().id, 0));
+        locked.is_over()
     }
 
     /// A free left the calling thread's cache with more than it should hold.

@@ -17,7 +17,7 @@ pub const SLOTS_MAX: usize = 4096;
 pub struct AllStopped<'a> {
     /// The slots.
     pub slots: Vec<Locked<'a>>,
-    _unowned: MutexGuard<'a, Vec<u32>>,
+    unowned: MutexGuard<'a, Vec<u32>>,
 }
 
 /// The slots of a pool. They are made one by one and stay where they are.
@@ -112,16 +112,18 @@ impl Slots {
     pub fn stop_all(&self) -> AllStopped<'_> {
         let unowned = self.unowned.lock();
         // In the order of their numbers, as everybody who takes several.
-        let stopping: Vec<_> = self.iter().filter_map(Slot::begin_stop_waiting).collect();
+        let stopping: Vec<_> = self.iter().map(Slot::begin_stop_waiting).collect();
         barrier();
         let slots = stopping.into_iter().map(|one| one.wait()).collect();
-        AllStopped { slots, _unowned: unowned }
+        AllStopped { slots, unowned }
     }
 
-    /// For a fork: holds every lock until `after_fork`.
+    /// For a fork: stops every owner until `after_fork`, so that the child finds each cache
+    /// whole.
     pub fn before_fork(&self) {
-        std::mem::forget(self.unowned.lock());
-        self.iter().for_each(Slot::before_fork);
+        let AllStopped { slots, unowned } = self.stop_all();
+        slots.into_iter().for_each(Locked::keep_stopped);
+        std::mem::forget(unowned);
     }
 
     /// Lets go of the locks that `before_fork` took.

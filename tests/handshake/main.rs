@@ -43,7 +43,7 @@ use space::MAX_CLASSES;
 use sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 /// Orders of steps that are tried of each scenario, by each of two schedulers.
-const RUNS: usize = 15_000;
+const RUNS: usize = 5_000;
 
 /// Some run's bin; all blocks here are of one size.
 const BIN: usize = MAX_CLASSES;
@@ -259,10 +259,9 @@ fn drain(world: &World) {
 
 /// `Slots::stop_all`, which waits for the slot's lock.
 fn drain_waiting(world: &World) {
-    if let Some(stopping) = world.slot.begin_stop_waiting() {
-        barrier();
-        world.flush(&mut stopping.wait());
-    }
+    let stopping = world.slot.begin_stop_waiting();
+    barrier();
+    world.flush(&mut stopping.wait());
 }
 
 /// Two threads free the same block: one of them has it.
