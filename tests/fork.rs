@@ -69,7 +69,8 @@ fn disturb(pool: &Pool, stream: Stream, seed: u64, stop: &AtomicBool) {
             6 => drop(TestStream::new()),
             7 => pool.check().unwrap(),
             _ => {
-                let size = if random.below(4) == 0 { random.below(2 * MIB) } else { random.below(6000) };
+                let size =
+                    if random.below(4) == 0 { random.below(2 * MIB) } else { random.below(6000) };
                 if let Ok(block) = pool.alloc(size + 1, on) {
                     blocks.push((block, on));
                 }

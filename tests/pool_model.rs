@@ -199,7 +199,10 @@ impl World {
             assert!(other + live.block <= address, "{address:#x} is in {other:#x} {live:?}");
         }
         if let Some((&other, live)) = above {
-            assert!(address + block as usize <= other, "{address:#x} runs into {other:#x} {live:?}");
+            assert!(
+                address + block as usize <= other,
+                "{address:#x} runs into {other:#x} {live:?}"
+            );
         }
         self.stamps += 1;
         rig::write(address, size, self.stamps);
@@ -225,8 +228,7 @@ impl World {
             let beside = if live.block <= SMALL_MAX { SLAB_MAX } else { 0 };
             taken.extend((address - beside) / page..=(address + live.block + beside - 1) / page);
         }
-        let by_policy =
-            if self.policies[pool] == Policy::QualityFirst { page } else { 512 };
+        let by_policy = if self.policies[pool] == Policy::QualityFirst { page } else { 512 };
         let block = (size + 16).next_multiple_of((config.block_size as usize).max(512));
         let wanted = block.max(SLAB_MAX) + page + alignment.max(by_policy);
         // The pool reserves four times its first limit.

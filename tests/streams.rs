@@ -381,7 +381,10 @@ mod bytes_written_by_the_pool {
 
     /// Frees a block on a stream whose work on it is pending, takes it again, and returns
     /// what the stream's next work sees in it.
-    fn seen_after_reuse(config: &Config, use_block: impl FnOnce(&Pool, Stream) -> usize) -> Vec<u8> {
+    fn seen_after_reuse(
+        config: &Config,
+        use_block: impl FnOnce(&Pool, Stream) -> usize,
+    ) -> Vec<u8> {
         let size = 100 * KIB;
         let pool = Pool::on_host(config).unwrap();
         let a = TestStream::new();
@@ -536,7 +539,8 @@ fn random_traffic(pool: &Pool, streams: &[TestStream], seed: u64, wrong: &Arc<At
 
 #[test]
 fn random_traffic_on_four_streams_keeps_every_byte() {
-    for (seed, policy) in [(1, Policy::Balanced), (2, Policy::Conservative), (3, Policy::AggressiveReuse)]
+    for (seed, policy) in
+        [(1, Policy::Balanced), (2, Policy::Conservative), (3, Policy::AggressiveReuse)]
     {
         within(60, "random traffic", move || {
             // Small enough for pressure: blocks have to change streams.

@@ -104,7 +104,8 @@ fn eight_threads_hand_blocks_to_each_other() {
                 })
                 .collect();
             drop(senders);
-            let inboxes: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+            let inboxes: Vec<_> =
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect();
             inboxes.iter().flat_map(Receiver::try_iter).for_each(|block| free(&pool, block));
             empty(&pool);
         });
@@ -311,7 +312,7 @@ fn the_callback_is_asked_before_memory_is_out_and_may_free() {
     let (of_callback, cached) = (Arc::clone(&pool), Arc::clone(&kept));
     let asked = Arc::new(Mutex::new(Vec::new()));
     let sizes = Arc::clone(&asked);
-    pool.set_oom_callback(Some(Box::new(move |bytes| {
+    pool.set_oom_callback(Some(Arc::new(move |bytes| {
         sizes.lock().unwrap().push(bytes);
         let Some(block) = cached.lock().unwrap().pop() else { return false };
         of_callback.free(block, Stream::DEFAULT).unwrap();

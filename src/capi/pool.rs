@@ -4,7 +4,9 @@ use std::ffi::c_void;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
-use super::guard::{PublicStruct, User, check_sized, guard, guard_or, out, read_sized, write_sized};
+use super::guard::{
+    PublicStruct, User, check_sized, guard, guard_or, out, read_sized, write_sized,
+};
 use super::status::forebay_status;
 use crate::error::{Error, Result, fail};
 use crate::pool::{Config, Flags, Policy, Pool};
@@ -438,12 +440,12 @@ pub unsafe extern "C" fn forebay_pool_set_oom_callback(
     let body = |pool: &Pool| {
         let user = User(user);
         pool.set_oom_callback(callback.map(|callback| {
-            let boxed: crate::pool::OomCallback = Box::new(move |bytes| {
+            let shared: crate::pool::OomCallback = Arc::new(move |bytes| {
                 let User(user) = { user };
                 // SAFETY: the caller's promise.
                 unsafe { callback(bytes as usize, user) != 0 }
             });
-            boxed
+            shared
         }));
         Ok(())
     };

@@ -17,9 +17,6 @@ use libc::{
 use super::{Device, GiveBack, PAGE};
 use crate::error::{Result, fail};
 
-/// Reservations start at a multiple of this where the system has the addresses, in bytes.
-const ALIGNMENT: u64 = 1 << 30;
-
 /// How system memory is to be used.
 #[derive(Clone, Copy, Debug)]
 pub struct HostOptions {
@@ -111,19 +108,16 @@ impl Device for Host {
         let ceiling = Host::address_space_left().unwrap_or(u64::MAX).max(least);
         let mut bytes = wanted.min(ceiling) / PAGE * PAGE;
         loop {
-            // Some more, so that the start can be aligned: to whatever a block may be aligned
-            // to, unless addresses are short.
-            let alignment =
-                if bytes.saturating_add(ALIGNMENT) <= ceiling { ALIGNMENT } else { PAGE };
-            let size = (bytes + alignment) as usize;
+            // One page more, so that the start can be aligned.
+            let size = (bytes + PAGE) as usize;
             self.count();
             let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
             // SAFETY: a fresh mapping at an address of the system's choice.
             let at = unsafe { libc::mmap(std::ptr::null_mut(), size, PROT_NONE, flags, -1, 0) };
             if at != MAP_FAILED {
-                let start = (at as usize).next_multiple_of(alignment as usize);
+                let start = (at as usize).next_multiple_of(PAGE as usize);
                 let head = start - at as usize;
-                let tail = alignment as usize - head;
+                let tail = PAGE as usize - head;
                 // SAFETY: the two ends of the mapping just made, which nobody knows of.
                 unsafe {
                     if head > 0 {

@@ -299,7 +299,8 @@ impl Order for HostOrder {
 
     fn make_wait(&self, stream: Stream, fence: Fence) -> bool {
         // Its own work is running already; only what is queued behind it would wait.
-        SERVED.get() != stream && HostStream::find(stream).is_ok_and(|stream| stream.wait_for(fence).is_ok())
+        SERVED.get() != stream
+            && HostStream::find(stream).is_ok_and(|stream| stream.wait_for(fence).is_ok())
     }
 
     fn wait(&self, fence: Fence) -> bool {

@@ -29,7 +29,7 @@ pub mod state {
     pub const FREE: u32 = 0;
     /// Given out.
     pub const LIVE: u32 = 1;
-    /// Kept by a front cache.
+    /// Kept by a front cache, or, with no owner, by a call that is under way.
     pub const CACHED: u32 = 2;
     /// Given out, and other streams use it too.
     pub const FOLLOWED: u32 = 3;
@@ -40,6 +40,10 @@ pub mod state {
 pub struct Word(pub u32);
 
 impl Word {
+    /// The word of a block that a call is about to give out or has just taken back: nobody
+    /// else's, and in no cache.
+    pub const HELD: Word = Word(state::CACHED | NO_OWNER << 2);
+
     /// Puts a word together.
     #[inline]
     pub fn new(state: u32, owner: u32, waste: u32) -> Word {

@@ -280,6 +280,7 @@ impl Core {
             Some(class) => self.take_small(table, class, tag)?,
             None => self.take_large(table, need, tag)?,
         };
+        block.set_word(Word::HELD);
         self.used_peak = self.used_peak.max(self.space.used_bytes());
         self.idle_low = self.idle_low.min(self.space.idle_bytes());
         Some(block)
@@ -315,11 +316,14 @@ impl Core {
         let (offset, size) = self.space.extent(Place::Large { run });
         self.heads.add_run(table, run, offset, size);
         self.used_peak = self.used_peak.max(self.space.used_bytes());
-        Block { head: self.heads.of_run(run), index: 0 }
+        let block = Block { head: self.heads.of_run(run), index: 0 };
+        block.set_word(Word::HELD);
+        block
     }
 
-    /// Takes back a block that was freed on `stream`; its word says `FREE`.
+    /// Takes back a block that was freed on `stream`.
     pub fn give(&mut self, table: &BlockTable, order: &dyn Order, block: Block, stream: Stream) {
+        block.set_word(Word::new(state::FREE, 0, 0));
         let tag = self.tag(order, stream);
         let sequence = if tag == READY { 0 } else { order.mark(stream) };
         if let Some(followers) = self.followers.remove(&block.address()) {
@@ -436,6 +440,7 @@ impl Core {
             };
             match word.state() {
                 state::FREE if free || waiting.contains(&address) => {}
+                state::CACHED if !free && word == Word::HELD => {}
                 state::CACHED if !free => in_caches += 1,
                 state::LIVE if !free => {}
                 state::FOLLOWED if !free && self.followers.contains_key(&address) => {}
@@ -450,6 +455,11 @@ impl Core {
 }
 
 impl Block {
+    /// Sets its word, which nobody else may do at this moment.
+    pub fn set_word(&self, word: Word) {
+        self.head().word(self.index).store(word.0, std::sync::atomic::Ordering::Release);
+    }
+
     /// Whether it is given out.
     pub fn is_live(&self) -> bool {
         Word(self.head().word(self.index).load(std::sync::atomic::Ordering::Acquire)).is_live()

@@ -7,9 +7,7 @@
 use std::cell::RefCell;
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::lock_api::RawMutex as _;
-use parking_lot::{Mutex, RawMutex};
-
+use super::sync::unlock;
 use super::{Pool, housekeeper, registry};
 use crate::order::host_stream::{self, unlock_write};
 
@@ -54,22 +52,6 @@ extern "C" fn in_child() {
     // SAFETY: `before` ran in the thread that this one is a copy of.
     unsafe { release(true) };
     housekeeper::after_fork_in_child();
-}
-
-/// Lets go of a lock that was taken for a fork. In the child it is made anew: those who wait
-/// for it are not in this process, and to let go the ordinary way may hand it to one of them.
-///
-/// # Safety
-/// This thread (in the child: the thread that it is a copy of) took the lock and forgot it.
-pub(super) unsafe fn unlock<T>(mutex: &Mutex<T>, child: bool) {
-    // SAFETY: the caller's promise; in the child, moreover, there is no other thread.
-    unsafe {
-        if child {
-            std::ptr::from_ref(mutex.raw()).cast_mut().write(RawMutex::INIT);
-        } else {
-            mutex.force_unlock();
-        }
-    }
 }
 
 /// # Safety

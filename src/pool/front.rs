@@ -234,7 +234,7 @@ impl Slot {
             self.lost.store(true, Ordering::Relaxed);
         }
         // SAFETY: the caller's promise.
-        unsafe { super::fork::unlock(&self.lock, child) };
+        unsafe { super::sync::unlock(&self.lock, child) };
     }
 
     /// Has the owner compare and swap from now on, so that others may too.

@@ -1,5 +1,8 @@
 //! The ladder: ever more costly ways to find memory, before an allocation fails.
 
+use std::cell::Cell;
+use std::sync::Arc;
+
 use super::core::{Block, Need};
 use super::{Pool, registry};
 use crate::device::GiveBack;
@@ -8,8 +11,12 @@ use crate::order::Fence;
 use crate::space::{Growth, PAGE, READY};
 
 /// Called when memory is short, with the bytes that are needed: true to try again. It may
-/// free blocks of the pool.
-pub type OomCallback = Box<dyn FnMut(u64) -> bool + Send>;
+/// free blocks of the pool, and may be called by several threads at a time.
+pub type OomCallback = Arc<dyn Fn(u64) -> bool + Send + Sync>;
+
+thread_local! {
+    static IN_CALLBACK: Cell<bool> = const { Cell::new(false) };
+}
 
 /// How an attempt to put more memory under addresses ended.
 enum Grown {
@@ -35,12 +42,14 @@ impl Pool {
             if let Some(block) = self.climb_once(need) {
                 return Ok(block);
             }
-            // Taken out for the call, so that the callback may use the pool.
-            let callback = self.callback.lock().take();
-            let Some(mut callback) = callback else { break };
+            // A copy, called without a lock, so that it may use the pool; an allocation of
+            // its own that finds nothing does not call it again.
+            let callback = self.callback.lock().clone();
+            let Some(callback) = callback.filter(|_| !IN_CALLBACK.get()) else { break };
             callbacks += 1;
+            IN_CALLBACK.set(true);
             let again = callbacks <= CALLBACKS_MAX && callback(need.block);
-            self.callback.lock().get_or_insert(callback);
+            IN_CALLBACK.set(false);
             if !again {
                 break;
             }

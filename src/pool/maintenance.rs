@@ -12,9 +12,6 @@ use crate::device::GiveBack;
 use crate::error::{Result, fail};
 use crate::space::{PAGE, READY};
 
-/// How often [`Pool::check`] looks again before it believes that something is wrong.
-const CHECKS: u32 = 100;
-
 /// What [`Pool::defragment`] did.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DefragReport {
@@ -293,18 +290,6 @@ impl Pool {
     /// Checks the guard bytes of every live block, and every invariant of the bookkeeping.
     pub fn check(&self) -> Result<()> {
         self.check_open()?;
-        // A block that another thread is just taking or giving back is in neither place for
-        // a moment; what is really wrong stays wrong.
-        for _ in 0..CHECKS {
-            if self.check_once().is_ok() {
-                return Ok(());
-            }
-            std::thread::yield_now();
-        }
-        self.check_once()
-    }
-
-    fn check_once(&self) -> Result<()> {
         let mut stopped = self.slots.stop_all();
         let cached: usize = stopped.slots.iter_mut().map(|locked| locked.cache().count()).sum();
         let core = self.core.lock();

@@ -281,14 +281,6 @@ impl Pool {
             let block = round_large(rounded as u64).unwrap_or(SIZE_MAX).max(CHUNK);
             let by_policy = if block >= PAGE { self.policy().preset().large_alignment } else { 1 };
             let alignment = by_policy.max(alignment as u64);
-            if !(self.table.base() as u64).is_multiple_of(alignment) {
-                return Err(fail!(
-                    OutOfMemory,
-                    "alignment is {alignment}; the addresses that the system gave this pool \
-                     begin at {:#x}, which is no multiple of it",
-                    self.table.base()
-                ));
-            }
             return Ok(Need { size: size as u64, block, class: None, alignment, stream });
         };
         let block = classes.size(class) as u64;
@@ -316,11 +308,13 @@ impl Pool {
         })?;
         let address = block.address();
         self.prepare_contents(&block, size, stream);
+        self.give_out(&block, size as u64, slot);
+        self.publish_peaks();
         self.record(crate::trace::Action::Allocate, address, size, stream);
         Ok(address)
     }
 
-    /// Finds a block and marks it as given out.
+    /// Finds a block, which is the call's own until it is given out.
     fn find_block(
         &self,
         size: usize,
@@ -330,19 +324,14 @@ impl Pool {
     ) -> Result<Block> {
         let Some(slot) = slot else {
             let need = self.need(size, alignment, stream)?;
-            let block = match self.take_from_core(&need) {
-                Some(block) => block,
-                None => self.climb(&need)?,
-            };
-            self.give_out(&block, &need, None);
-            return Ok(block);
+            let block = self.take_from_core(&need);
+            return block.map_or_else(|| self.climb(&need), Ok);
         };
         // SAFETY: the owner's thread, outside the door.
         let mut locked = unsafe { slot.lock() };
         // Under the slot's lock, because the size classes only change with every slot locked.
         let need = self.need(size, alignment, stream)?;
         if let Some(block) = self.pop(&mut locked, &need) {
-            self.give_out(&block, &need, Some(slot));
             return Ok(block);
         }
         slot.counters.misses.add(1);
@@ -353,13 +342,7 @@ impl Pool {
             block = self.take_from_core(&need);
         }
         drop(locked);
-        let block = match block {
-            Some(block) => block,
-            None => self.climb(&need)?,
-        };
-        self.give_out(&block, &need, Some(slot));
-        self.publish_peaks();
-        Ok(block)
+        block.map_or_else(|| self.climb(&need), Ok)
     }
 
     /// A fitting block from the slot's cache.
@@ -371,7 +354,9 @@ impl Pool {
             return None;
         }
         let entry = locked.pop(number)?;
-        self.block_at(entry.address)
+        let block = self.block_at(entry.address)?;
+        block.set_word(Word::HELD);
+        Some(block)
     }
 
     fn block_at(&self, address: usize) -> Option<Block> {
@@ -415,21 +400,20 @@ impl Pool {
         core.take(&self.table, need, tag)
     }
 
-    /// Marks a block as given out, and counts it.
-    fn give_out(&self, block: &Block, need: &Need, slot: Option<&Slot>) {
+    /// Marks a block as given out for `size` bytes, and counts it.
+    fn give_out(&self, block: &Block, size: u64, slot: Option<&Slot>) {
         let head = block.head();
-        let entry = Entry { address: block.address(), word: head.word(block.index) };
         let owner = slot.map_or(NO_OWNER, |slot| slot.id);
-        let waste = (head.size() - need.size) as u32;
+        let waste = (head.size() - size) as u32;
         if head.is_large() {
+            let entry = Entry { address: block.address(), word: head.word(block.index) };
             fast::set_large_live(Word::new(state::LIVE, owner, 0).0, &entry, waste);
         } else {
-            let word = Word::new(state::LIVE, owner, waste);
-            head.word(block.index).store(word.0, Ordering::Release);
+            block.set_word(Word::new(state::LIVE, owner, waste));
         }
         match slot {
-            Some(slot) => slot.counters.allocated(need.size, head.size()),
-            None => self.slotless.cells.lock().allocated(need.size, head.size()),
+            Some(slot) => slot.counters.allocated(size, head.size()),
+            None => self.slotless.cells.lock().allocated(size, head.size()),
         }
     }
 
@@ -469,12 +453,9 @@ impl Pool {
                 owner.share();
             }
             followed = seen.state() == state::FOLLOWED;
-            let next = match cached {
-                Some(slot) if !followed => Word::new(state::CACHED, slot.id, 0),
-                _ => Word::new(state::FREE, 0, 0),
-            };
+            let held = Word::HELD.0;
             // Recorded and poisoned behind this, but before anyone else can have it.
-            match word.compare_exchange(seen.0, next.0, Ordering::AcqRel, Ordering::Acquire) {
+            match word.compare_exchange(seen.0, held, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => break,
                 Err(now) => seen = Word(now),
             }
@@ -492,7 +473,7 @@ impl Pool {
         guard
     }
 
-    /// Puts a block that is marked as cached into the slot's cache, or where it has room.
+    /// Puts a block that a call holds into the slot's cache, or where it has room.
     fn keep(&self, slot: &Slot, block: &Block) {
         let head = block.head();
         let (number, size) = (head.bin(), head.size());
@@ -511,7 +492,9 @@ impl Pool {
             self.give_entries(slot, locked.drain(number, count));
         }
         let entry = Entry { address: block.address(), word: head.word(block.index) };
-        if !locked.push(number, size, entry) {
+        if locked.push(number, size, entry) {
+            block.set_word(Word::new(state::CACHED, slot.id, 0));
+        } else {
             // Front caches were turned off meanwhile.
             self.give_entries(slot, vec![entry]);
         }
@@ -559,7 +542,6 @@ impl Pool {
         let mut core = self.core.lock();
         for entry in entries {
             if let Some(block) = self.block_at(entry.address) {
-                block.head().word(block.index).store(state::FREE, Ordering::Release);
                 core.give(&self.table, &*self.order, block, slot.stream());
             }
         }

@@ -134,7 +134,7 @@ impl Slots {
             unsafe { slot.after_fork(child) };
         }
         // SAFETY: locked by `before_fork`.
-        unsafe { super::fork::unlock(&self.unowned, child) };
+        unsafe { super::sync::unlock(&self.unowned, child) };
     }
 }
 

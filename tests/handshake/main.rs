@@ -30,15 +30,6 @@ mod handshake;
 mod stats;
 mod sync;
 
-/// In place of `src/pool/fork.rs`.
-mod fork {
-    /// # Safety
-    /// Nobody forks here.
-    pub unsafe fn unlock<T>(_: &crate::sync::Mutex<T>, _: bool) {
-        unreachable!("only forks hold a lock without its guard");
-    }
-}
-
 use std::sync::Arc;
 
 use bin::Entry;
@@ -52,7 +43,7 @@ use space::MAX_CLASSES;
 use sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 /// Orders of steps that are tried of each scenario, by each of two schedulers.
-const RUNS: usize = 5_000;
+const RUNS: usize = 15_000;
 
 /// Some run's bin; all blocks here are of one size.
 const BIN: usize = MAX_CLASSES;

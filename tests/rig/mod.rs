@@ -81,7 +81,7 @@ impl Gate {
             .submit(Box::new(move || {
                 let _ = receiver.recv();
             }))
-            .expect("the stream takes work");
+            .unwrap();
         Gate(sender)
     }
 
@@ -93,11 +93,11 @@ pub struct TestStream(Arc<HostStream>);
 
 impl TestStream {
     pub fn new() -> TestStream {
-        TestStream(HostStream::create().expect("a stream"))
+        TestStream(HostStream::create().unwrap())
     }
 
     pub fn submit(&self, work: impl FnOnce() + Send + 'static) {
-        self.0.submit(Box::new(work)).expect("the stream takes work");
+        self.0.submit(Box::new(work)).unwrap();
     }
 
     /// The kind of the error when the stream takes no work.
