@@ -43,7 +43,7 @@ use space::MAX_CLASSES;
 use sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 /// Orders of steps that are tried of each scenario, by each of two schedulers.
-const RUNS: usize = 5_000;
+const RUNS: usize = 15_000;
 
 /// Some run's bin; all blocks here are of one size.
 const BIN: usize = MAX_CLASSES;
