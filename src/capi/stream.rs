@@ -16,7 +16,9 @@ pub struct forebay_stream_object {
 /// A stream: a queue of work that is done in order. For host pools one comes from
 /// `forebay_stream_create`; for cuda pools it is a `CUstream`. NULL is the default stream: on
 /// the host that is the calling thread itself, whose work is done when its call returns.
-/// A handle is a value: copying it copies nothing, and one of a destroyed stream is noticed.
+/// A handle is a value: copying it copies nothing, and none is given twice. One of a destroyed
+/// stream is refused, but for alloc and free by a thread that used it before: for them it is
+/// a stream without work.
 #[allow(non_camel_case_types)]
 pub type forebay_stream = *mut forebay_stream_object;
 

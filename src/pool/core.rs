@@ -238,6 +238,19 @@ impl Core {
         self.reserved_peak = self.reserved_peak.max(self.space.mapped_bytes());
     }
 
+    /// Whether `pages` missing under a block of `size` bytes can be new ones without more being
+    /// mapped than the policy likes.
+    pub fn within_budget(&self, size: u64, pages: u64) -> bool {
+        self.above_budget(size, pages) == 0
+    }
+
+    fn above_budget(&self, size: u64, pages: u64) -> u64 {
+        let live = self.used_peak.max(self.space.used_bytes() + size);
+        let budget = (live * self.preset.move_above_percent / 100).max(live + PAGE) + self.bought;
+        let above = (self.space.mapped_bytes() + pages).saturating_sub(budget.min(self.limit));
+        above.next_multiple_of(PAGE).min(pages)
+    }
+
     /// How many bytes of `pages` missing under a block of `size` bytes should be moved there
     /// from where they lie idle, instead of being taken new. `now` counts allocations.
     ///
@@ -247,9 +260,7 @@ impl Core {
     /// of what is used. Layers of a network repeat too, some tens of times; steps go on.
     pub fn bytes_to_move(&mut self, size: u64, pages: u64, now: u64) -> u64 {
         let live = self.used_peak.max(self.space.used_bytes() + size);
-        let budget = (live * self.preset.move_above_percent / 100).max(live + PAGE) + self.bought;
-        let above = (self.space.mapped_bytes() + pages).saturating_sub(budget.min(self.limit));
-        let above = above.next_multiple_of(PAGE).min(pages);
+        let above = self.above_budget(size, pages);
         if above == 0 {
             return 0;
         }
@@ -296,6 +307,16 @@ impl Core {
             }
         };
         Some(Block { head: self.heads.of_slab(slab), index: index as usize })
+    }
+
+    /// Makes heads for a slab that is there now, and takes a block of it.
+    pub fn enter_slab_and_take(&mut self, table: &BlockTable, id: u32) -> Option<Block> {
+        self.enter_slab(table, id);
+        let (class, tag) = (self.space.slab(id).class as usize, self.space.slab(id).tag);
+        let block = self.take_small(table, class, tag)?;
+        block.set_word(Word::HELD);
+        self.used_peak = self.used_peak.max(self.space.used_bytes());
+        Some(block)
     }
 
     fn enter_slab(&mut self, table: &BlockTable, id: u32) {

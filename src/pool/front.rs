@@ -209,10 +209,11 @@ impl Slot {
         Stopping { slot: self, guard }
     }
 
-    /// Has the owner compare and swap from now on, so that others may too.
-    pub fn share(&self) {
+    /// Has the owner compare and swap from now on, so that others may too. True when that was
+    /// news, and took a barrier.
+    pub fn share(&self) -> bool {
         if self.shared.load(Ordering::Acquire) {
-            return;
+            return false;
         }
         let stopping = self.begin_stop_waiting();
         self.door.raise(attention::SHARED);
@@ -222,6 +223,7 @@ impl Slot {
         // Not before: whoever finds the flag raised alone may be faster than the owner.
         self.shared.store(true, Ordering::Release);
         drop(stopped);
+        true
     }
 }
 

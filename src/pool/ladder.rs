@@ -29,6 +29,15 @@ enum Grown {
     NoAddresses,
 }
 
+/// How far to go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Growing {
+    /// Only as far as no idle pages have to be moved.
+    WithinBudget,
+    /// As far as the limit.
+    ToTheLimit,
+}
+
 /// Most times that the user's callback is asked for one allocation.
 const CALLBACKS_MAX: u32 = 16;
 
@@ -58,6 +67,10 @@ impl Pool {
     }
 
     fn climb_once(&self, need: &Need) -> Option<Block> {
+        // New pages within the budget cost nobody else anything.
+        if let Grown::Done(block) = self.grow(need, Growing::WithinBudget) {
+            return Some(block);
+        }
         // 1. What other threads' front caches hold back.
         if self.flush_others(need.block)
             && let Some(block) = self.take_from_core(need)
@@ -65,17 +78,17 @@ impl Pool {
             return Some(block);
         }
         // 2. Idle pages moved together, 3. new pages; passed fences come with each try.
-        let mut grown = self.grow(need);
+        let mut grown = self.grow(need, Growing::ToTheLimit);
         // 4. What lies idle in other pools, when it is the device that has no more.
         if matches!(grown, Grown::Refused) && registry::trim_others(self.id) > 0 {
-            grown = self.grow(need);
+            grown = self.grow(need, Growing::ToTheLimit);
         }
         if let Grown::Done(block) = grown {
             return Some(block);
         }
         // The little that front caches hold may lie in the very pages that are missing.
         if self.flush_all() > 0
-            && let Grown::Done(block) = self.grow(need)
+            && let Grown::Done(block) = self.grow(need, Growing::ToTheLimit)
         {
             return Some(block);
         }
@@ -97,7 +110,7 @@ impl Pool {
             if let Some(block) = self.take_from_core(need) {
                 return Some(block);
             }
-            if let Grown::Done(block) = self.grow(need) {
+            if let Grown::Done(block) = self.grow(need, Growing::ToTheLimit) {
                 return Some(block);
             }
         }
@@ -106,7 +119,7 @@ impl Pool {
             let own = Fence { stream: need.stream, sequence: self.order.mark(need.stream) };
             if self.order.passed(own.stream) < own.sequence && self.order.wait(own) {
                 self.core.lock().poll(&self.table, &*self.order);
-                if let Grown::Done(block) = self.grow(need) {
+                if let Grown::Done(block) = self.grow(need, Growing::ToTheLimit) {
                     return Some(block);
                 }
             }
@@ -141,7 +154,7 @@ impl Pool {
 
     /// Puts pages under addresses for `need`: idle pages from elsewhere, above the soft
     /// budget of the policy, or new ones up to the limit.
-    fn grow(&self, need: &Need) -> Grown {
+    fn grow(&self, need: &Need, how: Growing) -> Grown {
         let now = self.sums().allocations;
         let mut core = self.core.lock();
         let tag = core.tag(&*self.order, need.stream);
@@ -154,6 +167,9 @@ impl Pool {
             return Grown::NoAddresses;
         };
         let mapped = core.space.mapped_bytes();
+        if how == Growing::WithinBudget && !core.within_budget(bytes, window.pages) {
+            return Grown::Limit;
+        }
         let to_move = core.bytes_to_move(bytes, window.pages, now);
         let growth = core.space.begin_growth(window, to_move);
         if mapped + growth.fresh_bytes() > core.limit {
@@ -175,11 +191,11 @@ impl Pool {
                 let run = core.space.finish_growth(growth);
                 Grown::Done(core.enter_run(&self.table, run))
             }
-            Some(_) => {
-                core.space.finish_growth_free(growth);
-                match core.take(&self.table, need, tag) {
+            Some(class) => {
+                let slab = core.space.finish_growth_slab(growth, class, tag);
+                match core.enter_slab_and_take(&self.table, slab) {
                     Some(block) => Grown::Done(block),
-                    // Another thread was faster; the caller tries again.
+                    // Not possible: the slab is new. The caller goes on looking.
                     None => Grown::Limit,
                 }
             }

@@ -450,7 +450,7 @@ impl Pool {
             if slot.is_none_or(|slot| slot.id != seen.owner())
                 && let Some(owner) = self.slots.get(seen.owner())
             {
-                owner.share();
+                self.share(owner);
             }
             // From here to the end under the slot's lock (or that of those who have none): who
             // stops all slots finds no block that is half freed.
@@ -486,6 +486,11 @@ impl Pool {
             }
             return guard;
         }
+    }
+
+    /// Has the owner of `slot` compare and swap from now on.
+    fn share(&self, slot: &Slot) {
+        self.barriers.fetch_add(u64::from(slot.share()), Ordering::Relaxed);
     }
 
     /// Puts a block that a call holds into the slot's cache. True when that holds more than it
@@ -655,7 +660,7 @@ impl Pool {
                 return Err(self.freed_before(address));
             }
             if let Some(owner) = self.slots.get(seen.owner()) {
-                owner.share();
+                self.share(owner);
             }
             let next = Word::new(state::FOLLOWED, seen.owner(), seen.waste());
             match word.compare_exchange(seen.0, next.0, Ordering::AcqRel, Ordering::Acquire) {
@@ -668,7 +673,11 @@ impl Pool {
 
     /// Takes a block for each of `sizes`: all, or none and an error.
     pub fn alloc_batch(&self, sizes: &[usize], stream: Stream) -> Result<Vec<usize>> {
-        let mut addresses = Vec::with_capacity(sizes.len());
+        let mut addresses = Vec::new();
+        if addresses.try_reserve_exact(sizes.len()).is_err() {
+            let count = sizes.len();
+            return Err(fail!(OutOfMemory, "count is {count}; there is no memory for the list"));
+        }
         for (number, &size) in sizes.iter().enumerate() {
             match self.alloc(size, stream) {
                 Ok(address) => addresses.push(address),

@@ -25,9 +25,15 @@ impl Pool {
             if head.is_large() {
                 head.word(1).store(waste, Ordering::Relaxed);
             } else {
-                let seen = Word(head.word(block.index).load(Ordering::Relaxed));
-                let next = Word::new(seen.state(), seen.owner(), waste);
-                head.word(block.index).store(next.0, Ordering::Release);
+                let word = head.word(block.index);
+                let rewaste = |seen: u32| {
+                    let seen = Word(seen);
+                    seen.is_live().then(|| Word::new(seen.state(), seen.owner(), waste).0)
+                };
+                // Not a plain store: it must not bring back a block that was freed meanwhile.
+                if word.fetch_update(Ordering::AcqRel, Ordering::Acquire, rewaste).is_err() {
+                    return Err(self.freed_before(address));
+                }
             }
             let change = (old_requested, old_size, need.size, need.block);
             match self.slot_for(stream)? {

@@ -4,7 +4,7 @@
 //! asked for pages without a lock; [`Space::finish_growth`] or [`Space::abort_growth`] ends
 //! it. Pages come fresh from the device or are moved from where they lie idle.
 
-use super::{NONE, PAGE, READY, Run, RunId, Space, State};
+use super::{NONE, PAGE, READY, Run, RunId, SlabId, Space, State};
 
 /// Addresses that are about to get pages.
 #[derive(Debug)]
@@ -253,7 +253,15 @@ impl Space {
         run
     }
 
-    /// The pages are there: the held addresses become free.
+    /// The pages are there: the held addresses become a slab of `class` for `tag`.
+    pub fn finish_growth_slab(&mut self, growth: Growth, class: usize, tag: u32) -> SlabId {
+        let run = self.settle_growth(growth);
+        self.used_bytes += self.runs.get(run).size;
+        self.slab_in(run, class, tag)
+    }
+
+    /// The pages are there: the held addresses, which were ready or without pages, become
+    /// free.
     pub fn finish_growth_free(&mut self, growth: Growth) {
         let run = self.settle_growth(growth);
         self.runs.give(run, READY, 0);

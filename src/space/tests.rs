@@ -88,8 +88,7 @@ impl Checked {
                         let bytes = self.space.classes().slab_bytes(class);
                         let window = self.space.best_window(bytes, CHUNK, tag)?;
                         let growth = self.space.begin_growth(window, 0);
-                        self.space.finish_growth_free(growth);
-                        self.space.new_slab(class, tag)?;
+                        self.space.finish_growth_slab(growth, class, tag);
                     }
                     self.space.take_small(class, tag)
                 });
