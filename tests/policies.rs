@@ -16,7 +16,7 @@ use forebay::trace::{Action, Trace};
 use rig::{KIB, MIB, Random};
 
 /// Rounds after which a repeating trace on one stream has settled.
-const WARM_UP: usize = 64;
+const WARM_UP: usize = 48;
 
 /// A row of a trace: a block is taken, or given back, by its number.
 #[derive(Clone, Copy)]

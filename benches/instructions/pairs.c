@@ -107,7 +107,7 @@ int main(int argc, char **argv) {
         across(rounds + 10);
         operations = rounds * BATCH;
     } else if (strncmp(name, "replay-", 7) == 0) {
-        replay(name + 7, 2);
+        replay(name + 7, 64);
         operations = replay(name + 7, rounds);
     } else {
         fprintf(stderr, "pairs: no case `%s`\n", name);

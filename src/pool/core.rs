@@ -24,7 +24,7 @@ impl Rhythm {
     const BEATS: usize = 8;
     /// After so many even intervals in a row a size may buy all there is to buy; before, in
     /// proportion.
-    const EVEN: u64 = 1024;
+    const EVEN: u64 = 256;
 
     /// Pages had to move at `now`. Returns how many intervals in a row were even.
     fn hear(&mut self, now: u64) -> u64 {

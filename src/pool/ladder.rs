@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use super::core::{Block, Need};
-use super::{Pool, registry};
+use super::{Pool, registry, thread};
 use crate::device::GiveBack;
 use crate::error::{self, Kind, Result};
 use crate::order::Fence;
@@ -72,7 +72,7 @@ impl Pool {
             return Some(block);
         }
         // 1. What other threads' front caches hold back.
-        if self.flush_others(need.block)
+        if self.flush_others(need)
             && let Some(block) = self.take_from_core(need)
         {
             return Some(block);
@@ -137,9 +137,11 @@ impl Pool {
     }
 
     /// Empties other threads' front caches into the core, when they hold enough to matter.
-    fn flush_others(&self, wanted: u64) -> bool {
-        let held: u64 = self.slots.iter().map(|slot| slot.held.get()).sum();
-        held >= wanted.min(PAGE) && self.flush_all() > 0
+    fn flush_others(&self, need: &Need) -> bool {
+        let own = thread::find_slot(self.id, need.stream);
+        let others = self.slots.iter().filter(|&slot| own != Some(std::ptr::from_ref(slot)));
+        let held: u64 = others.map(|slot| slot.held.get()).sum();
+        held >= need.block.min(PAGE) && self.flush_all() > 0
     }
 
     /// Empties every front cache but those in use this very moment; returns how many
