@@ -337,6 +337,10 @@ impl Slot {
     /// [`Locked::keep_stopped`] was called by this thread (in the child: by the thread that it
     /// is a copy of).
     pub unsafe fn after_fork(&self, child: bool) {
+        if child {
+            // The owner may have been caught knocking; it is not here to turn away.
+            self.door.leave();
+        }
         self.door.lower(attention::STOP);
         // SAFETY: the caller's promise.
         unsafe { super::sync::unlock(&self.lock, child) };
