@@ -16,7 +16,7 @@
 //! | [`space`] | bookkeeping of an arena in offsets: size classes, runs, slabs, page map; no device, no thread | forbidden |
 //! | [`device`] | the ground: one trait, its preconditions said once; `host.rs` | yes |
 //!
-//! [`error`] is what all floors stand on.
+//! [`error`] and [`sync`] are what all floors stand on.
 //!
 //! Beside them: `include/` has the contract, `forebay.h`, generated from `capi`, and
 //! `forebay.hpp` for C++; `tests/c/`, `examples_c/` and the sections of the header have one
@@ -37,4 +37,5 @@ pub mod order;
 pub mod pool;
 pub mod replay;
 pub mod space;
+pub mod sync;
 pub mod trace;

@@ -5,8 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::lock_api::RawRwLock as _;
-use parking_lot::{Condvar, Mutex, RawRwLock, RwLock};
+use crate::sync::{Condvar, Mutex, RwLock, RwLockWriteGuard};
 
 use super::{Fence, Order, Stream};
 use crate::error::{Result, fail};
@@ -146,7 +145,7 @@ impl HostStream {
         let (lock, progress) = &self.progress;
         let mut guard = lock.lock();
         while self.done.load(Ordering::Acquire) < sequence {
-            progress.wait(&mut guard);
+            guard = progress.wait(guard);
         }
         true
     }
@@ -189,7 +188,7 @@ impl HostStream {
                     if queue.closed {
                         return;
                     }
-                    self.filled.wait(&mut queue);
+                    queue = self.filled.wait(queue);
                 }
             };
             match item {
@@ -213,37 +212,17 @@ impl HostStream {
     }
 }
 
-/// For a fork: holds the list of streams until [`after_fork`].
-pub fn before_fork() {
-    std::mem::forget(registry().write());
+/// The list of streams, held across a fork.
+pub struct Held(#[allow(dead_code)] RwLockWriteGuard<'static, HashMap<Stream, Arc<HostStream>>>);
+
+/// For a fork: holds the list of streams.
+pub fn before_fork() -> Held {
+    Held(registry().write())
 }
 
-/// Lets go of the list of streams; in the child, whose streams have no threads, says so.
-///
-/// # Safety
-/// [`before_fork`] was called by this thread (in the child: by the thread it is a copy of).
-pub unsafe fn after_fork(child: bool) {
-    if child {
-        FORKS.fetch_add(1, Ordering::Relaxed);
-    }
-    // SAFETY: locked by `before_fork`.
-    unsafe { unlock_write(registry(), child) };
-}
-
-/// Lets go of a lock that was taken for a fork. In the child it is made anew: those who wait
-/// for it are not in this process, and to let go the ordinary way may hand it to one of them.
-///
-/// # Safety
-/// This thread (in the child: the thread that it is a copy of) took the lock and forgot it.
-pub unsafe fn unlock_write<T>(lock: &RwLock<T>, child: bool) {
-    // SAFETY: the caller's promise; in the child, moreover, there is no other thread.
-    unsafe {
-        if child {
-            std::ptr::from_ref(lock.raw()).cast_mut().write(RawRwLock::INIT);
-        } else {
-            lock.force_unlock_write();
-        }
-    }
+/// The streams of the parent have no threads here.
+pub fn after_fork_in_child() {
+    FORKS.fetch_add(1, Ordering::Relaxed);
 }
 
 /// The order of the host's streams.

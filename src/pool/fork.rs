@@ -1,18 +1,45 @@
 //! A fork: the child may free and allocate.
 //!
 //! Another thread may hold any lock of ours while one forks; in the child nobody would ever
-//! let go of it. So the forking thread takes them all, in their order, and both processes
-//! let go of them.
+//! let go of it. So the forking thread takes them all, in their order, stops the owners of
+//! all front caches, and both processes let go again.
 
 use std::cell::RefCell;
-use std::sync::{Arc, OnceLock};
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock, Weak};
 
-use super::sync::unlock;
-use super::{Pool, housekeeper, registry};
-use crate::order::host_stream::{self, unlock_write};
+use super::core::Core;
+use super::slots::AllStopped;
+use super::stats::Counters;
+use super::{OomCallback, Pool, housekeeper, registry};
+use crate::order::host_stream;
+use crate::space::SizeClasses;
+use crate::sync::{MutexGuard, RwLockWriteGuard};
+use crate::trace::Recorder;
+
+/// What is held across a fork. Fields are dropped in this order: inner locks first.
+struct Held {
+    _streams: host_stream::Held,
+    locks: Vec<Locks>,
+    _registry: RwLockWriteGuard<'static, HashMap<u64, Weak<Pool>>>,
+    /// Last, for the locks are in them. A pool that was given up by another thread meanwhile
+    /// goes here, without a lock held.
+    _pools: Vec<Arc<Pool>>,
+}
+
+/// The locks of a pool, inner ones first.
+struct Locks {
+    _core: MutexGuard<'static, Core>,
+    _slotless: MutexGuard<'static, Counters>,
+    _recorder: RwLockWriteGuard<'static, Option<Arc<Recorder>>>,
+    _callback: MutexGuard<'static, Option<OomCallback>>,
+    slots: AllStopped<'static>,
+    #[allow(clippy::vec_box)]
+    _classes: MutexGuard<'static, Vec<Box<SizeClasses>>>,
+}
 
 thread_local! {
-    static HELD: RefCell<Vec<Arc<Pool>>> = const { RefCell::new(Vec::new()) };
+    static HELD: RefCell<Option<Held>> = const { RefCell::new(None) };
 }
 
 /// Registers the handlers, once per process.
@@ -28,51 +55,49 @@ pub fn prepare_once() {
 extern "C" fn before() {
     let mut pools = registry::all();
     pools.sort_by_key(|pool| pool.id);
-    std::mem::forget(registry::pools().write());
-    for pool in &pools {
-        // `set_policy` stops slots while it holds this one.
-        std::mem::forget(pool.classes_kept.lock());
-        pool.slots.before_fork();
-        std::mem::forget(pool.callback.lock());
-        std::mem::forget(pool.recorder.write());
-        std::mem::forget(pool.slotless.cells.lock());
-        std::mem::forget(pool.core.lock());
-    }
+    let registry = registry::pools().write();
+    let lock = |pool: &Arc<Pool>| {
+        // SAFETY: `Held` keeps the pool longer than its locks.
+        let pool: &'static Pool = unsafe { &*Arc::as_ptr(pool) };
+        // In the order in which they are taken elsewhere: `set_policy` stops slots while it
+        // holds the classes.
+        let classes = pool.classes_kept.lock();
+        let slots = pool.slots.stop_all();
+        let callback = pool.callback.lock();
+        let recorder = pool.recorder.write();
+        let slotless = pool.slotless.cells.lock();
+        Locks {
+            _core: pool.core.lock(),
+            _slotless: slotless,
+            _recorder: recorder,
+            _callback: callback,
+            slots,
+            _classes: classes,
+        }
+    };
+    let locks = pools.iter().map(lock).collect();
     // Last, for a core that is locked asks streams how far they are.
-    host_stream::before_fork();
-    HELD.with(|held| *held.borrow_mut() = pools);
+    let streams = host_stream::before_fork();
+    let held = Held { _streams: streams, locks, _registry: registry, _pools: pools };
+    // A thread that forks while it ends has no place for them: then they are let go again, and
+    // the fork is as it would be without us.
+    let _ = HELD.try_with(|place| *place.borrow_mut() = Some(held));
+}
+
+fn take() -> Option<Held> {
+    HELD.try_with(|place| place.borrow_mut().take()).ok().flatten()
 }
 
 extern "C" fn in_parent() {
-    // SAFETY: `before` ran in this thread and took these locks.
-    unsafe { release(false) };
+    drop(take());
 }
 
 extern "C" fn in_child() {
-    // SAFETY: `before` ran in the thread that this one is a copy of.
-    unsafe { release(true) };
+    let held = take();
+    host_stream::after_fork_in_child();
     housekeeper::after_fork_in_child();
-}
-
-/// # Safety
-/// `before` took the locks.
-unsafe fn release(child: bool) {
-    let pools = HELD.with(|held| std::mem::take(&mut *held.borrow_mut()));
-    // SAFETY: the caller's promise.
-    unsafe { host_stream::after_fork(child) };
-    for pool in &pools {
-        // SAFETY: the caller's promise, for each of them.
-        unsafe {
-            unlock(&pool.core, child);
-            unlock(&pool.slotless.cells, child);
-            unlock_write(&pool.recorder, child);
-            unlock(&pool.callback, child);
-            pool.slots.after_fork(child);
-            unlock(&pool.classes_kept, child);
-        }
+    for locks in held.iter().flat_map(|held| &held.locks) {
+        locks.slots.leave_doors();
     }
-    // SAFETY: the caller's promise.
-    unsafe { unlock_write(registry::pools(), child) };
-    // A pool that was given up by another thread meanwhile goes here, without a lock held.
-    drop(pools);
+    drop(held);
 }

@@ -323,30 +323,6 @@ fn held_bytes(number: usize, size: u64, count: usize) -> u64 {
     if number < MAX_CLASSES { 0 } else { size * count as u64 }
 }
 
-impl Locked<'_> {
-    /// Stays stopped, for a fork, until [`Slot::after_fork`].
-    pub fn keep_stopped(self) {
-        std::mem::forget(self);
-    }
-}
-
-impl Slot {
-    /// Lets the owner go on that was stopped for a fork. In the child there may be no owner.
-    ///
-    /// # Safety
-    /// [`Locked::keep_stopped`] was called by this thread (in the child: by the thread that it
-    /// is a copy of).
-    pub unsafe fn after_fork(&self, child: bool) {
-        if child {
-            // The owner may have been caught knocking; it is not here to turn away.
-            self.door.leave();
-        }
-        self.door.lower(attention::STOP);
-        // SAFETY: the caller's promise.
-        unsafe { super::sync::unlock(&self.lock, child) };
-    }
-}
-
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
         if self.stopped {

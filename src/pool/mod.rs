@@ -29,7 +29,7 @@ mod thread;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
-use parking_lot::{Mutex, RwLock};
+use crate::sync::{Mutex, RwLock};
 
 pub use config::{BLOCK_SIZE_MAX, Config, Flags, GUARD_BYTES};
 pub use fork::prepare_once as prepare_for_forks;

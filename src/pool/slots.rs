@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
-use parking_lot::{Mutex, MutexGuard};
+use super::sync::{Mutex, MutexGuard};
 
 use super::front::{Locked, Slot};
 use super::handshake::barrier;
@@ -17,7 +17,7 @@ pub const SLOTS_MAX: usize = 4096;
 pub struct AllStopped<'a> {
     /// The slots.
     pub slots: Vec<Locked<'a>>,
-    unowned: MutexGuard<'a, Vec<u32>>,
+    _unowned: MutexGuard<'a, Vec<u32>>,
 }
 
 /// The slots of a pool. They are made one by one and stay where they are.
@@ -115,28 +115,14 @@ impl Slots {
         let stopping: Vec<_> = self.iter().map(Slot::begin_stop_waiting).collect();
         barrier();
         let slots = stopping.into_iter().map(|one| one.wait()).collect();
-        AllStopped { slots, unowned }
+        AllStopped { slots, _unowned: unowned }
     }
+}
 
-    /// For a fork: stops every owner until `after_fork`, so that the child finds each cache
-    /// whole.
-    pub fn before_fork(&self) {
-        let AllStopped { slots, unowned } = self.stop_all();
-        slots.into_iter().for_each(Locked::keep_stopped);
-        std::mem::forget(unowned);
-    }
-
-    /// Lets go of the locks that `before_fork` took.
-    ///
-    /// # Safety
-    /// `before_fork` was called by this thread (in the child: by the thread it is a copy of).
-    pub unsafe fn after_fork(&self, child: bool) {
-        for slot in self.iter() {
-            // SAFETY: the caller's promise.
-            unsafe { slot.after_fork(child) };
-        }
-        // SAFETY: locked by `before_fork`.
-        unsafe { super::sync::unlock(&self.unowned, child) };
+impl AllStopped<'_> {
+    /// In the child of a fork: owners that were caught knocking are not here to turn away.
+    pub fn leave_doors(&self) {
+        self.slots.iter().for_each(|locked| locked.slot().door.leave());
     }
 }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex};
 
 use super::plan::{Plan, Run, Step};
 use super::usage::{Meter, cost_of_reading};
@@ -251,7 +251,7 @@ impl<T: Target + ?Sized> Replay<'_, T> {
             for &run in own {
                 let mut state = turns.state.lock();
                 while state.next.is_some_and(|next| next != run) {
-                    turns.wake[thread].wait(&mut state);
+                    state = turns.wake[thread].wait(state);
                 }
                 if state.next.take().is_none() {
                     return;

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::sync::Mutex;
 use flate2::Compression;
-use parking_lot::Mutex;
 
 use super::event::{Action, Event, NANOSECONDS_PER_DAY};
 use super::writer::{Row, Writer, write_failed};

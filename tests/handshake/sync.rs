@@ -10,7 +10,7 @@ pub mod atomic {
 
 pub use shuttle::sync::MutexGuard;
 
-/// The checker's lock with the functions of `parking_lot`'s.
+/// The checker's lock with the functions of `src/sync.rs`.
 #[derive(Debug)]
 pub struct Mutex<T>(shuttle::sync::Mutex<T>);
 
@@ -26,10 +26,4 @@ impl<T> Mutex<T> {
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         self.0.try_lock().ok()
     }
-}
-
-/// # Safety
-/// Nobody forks here.
-pub unsafe fn unlock<T>(_: &Mutex<T>, _: bool) {
-    unreachable!("only forks hold a lock without its guard");
 }
