@@ -2,6 +2,8 @@
 //! against `include/forebay.h` and the shared library of this build, and run twice, as it is
 //! and under valgrind.
 
+#![allow(clippy::unwrap_used)] // That is how a test fails.
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -2,6 +2,8 @@
 //! (`FOREBAY_BLESS=1 cargo test --test symbols` writes it anew) and with the header, its name,
 //! and that it stays loaded.
 
+#![allow(clippy::unwrap_used)] // That is how a test fails.
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
