@@ -14,6 +14,10 @@ need nm binutils
 need pkg-config pkg-config
 need valgrind valgrind
 
+# What the checks of the source call; rustup has them where Rust came from it.
+cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
+cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+
 [ -n "$packages" ] || exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "installing$packages"

@@ -75,8 +75,16 @@ impl Word {
     }
 }
 
-/// A run of its own, or a slab.
+/// As many words as a cache line has. Words of different heads are never in one line: threads
+/// write them all the time.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Line(#[allow(dead_code)] [AtomicU32; 16]);
+
+/// A run of its own, or a slab. Read at every free: in a cache line of its own, so that nobody
+/// writes beside it.
 #[derive(Debug)]
+#[repr(align(64))]
 pub struct Head {
     start: AtomicU64,
     size: AtomicU64,
@@ -87,7 +95,8 @@ pub struct Head {
     /// Its run or slab in the space.
     id: AtomicU32,
     /// A word per block; a run of its own has a second one, for its waste.
-    words: Box<[AtomicU32]>,
+    count: usize,
+    words: Box<[Line]>,
 }
 
 /// Bins of front caches: one per size class, then the ones for runs by a hash of their size.
@@ -111,7 +120,8 @@ impl Head {
             reciprocal: AtomicU64::new(0),
             bin: AtomicU32::new(0),
             id: AtomicU32::new(0),
-            words: (0..words).map(|_| AtomicU32::new(0)).collect(),
+            count: words,
+            words: (0..words.div_ceil(16)).map(|_| Line::default()).collect(),
         }
     }
 
@@ -146,7 +156,13 @@ impl Head {
     /// The word of block `index`.
     #[inline(always)]
     pub fn word(&self, index: usize) -> &AtomicU32 {
-        &self.words[index]
+        &self.words()[index]
+    }
+
+    #[inline(always)]
+    fn words(&self) -> &[AtomicU32] {
+        // SAFETY: the lines have at least `count` words, one behind the other.
+        unsafe { std::slice::from_raw_parts(self.words.as_ptr().cast(), self.count) }
     }
 
     /// The block that starts at `address`.
@@ -156,7 +172,7 @@ impl Head {
         // A slab is at most 256 KiB, so this is exact: into < 2^18, the reciprocal's error
         // below 2^15, their product below 2^40.
         let index = (into.wrapping_mul(self.reciprocal.load(Ordering::Relaxed)) >> 40) as usize;
-        (index < self.words.len() && index as u64 * self.size() == into).then_some(index)
+        (index < self.count && index as u64 * self.size() == into).then_some(index)
     }
 
     /// Bytes asked for of live block `index`.
@@ -171,14 +187,14 @@ impl Head {
         if self.is_large() {
             self.large_waste()
         } else {
-            u64::from(Word(self.words[index].load(Ordering::Relaxed)).waste())
+            u64::from(Word(self.word(index).load(Ordering::Relaxed)).waste())
         }
     }
 
     /// The same of a run of its own.
     #[inline(always)]
     pub fn large_waste(&self) -> u64 {
-        self.words.get(1).map_or(0, |word| u64::from(word.load(Ordering::Relaxed)))
+        self.words().get(1).map_or(0, |word| u64::from(word.load(Ordering::Relaxed)))
     }
 }
 
@@ -306,7 +322,7 @@ impl Heads {
             .store(if large { 0 } else { (1u64 << 40).div_ceil(size) }, Ordering::Relaxed);
         head.bin.store(bin as u32, Ordering::Relaxed);
         head.id.store(id, Ordering::Relaxed);
-        for word in &head.words {
+        for word in head.words() {
             word.store(state::FREE, Ordering::Relaxed);
         }
         table.enter(head, bytes);
@@ -364,7 +380,7 @@ impl Heads {
     fn remove(&mut self, table: &BlockTable, number: u32, bytes: u64) {
         let head = &self.all[number as usize];
         table.set(head, bytes, std::ptr::null_mut());
-        self.unused.entry(head.words.len()).or_default().push(number);
+        self.unused.entry(head.count).or_default().push(number);
     }
 }
 

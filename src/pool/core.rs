@@ -347,7 +347,10 @@ impl Core {
         block.set_word(Word::new(state::FREE, 0, 0));
         let tag = self.tag(order, stream);
         let sequence = if tag == READY { 0 } else { order.mark(stream) };
-        if let Some(followers) = self.followers.remove(&block.address()) {
+        // Mostly there are none: then nothing is hashed.
+        if !self.followers.is_empty()
+            && let Some(followers) = self.followers.remove(&block.address())
+        {
             let mut fences: Vec<Fence> = followers
                 .into_iter()
                 .map(|stream| Fence { stream, sequence: order.mark(stream) })

@@ -309,7 +309,9 @@ impl Pool {
         let address = block.address();
         self.prepare_contents(&block, size, stream);
         self.give_out(&block, size as u64, slot);
-        self.publish_peaks();
+        if self.slots.len() > 1 {
+            self.publish_peaks();
+        }
         self.record(crate::trace::Action::Allocate, address, size, stream);
         Ok(address)
     }
@@ -389,7 +391,17 @@ impl Pool {
                 debug_assert!(pushed, "half of the places of a bin that was empty");
             }
         }
-        Some(block)
+        // The last one of them rather than the first: the words of a slab lie side by side, and
+        // the first one's may be in a cache line with one that another thread was given.
+        let Some(class) = need.class else { return Some(block) };
+        let last = locked.pop(class).and_then(|entry| self.block_at(entry.address));
+        let Some(last) = last else { return Some(block) };
+        let entry = Entry { address: block.address(), word: block.head().word(block.index) };
+        let pushed = locked.push(class, need.block, entry);
+        debug_assert!(pushed, "in the place of the one that was popped");
+        block.set_word(Word::new(state::CACHED, slot, 0));
+        last.set_word(Word::HELD);
+        Some(last)
     }
 
     /// A block from what is mapped and free.
