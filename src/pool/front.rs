@@ -37,8 +37,10 @@ pub struct Cache {
 /// Most runs of one size that a front cache holds.
 const LARGE_PLACES: usize = 8;
 /// Bytes of small blocks of one class that a front cache holds, and most of them.
-const SMALL_BYTES: u64 = 64 << 10;
-const SMALL_PLACES: u64 = 128;
+const SMALL_BYTES: u64 = 128 << 10;
+const SMALL_PLACES: u64 = 1024;
+/// Most small blocks that go between a front cache and the core at a time.
+pub const SMALL_BATCH: usize = 64;
 
 impl Cache {
     fn new(bound: u64) -> Cache {

@@ -41,7 +41,7 @@ pub use stats::Stats;
 use self::bin::Entry;
 use self::block::{BlockTable, Found, NO_OWNER, Word, large_bin, state};
 use self::core::{Block, Core, Need};
-use self::front::{Locked, Pooled, Slot};
+use self::front::{Locked, Pooled, SMALL_BATCH, Slot};
 use self::handshake::attention;
 use self::slots::Slots;
 use crate::device::{Device, Host, HostOptions};
@@ -378,7 +378,8 @@ impl Pool {
         if let Some(class) = need.class
             && locked.cache().prepare(class, need.block)
         {
-            let more = (locked.cache().bins[class].places() / 2).saturating_sub(1);
+            let batch = (locked.cache().bins[class].places() / 2).min(SMALL_BATCH);
+            let more = batch.saturating_sub(1);
             for _ in 0..more {
                 // Only from slabs that are there: a new one is made for a block that is
                 // needed, not for one that may be.
@@ -519,8 +520,8 @@ impl Pool {
         }
         let bin = &locked.cache().bins[number];
         if !bin.has_place(size) {
-            // The older half goes, so that the next frees find room without a lock.
-            let count = bin.len().div_ceil(2);
+            // The older ones go, so that the next frees find room without a lock.
+            let count = bin.len().div_ceil(2).min(SMALL_BATCH);
             let entries = locked.drain(number, count);
             self.give_entries(locked.slot(), entries);
         }
