@@ -2,7 +2,7 @@
 //!
 //! What happens here is argument checks, the panic guard, and turning results into statuses;
 //! what is checked here and what is checked further in have one rule: the floor that knows
-//! the limit names it. The order of the modules is the order of the header.
+//! the limit names it. The order of the nouns in the header is in `tests/header.rs`.
 
 pub mod block;
 mod guard;

@@ -2,7 +2,7 @@
 //!
 //! A stream runs its work in order. A fence names a point in that order: a stream and a
 //! sequence number; it is passed once the work that was queued before it is done. The pool
-//! asks four things of an order, [`Order`]; [`HostOrder`] answers them for system memory.
+//! asks of it what is in [`Order`]; [`HostOrder`] answers for system memory.
 
 mod fence;
 pub mod host_stream;

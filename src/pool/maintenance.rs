@@ -159,15 +159,8 @@ impl Pool {
         let mut report =
             DefragReport { largest_before: before, largest_after: before, ..Default::default() };
         // The window that has all idle pages in the end; those that lie in it already stay.
-        let window = core.space.best_window(idle, PAGE, READY).filter(|window| {
-            window.size > before && window.pages > 0 && window.pages < window.size
-        });
-        let Some(window) = window.or_else(|| core.space.best_window(idle, PAGE, READY)) else {
-            return Ok(report);
-        };
-        if idle <= before || window.pages == 0 {
-            return Ok(report);
-        }
+        let window = (idle > before).then(|| core.space.best_window(idle, PAGE, READY)).flatten();
+        let Some(window) = window.filter(|window| window.pages > 0) else { return Ok(report) };
         let growth = core.space.begin_growth(window, window.pages);
         if growth.fresh_bytes() > 0 {
             core.space.abort_growth(growth);
