@@ -5,39 +5,11 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use super::block::{BlockTable, Head, Heads, Word, state};
+use super::budget::{Budget, Situation};
 use super::policy::Preset;
+use super::stats::Sums;
 use crate::order::{Fence, Order, Stream};
-use crate::space::{PAGE, Place, READY, Space};
-
-/// Of how many sizes the times of moves are kept, see [`Core::bytes_to_move`].
-const SIZES_HEARD: usize = 1024;
-
-/// When pages had to move for blocks of one size, the latest first.
-#[derive(Debug, Default)]
-struct Rhythm {
-    times: [u64; 2 * Rhythm::BEATS + 1],
-    even: u64,
-}
-
-impl Rhythm {
-    /// Most moves for one size within one step that are still recognised as a rhythm.
-    const BEATS: usize = 8;
-    /// After so many even intervals in a row a size may buy all there is to buy; before, in
-    /// proportion.
-    const EVEN: u64 = 256;
-
-    /// Pages had to move at `now`. Returns how many intervals in a row were even.
-    fn hear(&mut self, now: u64) -> u64 {
-        self.times.rotate_right(1);
-        self.times[0] = now;
-        let even = |beats: usize| {
-            let [first, second, third] = [0, beats, 2 * beats].map(|at| self.times[at]);
-            third > 0 && first - second == second - third
-        };
-        self.even = if (1..=Rhythm::BEATS).any(even) { self.even + 1 } else { 0 };
-        self.even.min(Rhythm::EVEN)
-    }
-}
+use crate::space::{Place, READY, Space};
 
 /// A block to be found: its place, its head and its number in it.
 #[derive(Clone, Copy, Debug)]
@@ -122,10 +94,8 @@ pub struct Core {
     pub reserved_peak: u64,
     /// All bytes ever mapped.
     pub reserved_total: u64,
-    /// See [`Core::bytes_to_move`].
-    rhythms: HashMap<u64, Rhythm>,
-    /// Bytes taken new to save moves.
-    bought: u64,
+    /// How much may be mapped.
+    budget: Budget,
     /// Least idle bytes since `idle_since`: what nobody needed for that long.
     pub idle_low: u64,
     /// See `idle_low`.
@@ -150,8 +120,7 @@ impl Core {
             used_peak: 0,
             reserved_peak: 0,
             reserved_total: 0,
-            rhythms: HashMap::new(),
-            bought: 0,
+            budget: Budget::default(),
             idle_low: 0,
             idle_since: Instant::now(),
         }
@@ -240,40 +209,31 @@ impl Core {
 
     /// Whether `pages` missing under a block of `size` bytes can be new ones without more being
     /// mapped than the policy likes.
-    pub fn within_budget(&self, size: u64, pages: u64) -> bool {
-        self.above_budget(size, pages) == 0
-    }
-
-    fn above_budget(&self, size: u64, pages: u64) -> u64 {
-        let live = self.used_peak.max(self.space.used_bytes() + size);
-        let budget = (live * self.preset.move_above_percent / 100).max(live + PAGE) + self.bought;
-        let above = (self.space.mapped_bytes() + pages).saturating_sub(budget.min(self.limit));
-        above.next_multiple_of(PAGE).min(pages)
+    pub fn within_budget(&self, size: u64, pages: u64, sums: &Sums) -> bool {
+        let now = self.situation(size, sums);
+        self.budget.above(self.preset.move_above_percent, pages, &now) == 0
     }
 
     /// How many bytes of `pages` missing under a block of `size` bytes should be moved there
-    /// from where they lie idle, instead of being taken new. `now` counts allocations.
-    ///
-    /// Pages are moved once more is mapped than a little above what was ever used at a time.
-    /// But a program that repeats a step would have the same pages moved in every one: a size
-    /// for which pages keep moving at even intervals gets new ones in the end, up to a quarter
-    /// of what is used. Layers of a network repeat too, some tens of times; steps go on.
-    pub fn bytes_to_move(&mut self, size: u64, pages: u64, now: u64) -> u64 {
-        let live = self.used_peak.max(self.space.used_bytes() + size);
-        let above = self.above_budget(size, pages);
-        if above == 0 {
-            return 0;
+    /// from where they lie idle, instead of being taken new.
+    pub fn bytes_to_move(&mut self, size: u64, pages: u64, sums: &Sums) -> u64 {
+        let now = self.situation(size, sums);
+        self.budget.to_move(self.preset.move_above_percent, size, pages, &now)
+    }
+
+    /// `bytes` are moved for an allocation.
+    pub fn note_moved(&mut self, bytes: u64) {
+        self.budget.note_moved(bytes);
+    }
+
+    fn situation(&self, size: u64, sums: &Sums) -> Situation {
+        Situation {
+            live: self.used_peak.max(self.space.used_bytes() + size),
+            mapped: self.space.mapped_bytes(),
+            limit: self.limit,
+            allocations: sums.allocations,
+            allocated: sums.allocated_total,
         }
-        if self.rhythms.len() > SIZES_HEARD {
-            self.rhythms.clear();
-        }
-        let even = self.rhythms.entry(size).or_default().hear(now);
-        let room = (live / 4 / Rhythm::EVEN * even).saturating_sub(self.bought);
-        if room < above {
-            return above;
-        }
-        self.bought += above;
-        0
     }
 
     /// Bytes of the largest run that is free for anybody.

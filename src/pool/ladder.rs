@@ -157,7 +157,7 @@ impl Pool {
     /// Puts pages under addresses for `need`: idle pages from elsewhere, above the soft
     /// budget of the policy, or new ones up to the limit.
     fn grow(&self, need: &Need, how: Growing) -> Grown {
-        let now = self.sums().allocations;
+        let sums = self.sums();
         let mut core = self.core.lock();
         let tag = core.tag(&*self.order, need.stream);
         core.poll(&self.table, &*self.order);
@@ -169,16 +169,17 @@ impl Pool {
             return Grown::NoAddresses;
         };
         let mapped = core.space.mapped_bytes();
-        if how == Growing::WithinBudget && !core.within_budget(bytes, window.pages) {
+        if how == Growing::WithinBudget && !core.within_budget(bytes, window.pages, &sums) {
             return Grown::Limit;
         }
-        let to_move = core.bytes_to_move(bytes, window.pages, now);
+        let to_move = core.bytes_to_move(bytes, window.pages, &sums);
         let growth = core.space.begin_growth(window, to_move);
         if mapped + growth.fresh_bytes() > core.limit {
             core.space.abort_growth(growth);
             return Grown::Limit;
         }
         core.note_reserved(growth.fresh_bytes());
+        core.note_moved(growth.moved_bytes());
         drop(core);
         let mapped = self.map(&growth);
         let mut core = self.core.lock();

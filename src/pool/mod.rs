@@ -7,6 +7,7 @@
 
 mod bin;
 mod block;
+mod budget;
 mod config;
 mod contents;
 mod core;
