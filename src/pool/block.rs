@@ -125,6 +125,17 @@ impl Head {
         }
     }
 
+    /// Makes it the head of `id`, whose blocks of `size` bytes go to `bin`.
+    fn set(&self, table: &BlockTable, (start, size): (u64, u64), bin: usize, id: u32) {
+        self.start.store(table.base as u64 + start, Ordering::Relaxed);
+        self.size.store(size, Ordering::Relaxed);
+        self.bin.store(bin as u32, Ordering::Relaxed);
+        self.id.store(id, Ordering::Relaxed);
+        for word in self.words() {
+            word.store(state::FREE, Ordering::Relaxed);
+        }
+    }
+
     /// Bytes of one block.
     #[inline]
     pub fn size(&self) -> u64 {
@@ -282,53 +293,20 @@ pub fn find_block(entry: &AtomicPtr<Head>, address: usize) -> Option<(&Head, usi
 /// The heads of a pool: made, used again, and kept where they are.
 #[derive(Default)]
 pub struct Heads {
-    /// Boxed, so that they never move.
+    /// By the run's id. They stay with the id: runs come and go all the time, and as all of
+    /// them have as many words, the next run of that id can have the same head.
+    of_run: Vec<Option<Box<Head>>>,
+    /// By the slab's id; none while there is no such slab.
+    of_slab: Vec<Option<Box<Head>>>,
+    /// Of slabs that are gone: how many words, and the heads of as many, by that number.
     #[allow(clippy::vec_box)]
-    all: Vec<Box<Head>>,
-    /// Unused ones by how many words they have.
-    unused: std::collections::HashMap<usize, Vec<u32>>,
-    /// The head of each slab and run, by its id.
-    of_slab: Vec<u32>,
-    of_run: Vec<u32>,
+    unused: Vec<(usize, Vec<Box<Head>>)>,
 }
 
 /// A run of its own has two words: state and waste.
 const LARGE_WORDS: usize = 2;
 
 impl Heads {
-    fn make(&mut self, words: usize) -> u32 {
-        if let Some(number) = self.unused.get_mut(&words).and_then(Vec::pop) {
-            return number;
-        }
-        self.all.push(Box::new(Head::with_words(words)));
-        self.all.len() as u32 - 1
-    }
-
-    fn set(
-        &mut self,
-        table: &BlockTable,
-        words: usize,
-        bin: usize,
-        id: u32,
-        at: (u64, u64, u64),
-    ) -> u32 {
-        let (start, size, bytes) = at;
-        let number = self.make(words);
-        let head = &self.all[number as usize];
-        let large = bin >= MAX_CLASSES;
-        head.start.store(table.base as u64 + start, Ordering::Relaxed);
-        head.size.store(size, Ordering::Relaxed);
-        head.reciprocal
-            .store(if large { 0 } else { (1u64 << 40).div_ceil(size) }, Ordering::Relaxed);
-        head.bin.store(bin as u32, Ordering::Relaxed);
-        head.id.store(id, Ordering::Relaxed);
-        for word in head.words() {
-            word.store(state::FREE, Ordering::Relaxed);
-        }
-        table.enter(head, bytes);
-        number
-    }
-
     /// A head for the slab `id` of `bytes` at offset `start`, cut into `count` blocks of
     /// `size`, of class `class`.
     pub fn add_slab(
@@ -338,57 +316,72 @@ impl Heads {
         class: usize,
         (start, size, bytes, count): (u64, u64, u64, u32),
     ) {
-        let number = self.set(table, count as usize, class, id, (start, size, bytes));
-        put(&mut self.of_slab, id, number);
+        let count = count as usize;
+        let again = match self.unused.binary_search_by_key(&count, |&(words, _)| words) {
+            Ok(at) => self.unused[at].1.pop(),
+            Err(_) => None,
+        };
+        let head = again.unwrap_or_else(|| Box::new(Head::with_words(count)));
+        head.reciprocal.store((1u64 << 40).div_ceil(size), Ordering::Relaxed);
+        head.set(table, (start, size), class, id);
+        table.enter(&head, bytes);
+        *place_of(&mut self.of_slab, id) = Some(head);
     }
 
     /// A head for the run `id` of `size` bytes at offset `start`.
-    pub fn add_run(&mut self, table: &BlockTable, id: u32, start: u64, size: u64) {
-        let number = self.set(table, LARGE_WORDS, large_bin(size), id, (start, size, size));
-        put(&mut self.of_run, id, number);
+    pub fn add_run(&mut self, table: &BlockTable, id: u32, start: u64, size: u64) -> &Head {
+        let place = place_of(&mut self.of_run, id);
+        let head = place.get_or_insert_with(|| Box::new(Head::with_words(LARGE_WORDS)));
+        head.set(table, (start, size), large_bin(size), id);
+        table.enter(head, size);
+        head
     }
 
-    /// The head of slab `id`.
+    /// The head of slab `id`, which there is.
     pub fn of_slab(&self, id: u32) -> &Head {
-        &self.all[self.of_slab[id as usize] as usize]
+        head_of(&self.of_slab, id)
     }
 
-    /// The head of run `id`.
+    /// The head of run `id`, which there is.
     pub fn of_run(&self, id: u32) -> &Head {
-        &self.all[self.of_run[id as usize] as usize]
+        head_of(&self.of_run, id)
     }
 
     /// The run `id` has another size now.
     pub fn resize_run(&mut self, id: u32, size: u64) {
-        let head = &self.all[self.of_run[id as usize] as usize];
+        let head = self.of_run(id);
         head.size.store(size, Ordering::Relaxed);
         head.bin.store(large_bin(size) as u32, Ordering::Relaxed);
     }
 
     /// Takes the head of a slab of `bytes` out.
     pub fn remove_slab(&mut self, table: &BlockTable, id: u32, bytes: u64) {
-        let number = self.of_slab[id as usize];
-        self.remove(table, number, bytes);
+        let Some(head) = place_of(&mut self.of_slab, id).take() else { return };
+        table.set(&head, bytes, std::ptr::null_mut());
+        match self.unused.binary_search_by_key(&head.count, |&(words, _)| words) {
+            Ok(at) => self.unused[at].1.push(head),
+            Err(at) => self.unused.insert(at, (head.count, vec![head])),
+        }
     }
 
     /// Takes the head of a run out.
     pub fn remove_run(&mut self, table: &BlockTable, id: u32) {
-        let number = self.of_run[id as usize];
-        self.remove(table, number, 0);
-    }
-
-    fn remove(&mut self, table: &BlockTable, number: u32, bytes: u64) {
-        let head = &self.all[number as usize];
-        table.set(head, bytes, std::ptr::null_mut());
-        self.unused.entry(head.count).or_default().push(number);
+        table.set(self.of_run(id), 0, std::ptr::null_mut());
     }
 }
 
-fn put(list: &mut Vec<u32>, id: u32, number: u32) {
-    if list.len() <= id as usize {
-        list.resize(id as usize + 1, u32::MAX);
+fn place_of(heads: &mut Vec<Option<Box<Head>>>, id: u32) -> &mut Option<Box<Head>> {
+    if heads.len() <= id as usize {
+        heads.resize_with(id as usize + 1, || None);
     }
-    list[id as usize] = number;
+    &mut heads[id as usize]
+}
+
+fn head_of(heads: &[Option<Box<Head>>], id: u32) -> &Head {
+    match &heads[id as usize] {
+        Some(head) => head,
+        None => unreachable!("a slab or run of its own without a head"),
+    }
 }
 
 #[cfg(test)]

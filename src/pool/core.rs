@@ -295,9 +295,8 @@ impl Core {
     /// Makes a head for a run that is used now.
     pub fn enter_run(&mut self, table: &BlockTable, run: u32) -> Block {
         let (offset, size) = self.space.extent(Place::Large { run });
-        self.heads.add_run(table, run, offset, size);
         self.used_peak = self.used_peak.max(self.space.used_bytes());
-        let block = Block { head: self.heads.of_run(run), index: 0 };
+        let block = Block { head: self.heads.add_run(table, run, offset, size), index: 0 };
         block.set_word(Word::HELD);
         block
     }

@@ -32,8 +32,14 @@ pub struct Cache {
     pub bound: u64,
     /// Where the next eviction starts.
     hand: usize,
+    /// How often another size wanted a bin for runs since that changed hands.
+    claims: [u8; LARGE_BINS],
 }
 
+/// How often a size has to want a bin that holds runs of another size before it gets it. A rare
+/// size does not, and is served by the core: to make way for it would cost the other size
+/// more than a bin of its own would save.
+const CLAIMS: u8 = 8;
 /// Most runs of one size that a front cache holds.
 const LARGE_PLACES: usize = 8;
 /// Bytes of small blocks of one class that a front cache holds, and most of them.
@@ -44,7 +50,8 @@ pub const SMALL_BATCH: usize = 64;
 
 impl Cache {
     fn new(bound: u64) -> Cache {
-        Cache { bins: std::array::from_fn(|_| Bin::default()), bound, hand: 0 }
+        let bins = std::array::from_fn(|_| Bin::default());
+        Cache { bins, bound, hand: 0, claims: [0; LARGE_BINS] }
     }
 
     /// Makes `bin` one for blocks of `size`; false when it holds blocks of another size, or
@@ -63,6 +70,14 @@ impl Cache {
             entry.dedicate(size, places);
         }
         entry.size() == size
+    }
+
+    /// A run of another size wants the bin `number` for runs. True when that was asked often
+    /// enough: what the bin holds shall make way.
+    pub fn claim(&mut self, number: usize) -> bool {
+        let claims = &mut self.claims[number - MAX_CLASSES];
+        *claims = (*claims + 1) % CLAIMS;
+        *claims == 0
     }
 
     /// Takes out what makes it hold more than half of its bound, going around the bins of

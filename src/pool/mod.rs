@@ -513,7 +513,12 @@ impl Pool {
         let head = block.head();
         let (number, size) = (head.bin(), head.size());
         if !locked.cache().prepare(number, size) {
-            // Another size is in the bin: it makes way.
+            // Another size is in the bin, and makes way when this one is not a rare one.
+            if head.is_large() && !locked.cache().claim(number) {
+                let stream = locked.slot().stream();
+                self.core.lock().give(&self.table, &*self.order, *block, stream);
+                return false;
+            }
             let count = locked.cache().bins[number].len();
             let entries = locked.drain(number, count);
             self.give_entries(locked.slot(), entries);
@@ -620,11 +625,20 @@ impl Pool {
     }
 
     /// The calling thread's slot for `stream`; none when it has to do without.
+    #[inline]
     fn slot_for(&self, stream: Stream) -> Result<Option<&Slot>> {
         if let Some(slot) = thread::find_slot(self.id, stream) {
             // SAFETY: a slot of this pool, which is here to be called.
             return Ok(Some(unsafe { &*slot }));
         }
+        self.own_slot(stream)
+    }
+
+    /// The calling thread meets `stream` here for the first time. Not inlined, for a new slot
+    /// is made on the stack, which takes dozens of its pages.
+    #[cold]
+    #[inline(never)]
+    fn own_slot(&self, stream: Stream) -> Result<Option<&Slot>> {
         error::prepare_thread();
         self.order.check(stream)?;
         // What the only slot so far knows of peaks is lost when there are two.
