@@ -271,7 +271,8 @@ impl BlockTable {
     }
 
     fn set(&self, head: &Head, bytes: u64, to: *mut Head) {
-        let first = ((head.address(0) - self.base) as u64 / CHUNK) as usize;
+        let start = head.start.load(Ordering::Relaxed) - self.base as u64;
+        let first = (start / CHUNK) as usize;
         let chunks = if head.is_large() { 1 } else { (bytes / CHUNK) as usize };
         for entry in &self.heads[first..first + chunks] {
             entry.store(to, Ordering::Release);

@@ -2,11 +2,14 @@
 //! for streams. Nothing here calls the device.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::block::{BlockTable, Head, Heads, Word, state};
 use super::budget::{Budget, Situation};
-use super::policy::Preset;
+use super::housekeeper;
+use super::policy::{Preset, TrimWhen};
 use super::stats::Sums;
 use crate::order::{Fence, Order, Stream};
 use crate::space::{Place, READY, Space};
@@ -100,6 +103,8 @@ pub struct Core {
     pub idle_low: u64,
     /// See `idle_low`.
     pub idle_since: Instant,
+    /// Raised when pages lie idle that the policy does not keep, or that nobody looks after.
+    pub idle_pages: Arc<AtomicBool>,
 }
 
 // SAFETY: the pointers in `waiting` lead to heads that `heads` owns and never moves; they go
@@ -123,6 +128,7 @@ impl Core {
             budget: Budget::default(),
             idle_low: 0,
             idle_since: Instant::now(),
+            idle_pages: Arc::default(),
         }
     }
 
@@ -338,13 +344,34 @@ impl Core {
             Place::Large { run } => {
                 self.heads.remove_run(table, run);
                 self.space.give_large(run, tag, sequence);
+                self.look_for_idle();
             }
             Place::Small { slab, index } => {
                 let bytes = self.space.classes().slab_bytes(self.space.slab(slab).class as usize);
                 if self.space.give_small(slab, index, sequence) {
                     self.heads.remove_slab(table, slab, bytes);
+                    self.look_for_idle();
                 }
             }
+        }
+    }
+
+    /// How many bytes of idle pages the policy keeps.
+    pub fn keeps(&self) -> u64 {
+        self.limit / 4 * self.preset.keep_quarters
+    }
+
+    /// Tells frees when there is something for them to do about idle pages, so that they need
+    /// not take the lock to see.
+    fn look_for_idle(&mut self) {
+        let idle = self.space.idle_bytes();
+        let due = match self.preset.trim {
+            TrimWhen::AtOnce => true,
+            TrimWhen::Idle(_) => idle > 0 && (idle > self.keeps() || !housekeeper::is_there()),
+            TrimWhen::Pressure | TrimWhen::Asked => idle > self.keeps(),
+        };
+        if due {
+            self.idle_pages.store(true, Ordering::Relaxed);
         }
     }
 
@@ -408,8 +435,7 @@ impl Core {
             self.waiting.iter().map(|followed| followed.block.address()).collect();
         let mut in_caches = 0;
         for block in self.blocks() {
-            let word =
-                Word(block.head().word(block.index).load(std::sync::atomic::Ordering::Relaxed));
+            let word = Word(block.head().word(block.index).load(Ordering::Relaxed));
             let address = block.address();
             let found = table.find(address);
             if !matches!(found, super::block::Found::Block(head, index)
@@ -440,11 +466,11 @@ impl Core {
 impl Block {
     /// Sets its word, which nobody else may do at this moment.
     pub fn set_word(&self, word: Word) {
-        self.head().word(self.index).store(word.0, std::sync::atomic::Ordering::Release);
+        self.head().word(self.index).store(word.0, Ordering::Release);
     }
 
     /// Whether it is given out.
     pub fn is_live(&self) -> bool {
-        Word(self.head().word(self.index).load(std::sync::atomic::Ordering::Acquire)).is_live()
+        Word(self.head().word(self.index).load(Ordering::Acquire)).is_live()
     }
 }

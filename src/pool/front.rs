@@ -34,7 +34,11 @@ pub struct Cache {
     hand: usize,
     /// How often another size wanted a bin for runs since that changed hands.
     claims: [u8; LARGE_BINS],
+    /// A bit for each bin for runs that is for some size.
+    sized: u128,
 }
+
+const _: () = assert!(LARGE_BINS == u128::BITS as usize);
 
 /// How often a size has to want a bin that holds runs of another size before it gets it. A rare
 /// size does not, and is served by the core: to make way for it would cost the other size
@@ -51,7 +55,7 @@ pub const SMALL_BATCH: usize = 64;
 impl Cache {
     fn new(bound: u64) -> Cache {
         let bins = std::array::from_fn(|_| Bin::default());
-        Cache { bins, bound, hand: 0, claims: [0; LARGE_BINS] }
+        Cache { bins, bound, hand: 0, claims: [0; LARGE_BINS], sized: 0 }
     }
 
     /// Makes `bin` one for blocks of `size`; false when it holds blocks of another size, or
@@ -68,6 +72,9 @@ impl Cache {
                 LARGE_PLACES
             };
             entry.dedicate(size, places);
+            if bin >= MAX_CLASSES {
+                self.sized |= 1 << (bin - MAX_CLASSES);
+            }
         }
         entry.size() == size
     }
@@ -80,20 +87,33 @@ impl Cache {
         *claims == 0
     }
 
-    /// Takes out what makes it hold more than half of its bound, going around the bins of
-    /// runs; of the `held` bytes it returns how many are left. The youngest entry of `keep`
-    /// stays.
+    /// Takes out what makes it hold more than it should, going around the bins of runs; of the
+    /// `held` bytes it returns how many are left. The youngest entry of `keep` stays.
+    ///
+    /// Large runs first, down to three quarters of the bound: each makes as much room as many
+    /// small ones, and whatever goes is one miss later. When that is not enough all go, down to
+    /// half.
     fn evict(&mut self, mut held: u64, keep: usize, out: &mut Vec<Entry>) -> u64 {
-        for _ in 0..LARGE_BINS {
-            if held <= self.bound / 2 {
+        let bound = self.bound;
+        for (above, enough) in [(bound / 16, bound / 4 * 3), (0, bound / 2)] {
+            // The bins that are for some size, from the hand on.
+            let start = self.hand;
+            let mut ahead = self.sized.rotate_right(start as u32);
+            while ahead != 0 && held > enough {
+                let number = (start + ahead.trailing_zeros() as usize) % LARGE_BINS;
+                ahead &= ahead - 1;
+                let bin = &mut self.bins[MAX_CLASSES + number];
+                if bin.size() > above {
+                    let kept = usize::from(MAX_CLASSES + number == keep);
+                    let count = bin.len().saturating_sub(kept);
+                    bin.drain(count, out);
+                    held -= bin.size() * count as u64;
+                    self.hand = (number + 1) % LARGE_BINS;
+                }
+            }
+            if held <= bound {
                 break;
             }
-            self.hand = (self.hand + 1) % LARGE_BINS;
-            let number = MAX_CLASSES + self.hand;
-            let bin = &mut self.bins[number];
-            let count = bin.len().saturating_sub(usize::from(number == keep));
-            bin.drain(count, out);
-            held -= bin.size() * count as u64;
         }
         held
     }
@@ -101,6 +121,7 @@ impl Cache {
     /// Forgets which sizes its bins are for; they are empty.
     pub fn forget_sizes(&mut self) {
         self.bins.iter_mut().for_each(Bin::undedicate);
+        self.sized = 0;
     }
 
     /// How many blocks it holds.
@@ -326,7 +347,7 @@ impl Locked<'_> {
     /// Takes everything out.
     pub fn drain_all(&mut self) -> Vec<Entry> {
         let mut entries = Vec::new();
-        for bin in self.cache().bins.iter_mut() {
+        for bin in self.cache().bins.iter_mut().filter(|bin| bin.len() > 0) {
             bin.drain(bin.len(), &mut entries);
         }
         self.slot.held.set(0);

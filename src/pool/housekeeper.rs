@@ -11,9 +11,14 @@ static RUNNING: AtomicBool = AtomicBool::new(false);
 /// How often it looks.
 const PERIOD: Duration = Duration::from_secs(1);
 
+/// Whether it is there.
+pub(super) fn is_there() -> bool {
+    RUNNING.load(Ordering::Relaxed)
+}
+
 /// Makes sure that it is there.
 pub(super) fn wake() {
-    if RUNNING.load(Ordering::Relaxed) || RUNNING.swap(true, Ordering::AcqRel) {
+    if is_there() || RUNNING.swap(true, Ordering::AcqRel) {
         return;
     }
     let spawned = std::thread::Builder::new().name("forebay-idle".into()).spawn(keep);

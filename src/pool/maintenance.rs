@@ -89,7 +89,16 @@ impl Pool {
     }
 
     /// After a block went back to the core: gives back what the policy does not keep.
+    #[inline]
     pub(super) fn after_free(&self) {
+        if self.idle_pages.load(Ordering::Relaxed) {
+            self.give_up_idle();
+        }
+    }
+
+    fn give_up_idle(&self) {
+        // Before the lock is taken: what becomes idle behind it raises it again.
+        self.idle_pages.store(false, Ordering::Relaxed);
         let mut core = self.core.lock();
         if core.preset.trim == TrimWhen::AtOnce {
             core.poll(&self.table, &*self.order);
@@ -98,7 +107,7 @@ impl Pool {
         if idle == 0 {
             return;
         }
-        let keep = core.limit / 4 * core.preset.keep_quarters;
+        let keep = core.keeps();
         let trim = core.preset.trim;
         drop(core);
         if idle > keep {
@@ -269,9 +278,10 @@ impl Pool {
         self.front_bound.store(bound, Ordering::Relaxed);
         self.policy.store(policy as u32, Ordering::Relaxed);
         self.zeroed.store(preset.zeroed, Ordering::Relaxed);
+        self.large_alignment.store(preset.large_alignment, Ordering::Relaxed);
         self.update_attention();
         self.device.advise_huge(self.table.base(), self.table.bytes(), preset.huge_pages);
-        self.after_free();
+        self.give_up_idle();
         Ok(())
     }
 

@@ -73,12 +73,16 @@ pub struct Pool {
     slots: Slots,
     flags: Flags,
     zeroed: AtomicBool,
+    /// See `Preset::large_alignment`.
+    large_alignment: AtomicU64,
     policy: AtomicU32,
     front_bound: AtomicU64,
     attention: AtomicU32,
     device: Box<dyn Device>,
     order: Box<dyn Order>,
     core: Mutex<Core>,
+    /// The core's.
+    idle_pages: Arc<AtomicBool>,
     /// All tables of classes that ever were current, for those who still look at one.
     #[allow(clippy::vec_box)]
     classes_kept: Mutex<Vec<Box<SizeClasses>>>,
@@ -140,6 +144,7 @@ impl Pool {
             Box::new(SizeClasses::with_rounding(16, preset.classes_per_doubling, rounding));
         let mut space = Space::new(bytes, (*classes).clone());
         space.set_origin((base % ALIGNMENT_MAX) as u64);
+        let core = Core::new(space, preset, limit);
         let pool = Arc::new(Pool {
             id: registry::next_id(),
             block_mask: config.block_size.max(1) as usize - 1,
@@ -148,12 +153,14 @@ impl Pool {
             slots: Slots::new(),
             flags: config.flags,
             zeroed: AtomicBool::new(preset.zeroed),
+            large_alignment: AtomicU64::new(preset.large_alignment),
             policy: AtomicU32::new(config.policy as u32),
             front_bound: AtomicU64::new(0),
             attention: AtomicU32::new(0),
             device,
             order,
-            core: Mutex::new(Core::new(space, preset, limit)),
+            idle_pages: Arc::clone(&core.idle_pages),
+            core: Mutex::new(core),
             classes_kept: Mutex::new(vec![classes]),
             recorder: RwLock::new(None),
             callback: Mutex::new(None),
@@ -265,7 +272,9 @@ impl Pool {
         }
     }
 
-    /// What an allocation of `size` bytes at `alignment` needs, or why it cannot be.
+    /// What an allocation of `size` bytes at `alignment` needs, or why it cannot be. Inlined,
+    /// for a result of this size would go through memory.
+    #[inline(always)]
     fn need(&self, size: usize, alignment: usize, stream: Stream) -> Result<Need> {
         if size == 0 {
             return Err(fail!(InvalidArgument, "size is 0; the least is 1 byte"));
@@ -280,8 +289,8 @@ impl Pool {
         let Some(class) = class else {
             // At least a chunk, so that no two runs begin in the same one.
             let block = round_large(rounded as u64).unwrap_or(SIZE_MAX).max(CHUNK);
-            let by_policy = if block >= PAGE { self.policy().preset().large_alignment } else { 1 };
-            let alignment = by_policy.max(alignment as u64);
+            let by_policy = self.large_alignment.load(Ordering::Relaxed);
+            let alignment = if block >= PAGE { by_policy } else { 1 }.max(alignment as u64);
             return Ok(Need { size: size as u64, block, class: None, alignment, stream });
         };
         let block = classes.size(class) as u64;

@@ -36,8 +36,10 @@ pub enum State {
     Vacant,
 }
 
-/// A piece of the arena.
+/// A piece of the arena. In a cache line of its own: an operation reads two or three of them,
+/// anywhere in the table.
 #[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
 pub struct Run {
     /// First byte.
     pub offset: u64,
@@ -69,6 +71,12 @@ impl Run {
     pub fn pages(&self) -> (u64, u64) {
         let first = self.offset.next_multiple_of(PAGE);
         (first, (self.end() / PAGE * PAGE).max(first))
+    }
+
+    /// Bytes of whole pages inside it.
+    fn idle(&self) -> u64 {
+        let (first, end) = self.pages();
+        end - first
     }
 }
 
@@ -224,8 +232,7 @@ impl Runs {
                 self.bins[tag].set_head(bin, id);
                 self.free_bytes[tag] += run.size;
                 if run.tag == READY {
-                    let (first, end) = run.pages();
-                    self.idle_bytes += end - first;
+                    self.idle_bytes += run.idle();
                 }
             }
             State::Unmapped => {
@@ -250,8 +257,7 @@ impl Runs {
                 }
                 self.free_bytes[tag] -= run.size;
                 if run.tag == READY {
-                    let (first, end) = run.pages();
-                    self.idle_bytes -= end - first;
+                    self.idle_bytes -= run.idle();
                 }
             }
             State::Unmapped => {
@@ -301,14 +307,19 @@ impl Runs {
         id
     }
 
-    /// The first offset from `offset` on whose address is a multiple of `alignment`.
+    /// The first offset from `offset` on whose address is a multiple of `alignment`, a power of
+    /// two.
     pub fn align(&self, offset: u64, alignment: u64) -> u64 {
-        (offset + self.origin).next_multiple_of(alignment) - self.origin
+        // With masks: a division for every run looked at would be most of a search.
+        debug_assert!(alignment.is_power_of_two());
+        ((offset + self.origin + alignment - 1) & !(alignment - 1)) - self.origin
     }
 
-    /// The last offset up to `offset` whose address is a multiple of `alignment`.
+    /// The last offset up to `offset` whose address is a multiple of `alignment`, a power of
+    /// two.
     pub fn align_down(&self, offset: u64, alignment: u64) -> Option<u64> {
-        ((offset + self.origin) / alignment * alignment).checked_sub(self.origin)
+        debug_assert!(alignment.is_power_of_two());
+        ((offset + self.origin) & !(alignment - 1)).checked_sub(self.origin)
     }
 
     /// Says at which address offset 0 is, modulo a number that every alignment divides.
@@ -321,10 +332,38 @@ impl Runs {
     pub fn take(&mut self, tag: u32, size: u64, alignment: u64) -> Option<RunId> {
         let id = self.best_fit(tag, size, alignment)?;
         let from = self.align(self.get(id).offset, alignment);
+        let run = self.get(id);
+        if from == run.offset && run.size > size && bin_of(run.size - size) == bin_of(run.size) {
+            self.take_lower(id, size);
+            return Some(id);
+        }
         self.unlist(id);
         let id = self.carve(id, from, from + size);
         self.get_mut(id).state = State::Used;
         Some(id)
+    }
+
+    /// Cuts the first `size` bytes off the free run `id`, for use. The rest, which falls into the
+    /// same bin, takes its place in the list there.
+    fn take_lower(&mut self, id: RunId, size: u64) {
+        let run = *self.get(id);
+        let rest = self.cut(id, size);
+        let entry = self.get_mut(rest);
+        entry.in_bin_previous = run.in_bin_previous;
+        entry.in_bin_next = run.in_bin_next;
+        if run.in_bin_previous == NONE {
+            self.bins[run.tag as usize].set_head(bin_of(run.size), rest);
+        } else {
+            self.get_mut(run.in_bin_previous).in_bin_next = rest;
+        }
+        if run.in_bin_next != NONE {
+            self.get_mut(run.in_bin_next).in_bin_previous = rest;
+        }
+        self.free_bytes[run.tag as usize] -= size;
+        if run.tag == READY {
+            self.idle_bytes -= run.idle() - self.get(rest).idle();
+        }
+        self.get_mut(id).state = State::Used;
     }
 
     fn best_fit(&self, tag: u32, size: u64, alignment: u64) -> Option<RunId> {
