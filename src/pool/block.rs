@@ -96,8 +96,15 @@ pub struct Head {
     id: AtomicU32,
     /// A word per block; a run of its own has a second one, for its waste.
     count: usize,
-    words: Box<[Line]>,
+    words: *const AtomicU32,
+    /// The words of a run of its own, so that whoever frees it finds all in one line.
+    own: [AtomicU32; LARGE_WORDS],
 }
+
+/// A run of its own has two words: state and waste.
+const LARGE_WORDS: usize = 2;
+
+const _: () = assert!(size_of::<Head>() == 64);
 
 /// Bins of front caches: one per size class, then the ones for runs by a hash of their size.
 pub const LARGE_BINS: usize = 128;
@@ -113,15 +120,17 @@ pub fn large_bin(size: u64) -> usize {
 }
 
 impl Head {
-    fn with_words(words: usize) -> Head {
+    /// A head of nothing yet, with `count` words at `words`.
+    fn new(count: usize, words: *const AtomicU32) -> Head {
         Head {
             start: AtomicU64::new(0),
             size: AtomicU64::new(0),
             reciprocal: AtomicU64::new(0),
             bin: AtomicU32::new(0),
             id: AtomicU32::new(0),
-            count: words,
-            words: (0..words.div_ceil(16)).map(|_| Line::default()).collect(),
+            count,
+            words,
+            own: Default::default(),
         }
     }
 
@@ -131,9 +140,6 @@ impl Head {
         self.size.store(size, Ordering::Relaxed);
         self.bin.store(bin as u32, Ordering::Relaxed);
         self.id.store(id, Ordering::Relaxed);
-        for word in self.words() {
-            word.store(state::FREE, Ordering::Relaxed);
-        }
     }
 
     /// Bytes of one block.
@@ -172,8 +178,9 @@ impl Head {
 
     #[inline(always)]
     fn words(&self) -> &[AtomicU32] {
-        // SAFETY: the lines have at least `count` words, one behind the other.
-        unsafe { std::slice::from_raw_parts(self.words.as_ptr().cast(), self.count) }
+        // SAFETY: `count` words, one behind the other, of its own or in lines that stay as long
+        // as it does.
+        unsafe { std::slice::from_raw_parts(self.words, self.count) }
     }
 
     /// The block that starts at `address`.
@@ -291,21 +298,43 @@ pub fn find_block(entry: &AtomicPtr<Head>, address: usize) -> Option<(&Head, usi
     Some((head, head.index_of(address)?))
 }
 
+/// The head of a slab, with its words.
+struct SlabHead {
+    head: Head,
+    /// Where `head.words` leads.
+    _lines: Box<[Line]>,
+}
+
+impl SlabHead {
+    fn new(count: usize) -> Box<SlabHead> {
+        let lines: Box<[Line]> = (0..count.div_ceil(16)).map(|_| Line::default()).collect();
+        Box::new(SlabHead { head: Head::new(count, lines.as_ptr().cast()), _lines: lines })
+    }
+}
+
+/// As many heads of runs as are made at a time: a page of them, side by side.
+const RUN_HEADS: usize = 64;
+
+fn run_heads() -> Box<[Head]> {
+    let mut heads: Box<[Head]> =
+        (0..RUN_HEADS).map(|_| Head::new(LARGE_WORDS, std::ptr::null())).collect();
+    // Here they stay.
+    heads.iter_mut().for_each(|head| head.words = head.own.as_ptr());
+    heads
+}
+
 /// The heads of a pool: made, used again, and kept where they are.
 #[derive(Default)]
 pub struct Heads {
     /// By the run's id. They stay with the id: runs come and go all the time, and as all of
     /// them have as many words, the next run of that id can have the same head.
-    of_run: Vec<Option<Box<Head>>>,
+    of_run: Vec<Box<[Head]>>,
     /// By the slab's id; none while there is no such slab.
-    of_slab: Vec<Option<Box<Head>>>,
+    of_slab: Vec<Option<Box<SlabHead>>>,
     /// Of slabs that are gone: how many words, and the heads of as many, by that number.
     #[allow(clippy::vec_box)]
-    unused: Vec<(usize, Vec<Box<Head>>)>,
+    unused: Vec<(usize, Vec<Box<SlabHead>>)>,
 }
-
-/// A run of its own has two words: state and waste.
-const LARGE_WORDS: usize = 2;
 
 impl Heads {
     /// A head for the slab `id` of `bytes` at offset `start`, cut into `count` blocks of
@@ -322,30 +351,44 @@ impl Heads {
             Ok(at) => self.unused[at].1.pop(),
             Err(_) => None,
         };
-        let head = again.unwrap_or_else(|| Box::new(Head::with_words(count)));
+        let slab = again.unwrap_or_else(|| SlabHead::new(count));
+        let head = &slab.head;
         head.reciprocal.store((1u64 << 40).div_ceil(size), Ordering::Relaxed);
         head.set(table, (start, size), class, id);
-        table.enter(&head, bytes);
-        *place_of(&mut self.of_slab, id) = Some(head);
+        for word in head.words() {
+            word.store(state::FREE, Ordering::Relaxed);
+        }
+        table.enter(head, bytes);
+        if self.of_slab.len() <= id as usize {
+            self.of_slab.resize_with(id as usize + 1, || None);
+        }
+        self.of_slab[id as usize] = Some(slab);
     }
 
     /// A head for the run `id` of `size` bytes at offset `start`.
     pub fn add_run(&mut self, table: &BlockTable, id: u32, start: u64, size: u64) -> &Head {
-        let place = place_of(&mut self.of_run, id);
-        let head = place.get_or_insert_with(|| Box::new(Head::with_words(LARGE_WORDS)));
+        while self.of_run.len() <= id as usize / RUN_HEADS {
+            self.of_run.push(run_heads());
+        }
+        let head = self.of_run(id);
         head.set(table, (start, size), large_bin(size), id);
+        // The waste is set with every allocation.
+        head.word(0).store(state::FREE, Ordering::Relaxed);
         table.enter(head, size);
         head
     }
 
     /// The head of slab `id`, which there is.
     pub fn of_slab(&self, id: u32) -> &Head {
-        head_of(&self.of_slab, id)
+        match &self.of_slab[id as usize] {
+            Some(slab) => &slab.head,
+            None => unreachable!("slab {id} without a head"),
+        }
     }
 
     /// The head of run `id`, which there is.
     pub fn of_run(&self, id: u32) -> &Head {
-        head_of(&self.of_run, id)
+        &self.of_run[id as usize / RUN_HEADS][id as usize % RUN_HEADS]
     }
 
     /// The run `id` has another size now.
@@ -357,31 +400,18 @@ impl Heads {
 
     /// Takes the head of a slab of `bytes` out.
     pub fn remove_slab(&mut self, table: &BlockTable, id: u32, bytes: u64) {
-        let Some(head) = place_of(&mut self.of_slab, id).take() else { return };
-        table.set(&head, bytes, std::ptr::null_mut());
-        match self.unused.binary_search_by_key(&head.count, |&(words, _)| words) {
-            Ok(at) => self.unused[at].1.push(head),
-            Err(at) => self.unused.insert(at, (head.count, vec![head])),
+        let Some(slab) = self.of_slab[id as usize].take() else { return };
+        table.set(&slab.head, bytes, std::ptr::null_mut());
+        let count = slab.head.count;
+        match self.unused.binary_search_by_key(&count, |&(words, _)| words) {
+            Ok(at) => self.unused[at].1.push(slab),
+            Err(at) => self.unused.insert(at, (count, vec![slab])),
         }
     }
 
     /// Takes the head of a run out.
     pub fn remove_run(&mut self, table: &BlockTable, id: u32) {
         table.set(self.of_run(id), 0, std::ptr::null_mut());
-    }
-}
-
-fn place_of(heads: &mut Vec<Option<Box<Head>>>, id: u32) -> &mut Option<Box<Head>> {
-    if heads.len() <= id as usize {
-        heads.resize_with(id as usize + 1, || None);
-    }
-    &mut heads[id as usize]
-}
-
-fn head_of(heads: &[Option<Box<Head>>], id: u32) -> &Head {
-    match &heads[id as usize] {
-        Some(head) => head,
-        None => unreachable!("a slab or run of its own without a head"),
     }
 }
 
