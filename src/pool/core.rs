@@ -309,9 +309,32 @@ impl Core {
 
     /// Takes back a block that was freed on `stream`.
     pub fn give(&mut self, table: &BlockTable, order: &dyn Order, block: Block, stream: Stream) {
-        block.set_word(Word::new(state::FREE, 0, 0));
+        self.give_all(table, order, std::iter::once(block), stream);
+    }
+
+    /// Takes back blocks that were freed on `stream`. They are all behind one fence.
+    pub fn give_all(
+        &mut self,
+        table: &BlockTable,
+        order: &dyn Order,
+        blocks: impl Iterator<Item = Block>,
+        stream: Stream,
+    ) {
         let tag = self.tag(order, stream);
         let sequence = if tag == READY { 0 } else { order.mark(stream) };
+        blocks.for_each(|block| self.give_behind(table, order, block, tag, sequence));
+    }
+
+    /// Takes back a block that was freed under `tag` at `sequence`.
+    fn give_behind(
+        &mut self,
+        table: &BlockTable,
+        order: &dyn Order,
+        block: Block,
+        tag: u32,
+        sequence: u64,
+    ) {
+        block.set_word(Word::new(state::FREE, 0, 0));
         // Mostly there are none: then nothing is hashed.
         if !self.followers.is_empty()
             && let Some(followers) = self.followers.remove(&block.address())
@@ -321,7 +344,7 @@ impl Core {
                 .map(|stream| Fence { stream, sequence: order.mark(stream) })
                 .collect();
             if tag != READY {
-                fences.push(Fence { stream, sequence });
+                fences.push(Fence { stream: self.stream_of(tag), sequence });
             }
             self.waiting.push(Followed { fences, block });
             return;
@@ -334,7 +357,7 @@ impl Core {
             self.put_back(table, block, tag, sequence);
         } else {
             // A slab is one stream's; its block was freed on another one.
-            let fences = vec![Fence { stream, sequence }];
+            let fences = vec![Fence { stream: self.stream_of(tag), sequence }];
             self.waiting.push(Followed { fences, block });
         }
     }
@@ -347,8 +370,9 @@ impl Core {
                 self.look_for_idle();
             }
             Place::Small { slab, index } => {
-                let bytes = self.space.classes().slab_bytes(self.space.slab(slab).class as usize);
                 if self.space.give_small(slab, index, sequence) {
+                    let class = self.space.slab(slab).class as usize;
+                    let bytes = self.space.classes().slab_bytes(class);
                     self.heads.remove_slab(table, slab, bytes);
                     self.look_for_idle();
                 }

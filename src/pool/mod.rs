@@ -581,12 +581,8 @@ impl Pool {
         if entries.is_empty() {
             return;
         }
-        let mut core = self.core.lock();
-        for entry in entries {
-            if let Some(block) = self.block_at(entry.address) {
-                core.give(&self.table, &*self.order, block, slot.stream());
-            }
-        }
+        let blocks = entries.iter().filter_map(|entry| self.block_at(entry.address));
+        self.core.lock().give_all(&self.table, &*self.order, blocks, slot.stream());
     }
 
     /// The live block that starts at `address`, or the error that says what is there.
