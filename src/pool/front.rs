@@ -344,6 +344,20 @@ impl Locked<'_> {
         entries
     }
 
+    /// Takes all runs out.
+    pub fn drain_runs(&mut self) -> Vec<Entry> {
+        let mut entries = Vec::new();
+        let cache = self.cache();
+        let mut sized = cache.sized;
+        while sized != 0 {
+            let bin = &mut cache.bins[MAX_CLASSES + sized.trailing_zeros() as usize];
+            sized &= sized - 1;
+            bin.drain(bin.len(), &mut entries);
+        }
+        self.slot.held.set(0);
+        entries
+    }
+
     /// Takes everything out.
     pub fn drain_all(&mut self) -> Vec<Entry> {
         let mut entries = Vec::new();
