@@ -28,14 +28,14 @@ pub unsafe extern "C" fn forebay_alloc(
     stream: forebay_stream,
     out: *mut *mut c_void,
 ) -> forebay_status {
-    if !out.is_null() {
+    if !out.is_null()
         // SAFETY: the caller's promise.
-        let address = fast::alloc(unsafe { id_of(pool) }, size, stream_of(stream));
-        if address != 0 {
-            // SAFETY: the caller's promise.
-            unsafe { *out = address as *mut c_void };
-            return forebay_status::ForebayOk;
-        }
+        && let Some(id) = unsafe { id_of(pool) }
+        && let Some(address) = fast::alloc(id, size, stream_of(stream))
+    {
+        // SAFETY: the caller's promise.
+        unsafe { *out = address as *mut c_void };
+        return forebay_status::ForebayOk;
     }
     // SAFETY: the caller's promise.
     unsafe { alloc_slow(pool, size, stream, out) }
@@ -101,7 +101,30 @@ pub unsafe extern "C" fn forebay_free(
     stream: forebay_stream,
 ) -> forebay_status {
     // SAFETY: the caller's promise.
-    match fast::free(unsafe { id_of(pool) }, ptr as usize, stream_of(stream)) {
+    let Some(id) = (unsafe { id_of(pool) }) else {
+        // SAFETY: the caller's promise.
+        return unsafe { free_slow(pool, ptr, stream) };
+    };
+    match fast::free(id, ptr as usize, stream_of(stream)) {
+        fast::Freed::Done => forebay_status::ForebayOk,
+        // SAFETY: the caller's promise.
+        fast::Freed::Over => unsafe { relieve(pool, ptr, stream) },
+        // SAFETY: the caller's promise.
+        fast::Freed::Not => unsafe { free_shared(pool, ptr, stream) },
+    }
+}
+
+/// What `forebay_free` does when the block is not the thread's alone to take back: it cannot
+/// fail either.
+#[inline(never)]
+unsafe extern "C" fn free_shared(
+    pool: *mut forebay_pool,
+    ptr: *mut c_void,
+    stream: forebay_stream,
+) -> forebay_status {
+    // SAFETY: the caller's promise.
+    let id = unsafe { id_of(pool) }.unwrap_or(0);
+    match fast::free_shared(id, ptr as usize, stream_of(stream)) {
         fast::Freed::Done => forebay_status::ForebayOk,
         // SAFETY: the caller's promise.
         fast::Freed::Over => unsafe { relieve(pool, ptr, stream) },

@@ -189,15 +189,15 @@ pub unsafe fn with_open_pool(
     unsafe { with_pool(pool, |pool| pool.check_open().and_then(|()| body(pool))) }
 }
 
-/// The number of the pool behind a handle, for the hit path.
+/// The number of the pool behind a handle, for the hit path; none for NULL.
 ///
 /// # Safety
 /// As for [`with_pool`].
 #[inline(always)]
-pub unsafe fn id_of(pool: *const forebay_pool) -> u64 {
+pub unsafe fn id_of(pool: *const forebay_pool) -> Option<u64> {
     // SAFETY: the caller's promise: NULL, or a handle, which is never freed.
-    let handle = unsafe { pool.cast::<Handle>().as_ref() };
-    handle.map_or(NO_POOL, |handle| handle.id.load(Ordering::Relaxed))
+    let handle = unsafe { pool.cast::<Handle>().as_ref() }?;
+    Some(handle.id.load(Ordering::Relaxed))
 }
 
 #[cold]

@@ -183,14 +183,14 @@ impl Head {
         unsafe { std::slice::from_raw_parts(self.words, self.count) }
     }
 
-    /// The block that starts at `address`.
+    /// The block of `size` bytes, which is the head's size, that starts at `address`.
     #[inline(always)]
-    fn index_of(&self, address: usize) -> Option<usize> {
+    fn index_of(&self, address: usize, size: u64) -> Option<usize> {
         let into = (address as u64).wrapping_sub(self.start.load(Ordering::Relaxed));
         // A slab is at most 256 KiB, so this is exact: into < 2^18, the reciprocal's error
         // below 2^15, their product below 2^40.
         let index = (into.wrapping_mul(self.reciprocal.load(Ordering::Relaxed)) >> 40) as usize;
-        (index < self.count && index as u64 * self.size() == into).then_some(index)
+        (index < self.count && index as u64 * size == into).then_some(index)
     }
 
     /// Bytes asked for of live block `index`.
@@ -262,7 +262,7 @@ impl BlockTable {
         let offset = address.wrapping_sub(self.base) as u64;
         let Some(entry) = self.heads.get((offset / CHUNK) as usize) else { return Found::Foreign };
         match find_block(entry, address) {
-            Some((head, index)) => Found::Block(head, index),
+            Some((head, index, _)) => Found::Block(head, index),
             None => Found::Inside,
         }
     }
@@ -287,15 +287,16 @@ impl BlockTable {
     }
 }
 
-/// The block that starts at `address`, which lies in the chunk of `entry`: its head, and its
-/// number in it.
+/// The block that starts at `address`, which lies in the chunk of `entry`: its head, its number
+/// in it, and its size.
 #[inline(always)]
-pub fn find_block(entry: &AtomicPtr<Head>, address: usize) -> Option<(&Head, usize)> {
+pub fn find_block(entry: &AtomicPtr<Head>, address: usize) -> Option<(&Head, usize, u64)> {
     // SAFETY: null, or a head of `Heads`, which keeps its heads where they are until the pool,
     // and its table with it, is gone. Acquire: what was written to the head before it was
     // entered is seen.
     let head = unsafe { entry.load(Ordering::Acquire).as_ref() }?;
-    Some((head, head.index_of(address)?))
+    let size = head.size();
+    Some((head, head.index_of(address, size)?, size))
 }
 
 /// The head of a slab, with its words.

@@ -14,34 +14,21 @@ use super::{SIZE_MAX, thread};
 use crate::order::Stream;
 use crate::space::{CHUNK, GRANULE, MAX_CLASSES, SMALL_MAX, step_of};
 
-/// Takes a block for `size` bytes from the front cache for the pool `pool` and `stream`; 0
-/// when there is none.
+/// Takes a block for `size` bytes from the front cache for the pool `pool` and `stream`, if
+/// there is one.
 #[inline(always)]
-pub fn alloc(pool: u64, size: usize, stream: Stream) -> usize {
-    alloc_with(pool, size, stream, 0)
-}
-
-/// As [`alloc`], for an owner whose blocks are taken back by others, too.
-pub fn alloc_shared(pool: u64, size: usize, stream: Stream) -> usize {
-    alloc_with(pool, size, stream, attention::SHARED)
-}
-
-#[inline(always)]
-fn alloc_with(pool: u64, size: usize, stream: Stream, flags: u32) -> usize {
-    let Some(slot) = thread::last_slot(pool, stream) else { return 0 };
+pub fn alloc(pool: u64, size: usize, stream: Stream) -> Option<usize> {
+    let slot = thread::last_slot(pool, stream)?;
     // SAFETY: the calling thread's slot of a pool that is there to be called.
     let slot = unsafe { &*slot };
-    if size.wrapping_sub(1) < SMALL_MAX {
-        alloc_small(slot, size, flags)
-    } else {
-        alloc_large(slot, size, flags)
-    }
+    if size.wrapping_sub(1) < SMALL_MAX { alloc_small(slot, size) } else { alloc_large(slot, size) }
 }
 
 #[inline(always)]
-fn alloc_small(slot: &Slot, size: usize, flags: u32) -> usize {
+fn alloc_small(slot: &Slot, size: usize) -> Option<usize> {
+    // Whether others take back its blocks makes no difference here.
     // SAFETY: the owner's thread; the reference ends before the door is left.
-    let Some(cache) = (unsafe { slot.enter(flags) }) else { return 0 };
+    let cache = unsafe { slot.enter(attention::BUT_SHARED) }?;
     // Inside the door, because the size classes only change with every door shut.
     // SAFETY: a table that stays until the pool is gone.
     let classes = unsafe { &*slot.pooled.classes.load(Ordering::Relaxed) };
@@ -49,7 +36,7 @@ fn alloc_small(slot: &Slot, size: usize, flags: u32) -> usize {
     let bin = &mut cache.bins[class];
     let Some(entry) = bin.pop() else {
         slot.door.leave();
-        return 0;
+        return None;
     };
     let block = bin.size();
     let waste = (block as u32).wrapping_sub(size as u32);
@@ -57,29 +44,29 @@ fn alloc_small(slot: &Slot, size: usize, flags: u32) -> usize {
     unsafe { (*entry.word).store(slot.live_word | waste << 16, Ordering::Release) };
     slot.counters.allocated(size as u64, block);
     slot.door.leave();
-    entry.address
+    Some(entry.address)
 }
 
 #[inline(always)]
-fn alloc_large(slot: &Slot, size: usize, flags: u32) -> usize {
+fn alloc_large(slot: &Slot, size: usize) -> Option<usize> {
     if size.wrapping_sub(1) as u64 >= SIZE_MAX {
-        return 0;
+        return None;
     }
     let mask = slot.pooled.block_mask | (GRANULE as usize - 1);
     let block = ((size + mask) & !mask) as u64;
     // SAFETY: the owner's thread; the reference ends before the door is left.
-    let Some(cache) = (unsafe { slot.enter(flags) }) else { return 0 };
+    let cache = unsafe { slot.enter(attention::BUT_SHARED) }?;
     let bin = &mut cache.bins[large_bin(block)];
     let entry = if bin.size() == block { bin.pop() } else { None };
     let Some(entry) = entry else {
         slot.door.leave();
-        return 0;
+        return None;
     };
     set_large_live(slot.live_word, &entry, (block - size as u64) as u32);
     slot.held.add(block.wrapping_neg());
     slot.counters.allocated(size as u64, block);
     slot.door.leave();
-    entry.address
+    Some(entry.address)
 }
 
 /// Marks the run of `entry` as given out, with the word `live`.
@@ -107,28 +94,42 @@ pub enum Freed {
 /// Gives the block at `address` to the front cache for the pool `pool` and `stream`.
 #[inline(always)]
 pub fn free(pool: u64, address: usize, stream: Stream) -> Freed {
-    free_with(pool, address, stream, 0, |word, _, cached| {
+    let own = |slot: &Slot, seen: u32| seen as u16 == slot.live_word as u16;
+    free_with(pool, address, stream, attention::ALL, own, |slot, word, _| {
         // Nobody else may: `Slot::share` has them wait until the owner knows.
-        word.store(cached, Ordering::Relaxed);
+        word.store(slot.cached_word(), Ordering::Relaxed);
         true
     })
 }
 
-/// As [`free`], for an owner whose blocks are taken back by others, too: whoever changes the
-/// word has the block.
+/// As [`free`], for blocks that several may try to take back, this thread's or another's:
+/// whoever changes the word has the block.
+#[inline(never)]
 pub fn free_shared(pool: u64, address: usize, stream: Stream) -> Freed {
-    free_with(pool, address, stream, attention::SHARED, |word, seen, cached| {
+    let shared = |slot: &Slot, seen: u32| {
+        let owner = Word(seen).owner();
+        // SAFETY: the pool's slots, which stay as long as it does.
+        let slots = unsafe { &*slot.pooled.slots };
+        // A block without an owner was never anybody's to take back with a plain store. Of one
+        // that several streams use, more is to be done.
+        Word(seen).state() == state::LIVE
+            && (owner == slot.id || slots.get(owner).is_none_or(Slot::is_shared))
+    };
+    free_with(pool, address, stream, attention::BUT_SHARED, shared, |slot, word, seen| {
+        let cached = slot.cached_word();
         word.compare_exchange(seen, cached, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     })
 }
 
+/// `may` says of a block's word whether this thread may try to take it back, `take` does.
 #[inline(always)]
 fn free_with(
     pool: u64,
     address: usize,
     stream: Stream,
-    flags: u32,
-    take: impl FnOnce(&AtomicU32, u32, u32) -> bool,
+    heeded: u32,
+    may: impl FnOnce(&Slot, u32) -> bool,
+    take: impl FnOnce(&Slot, &AtomicU32, u32) -> bool,
 ) -> Freed {
     let Some(slot) = thread::last_slot(pool, stream) else { return Freed::Not };
     // SAFETY: the calling thread's slot of a pool that is there to be called.
@@ -139,22 +140,17 @@ fn free_with(
         return Freed::Not;
     }
     // SAFETY: one of the `count` entries of the pool's table.
-    let Some((head, index)) = find_block(unsafe { &*entries.add(chunk) }, address) else {
+    let Some((head, index, size)) = find_block(unsafe { &*entries.add(chunk) }, address) else {
         return Freed::Not;
     };
     let word = head.word(index);
     // SAFETY: the owner's thread; the reference ends before the door is left.
-    let Some(cache) = (unsafe { slot.enter(flags) }) else { return Freed::Not };
+    let Some(cache) = (unsafe { slot.enter(heeded) }) else { return Freed::Not };
     let seen = word.load(Ordering::Relaxed);
-    let size = head.size();
     let number = head.bin();
     // SAFETY: heads name bins, of which every cache has as many.
     let bin = unsafe { cache.bins.get_unchecked_mut(number) };
-    if seen as u16 != slot.live_word as u16
-        || !bin.push_if(size, Entry { address, word }, || {
-            take(word, seen, slot.live_word ^ state::LIVE ^ state::CACHED)
-        })
-    {
+    if !may(slot, seen) || !bin.push_if(size, Entry { address, word }, || take(slot, word, seen)) {
         slot.door.leave();
         return Freed::Not;
     }

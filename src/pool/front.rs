@@ -16,6 +16,7 @@ use std::cell::UnsafeCell;
 use super::bin::{Bin, Entry};
 use super::block::{BINS, Head, LARGE_BINS, Word, state};
 use super::handshake::{Door, attention, barrier};
+use super::slots::Slots;
 use super::stats::{self, Counters};
 use super::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use super::sync::{Mutex, MutexGuard};
@@ -139,6 +140,8 @@ pub struct Pooled {
     pub classes: AtomicPtr<ClassTable>,
     /// What has to be added to a size and masked off, for `block_size`.
     pub block_mask: usize,
+    /// All slots of the pool, by their numbers.
+    pub slots: *const Slots,
 }
 
 /// A front cache with its door.
@@ -192,6 +195,12 @@ impl Slot {
         slot
     }
 
+    /// The word of a block that it keeps.
+    #[inline(always)]
+    pub fn cached_word(&self) -> u32 {
+        self.live_word ^ state::LIVE ^ state::CACHED
+    }
+
     /// The stream on which its blocks were freed.
     pub fn stream(&self) -> Stream {
         Stream(self.stream.load(Ordering::Relaxed))
@@ -202,19 +211,19 @@ impl Slot {
         self.stream.store(stream.0, Ordering::Relaxed);
     }
 
-    /// The owner's fast path: the cache, until `door.leave()`; none when other flags than
-    /// `flags` are raised.
+    /// The owner's fast path: the cache, until `door.leave()`; none when one of the flags
+    /// `heeded` is raised.
     ///
     /// # Safety
     /// Only the owner's thread calls this, and it lets go of the reference before it leaves
     /// the door or calls anything else of the slot.
     #[inline(always)]
     #[allow(clippy::mut_from_ref)]
-    pub unsafe fn enter(&self, flags: u32) -> Option<&mut Cache> {
+    pub unsafe fn enter(&self, heeded: u32) -> Option<&mut Cache> {
         // SAFETY: inside the door the owner is alone: a stopper raises its flag, has a
         // barrier run, and waits until the owner is outside; and the owner itself is not
         // inside twice, by the caller's promise.
-        if self.door.enter(flags) { Some(unsafe { &mut *self.cache.get() }) } else { None }
+        if self.door.enter(heeded) { Some(unsafe { &mut *self.cache.get() }) } else { None }
     }
 
     /// Gives the stopped owner another table of classes, which stays until the pool is gone.
@@ -247,10 +256,16 @@ impl Slot {
         Stopping { slot: self, guard }
     }
 
+    /// Whether its owner compares and swaps, so that others may too.
+    #[inline]
+    pub fn is_shared(&self) -> bool {
+        self.shared.load(Ordering::Acquire)
+    }
+
     /// Has the owner compare and swap from now on, so that others may too. True when that was
     /// news, and took a barrier.
     pub fn share(&self) -> bool {
-        if self.shared.load(Ordering::Acquire) {
+        if self.is_shared() {
             return false;
         }
         let stopping = self.begin_stop_waiting();

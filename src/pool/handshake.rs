@@ -26,6 +26,10 @@ pub mod attention {
     pub const CLOSED: u32 = 4;
     /// Other threads take back what this owner gave out: it has to compare and swap.
     pub const SHARED: u32 = 8;
+    /// Any of them.
+    pub const ALL: u32 = u32::MAX;
+    /// All but the last, for those who compare and swap, or have no need to.
+    pub const BUT_SHARED: u32 = !SHARED;
 }
 
 /// The door of a front cache.
@@ -36,17 +40,17 @@ pub struct Door {
 }
 
 impl Door {
-    /// The owner goes in, unless somebody wants its attention with other flags than `flags`.
+    /// The owner goes in, unless somebody wants its attention with one of the flags `heeded`.
     /// It leaves soon, and calls nothing that waits while inside.
     #[inline(always)]
-    pub fn enter(&self, flags: u32) -> bool {
+    pub fn enter(&self, heeded: u32) -> bool {
         self.inside.store(true, Ordering::Relaxed);
         // The processor may still reorder the two; the stopper's barrier sees to that.
         compiler_fence(Ordering::SeqCst);
         if cfg!(miri) {
             std::sync::atomic::fence(Ordering::SeqCst);
         }
-        if self.attention.load(Ordering::Acquire) != flags {
+        if self.attention.load(Ordering::Acquire) & heeded != 0 {
             self.leave();
             return false;
         }
@@ -127,7 +131,7 @@ mod tests {
         let owner = std::thread::spawn(|| {
             let mut entered = 0u64;
             while !END.load(Ordering::Relaxed) {
-                if DOOR.enter(0) {
+                if DOOR.enter(attention::ALL) {
                     // Not atomic as a whole: a stopper in between would lose an increment.
                     VALUE.store(VALUE.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
                     entered += 1;

@@ -239,8 +239,8 @@ impl Pool {
     #[inline(always)]
     pub fn alloc(&self, size: usize, stream: Stream) -> Result<usize> {
         match fast::alloc(self.id, size, stream) {
-            0 => self.alloc_slow(size, 1, stream),
-            address => Ok(address),
+            Some(address) => Ok(address),
+            None => self.alloc_slow(size, 1, stream),
         }
     }
 
@@ -305,12 +305,6 @@ impl Pool {
         alignment: usize,
         stream: Stream,
     ) -> Result<usize> {
-        if alignment == 1 {
-            let address = fast::alloc_shared(self.id, size, stream);
-            if address != 0 {
-                return Ok(address);
-            }
-        }
         self.check_open()?;
         let slot = self.slot_for(stream)?;
         let block = self.find_block(size, alignment, stream, slot).inspect_err(|_| {
@@ -656,6 +650,7 @@ impl Pool {
                 table: self.table.parts(),
                 classes: AtomicPtr::new(std::ptr::from_ref(self.classes().table()).cast_mut()),
                 block_mask: self.block_mask,
+                slots: &raw const self.slots,
             };
             let bound = self.front_bound.load(Ordering::Acquire);
             Slot::new(id, stream, bound, self.attention.load(Ordering::Acquire), pooled)

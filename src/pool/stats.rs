@@ -52,12 +52,14 @@ impl Level {
         let room = self.room.get().wrapping_sub(bytes);
         self.room.set(room);
         if (room as i64) < 0 {
-            self.lift(room);
+            self.lift();
         }
     }
 
-    #[cold]
-    fn lift(&self, room: u64) {
+    /// Not a call: a function that calls none saves no registers.
+    #[inline(always)]
+    fn lift(&self) {
+        let room = self.room.get();
         self.high.set(self.high.get().wrapping_sub(room));
         self.room.set(0);
     }
