@@ -453,3 +453,38 @@ fn debug_flags_poison_and_guard() {
     pool.check().unwrap();
     assert_eq!(pool.stats().live_blocks, 0);
 }
+
+/// From empty places to empty places: a place drawn at random is given back if it holds a
+/// block, else gets one of a tensor's size drawn at random.
+fn drawn() -> Vec<Row> {
+    const SIZES: [usize; 10] = [2, 64, 128, 256, 512, 1024, 3136, 6272, 12544, 37632];
+    let (mut random, mut rows, mut next) = (Random(4), Vec::new(), 0);
+    let mut places = [None; 64];
+    for _ in 0..330 {
+        let place = &mut places[random.below(64)];
+        match place.take() {
+            Some(block) => rows.push(Row::Give(block)),
+            None => {
+                rows.push(Row::Take(next, SIZES[random.below(10)] * KIB));
+                *place = Some(next);
+                next += 1;
+            }
+        }
+    }
+    rows.extend(places.into_iter().flatten().map(Row::Give));
+    rows
+}
+
+#[test]
+fn a_trace_without_a_rhythm_does_not_move_pages_for_ever() {
+    // Sizes and places are drawn, so that no size moves at even intervals.
+    let (pool, rows) = (pool_with(Policy::Balanced, 16 << 30), drawn());
+    let steps = |count| (0..count).for_each(|_| play(&pool, &rows, |_| Stream::DEFAULT, |_| ()));
+    steps(4 * WARM_UP);
+    let before = pool.stats();
+    steps(WARM_UP);
+    let after = pool.stats();
+    assert_eq!(after.system_calls, before.system_calls);
+    let (reserved, allocated) = (after.reserved[1], after.allocated[1]);
+    assert!(reserved * 3 <= allocated * 4, "{reserved} reserved for {allocated}");
+}

@@ -343,11 +343,13 @@ impl Pool {
         slot.counters.misses.add(1);
         let mut block = self.refill(&mut locked, &need);
         if block.is_none() {
-            // What the thread itself holds back may be just what is missing. Small blocks are
-            // not: they are many, are little, and are wanted again; the ladder takes them in
-            // the end.
+            // What the thread itself holds back may be just what is missing: runs above all.
+            // Small blocks are many, are little, and are wanted again.
             let entries = locked.drain_runs();
             self.give_entries(slot, entries);
+            block = self.take_from_core(&need);
+        }
+        if block.is_none() && self.flush(&mut locked) > 0 {
             block = self.take_from_core(&need);
         }
         drop(locked);
