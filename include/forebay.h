@@ -141,14 +141,15 @@ enum forebay_policy
 #endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
  {
     /// Eight size classes per doubling; keeps up to half of the limit idle, and gives back
-    /// what has been idle for ten seconds.
+    /// what has been idle for ten seconds, and everything idle when less than a sixteenth of
+    /// the memory is left, of the machine's or of what a control group allows.
     FOREBAY_POLICY_BALANCED = 0,
     /// Sixteen size classes per doubling, no front caches; a free gives its pages back.
     FOREBAY_POLICY_CONSERVATIVE = 1,
     /// One size class per doubling; gives nothing back unless asked.
     FOREBAY_POLICY_AGGRESSIVE_REUSE = 2,
-    /// As balanced, but every block is zeroed, and blocks of 2 MiB and more begin at a
-    /// multiple of that.
+    /// As balanced, but every block is zeroed, blocks of 2 MiB and more begin at a multiple
+    /// of that, and up to three quarters of the limit are kept idle until little is left.
     FOREBAY_POLICY_QUALITY_FIRST = 3,
     /// Four size classes per doubling; `initial_bytes` are mapped and touched at the start,
     /// and nothing is given back unless asked.

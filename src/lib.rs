@@ -14,7 +14,8 @@
 //! | [`trace`] | the log of a pool's traffic: recorder and formats | no |
 //! | [`order`] | streams and fences: who may reuse what, and when | for a fork |
 //! | [`space`] | bookkeeping of an arena in offsets: size classes, runs, slabs, page map; no device, no thread | forbidden |
-//! | [`device`] | the ground: one trait, its preconditions said once; `host.rs` | yes |
+//! | [`device`] | one trait, its preconditions said once; `host.rs` | yes |
+//! | [`monitor`] | the ground: what the machine has left | no |
 //!
 //! [`error`] and [`sync`] are what all floors stand on.
 //!
@@ -33,6 +34,7 @@
 pub mod capi;
 pub mod device;
 pub mod error;
+pub mod monitor;
 pub mod order;
 pub mod pool;
 pub mod replay;

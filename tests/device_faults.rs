@@ -1,5 +1,5 @@
 //! A device that fails: whichever call it is, the pool says so and nothing is lost. And one
-//! that looks whether the pool holds a lock while it waits for the device.
+//! that looks whether the pool holds a lock while it waits for the device, or has little left.
 
 // The helpers of a test are tests too.
 #![allow(clippy::unwrap_used)]
@@ -32,6 +32,8 @@ struct Control {
     /// Every call, of whatever kind.
     all: AtomicU64,
     hook: Mutex<Option<Arc<Hook>>>,
+    /// Whether it says that it has little left.
+    short: AtomicBool,
 }
 
 impl Control {
@@ -81,6 +83,10 @@ impl Device for Faulty {
 
     fn memory_bytes(&self) -> u64 {
         64 << 20
+    }
+
+    fn is_short(&self) -> bool {
+        self.control.short.load(Ordering::SeqCst)
     }
 
     fn reserve(&self, wanted: u64, least: u64) -> Result<(usize, u64)> {
@@ -324,6 +330,33 @@ fn a_hit_calls_nothing() {
             assert_eq!(after.front_misses, before.front_misses, "{size} bytes on {stream:?}");
             assert_eq!(after.hits, before.hits + 1000);
         }
+    }
+}
+
+#[test]
+fn a_device_with_little_left_gets_back_what_lies_idle() {
+    for (policy, gives) in [
+        (Policy::Balanced, true),
+        (Policy::QualityFirst, true),
+        (Policy::AggressiveReuse, false),
+        (Policy::LatencyFirst, false),
+    ] {
+        let control = Control::new(u64::MAX, false);
+        let pool = create(&Config { policy, ..Config::default() }, &control).unwrap();
+        let kept = pool.alloc(4 * MIB, Stream::DEFAULT).unwrap();
+        let idle = pool.alloc(20 * MIB, Stream::DEFAULT).unwrap();
+        pool.free(idle, Stream::DEFAULT).unwrap();
+        let before = pool.stats().reserved[0];
+        let now = std::time::Instant::now();
+        pool.tick(now);
+        assert_eq!(pool.stats().reserved[0], before, "{policy:?}: there is no need");
+        control.short.store(true, Ordering::SeqCst);
+        assert!(!pool.tick(now), "{policy:?}: nothing is left to come back for");
+        let after = pool.stats().reserved[0];
+        assert_eq!(after <= before - 20 * PAGE / 2, gives, "{policy:?}: {before} to {after}");
+        assert!(after >= 4 * MIB as u64);
+        pool.check().unwrap();
+        pool.free(kept, Stream::DEFAULT).unwrap();
     }
 }
 

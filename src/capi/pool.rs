@@ -71,14 +71,15 @@ pub enum forebay_device_kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum forebay_policy {
     /// Eight size classes per doubling; keeps up to half of the limit idle, and gives back
-    /// what has been idle for ten seconds.
+    /// what has been idle for ten seconds, and everything idle when less than a sixteenth of
+    /// the memory is left, of the machine's or of what a control group allows.
     Balanced = 0,
     /// Sixteen size classes per doubling, no front caches; a free gives its pages back.
     Conservative = 1,
     /// One size class per doubling; gives nothing back unless asked.
     AggressiveReuse = 2,
-    /// As balanced, but every block is zeroed, and blocks of 2 MiB and more begin at a
-    /// multiple of that.
+    /// As balanced, but every block is zeroed, blocks of 2 MiB and more begin at a multiple
+    /// of that, and up to three quarters of the limit are kept idle until little is left.
     QualityFirst = 3,
     /// Four size classes per doubling; `initial_bytes` are mapped and touched at the start,
     /// and nothing is given back unless asked.

@@ -104,6 +104,10 @@ impl Device for Host {
         (pages.max(0) as u64).saturating_mul(size.max(0) as u64).max(PAGE)
     }
 
+    fn is_short(&self) -> bool {
+        crate::monitor::memory().is_some_and(|memory| memory.is_short())
+    }
+
     fn reserve(&self, wanted: u64, least: u64) -> Result<(usize, u64)> {
         let ceiling = Host::address_space_left().unwrap_or(u64::MAX).max(least);
         let mut bytes = wanted.min(ceiling) / PAGE * PAGE;

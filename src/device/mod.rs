@@ -35,6 +35,9 @@ pub trait Device: Send + Sync {
     /// Bytes of memory that the device has in all.
     fn memory_bytes(&self) -> u64;
 
+    /// Whether the device has little left, so that what lies idle should go back at once.
+    fn is_short(&self) -> bool;
+
     /// Reserves addresses without pages: `wanted` bytes or, when the system refuses, as many
     /// as it gives, at least `least`. Returns the first address and the bytes.
     fn reserve(&self, wanted: u64, least: u64) -> Result<(usize, u64)>;

@@ -112,19 +112,29 @@ impl Pool {
         drop(core);
         if idle > keep {
             self.release_idle(idle - keep);
-        } else if matches!(trim, TrimWhen::Idle(_)) {
+        } else if matches!(trim, TrimWhen::Idle(_) | TrimWhen::Pressure) {
             housekeeper::wake();
         }
     }
 
-    /// Gives back what has been idle for as long as the policy says, `now` being the time. True
-    /// while there is something to come back for. A thread of the library calls this every
-    /// second while pools have idle pages; who cannot wait so long may call it too.
+    /// Gives back what has been idle for as long as the policy says, `now` being the time, and
+    /// everything that is idle when the device has little left. True while there is something
+    /// to come back for. A thread of the library calls this every second while pools have idle
+    /// pages; who cannot wait so long may call it too.
     pub fn tick(&self, now: Instant) -> bool {
-        let mut core = self.core.lock();
-        let TrimWhen::Idle(after) = core.preset.trim else { return false };
-        core.poll(&self.table, &*self.order);
+        let trim = self.core.lock().preset.trim;
+        if !matches!(trim, TrimWhen::Idle(_) | TrimWhen::Pressure) {
+            return false;
+        }
+        let cached: u64 = self.slots.iter().map(|slot| slot.held.get()).sum();
+        if self.polled().space.idle_bytes() + cached > 0 && self.device.is_short() {
+            self.flush_all();
+            let bytes = self.release(u64::MAX, GiveBack::Now);
+            tracing::debug!(pool = self.id, bytes, "given back: the device has little left");
+        }
+        let mut core = self.polled();
         let idle = core.space.idle_bytes();
+        let TrimWhen::Idle(after) = trim else { return idle > 0 };
         core.idle_low = core.idle_low.min(idle);
         if now.saturating_duration_since(core.idle_since) < after {
             return idle > 0;
