@@ -11,6 +11,7 @@ use super::budget::{Budget, Situation};
 use super::housekeeper;
 use super::policy::{Preset, TrimWhen};
 use super::stats::Sums;
+use super::stock::Stock;
 use crate::order::{Fence, Order, Stream};
 use crate::space::{Place, READY, Space};
 
@@ -87,6 +88,8 @@ pub struct Core {
     /// Streams that use a live block besides the one it was allocated on, by its address.
     followers: HashMap<usize, Vec<Stream>>,
     waiting: Vec<Followed>,
+    /// Blocks on their way from one front cache to another.
+    pub stock: Stock,
     /// What the policy says.
     pub preset: Preset,
     /// Most bytes mapped.
@@ -107,8 +110,8 @@ pub struct Core {
     pub idle_pages: Arc<AtomicBool>,
 }
 
-// SAFETY: the pointers in `waiting` lead to heads that `heads` owns and never moves; they go
-// wherever the core goes.
+// SAFETY: the pointers in `waiting` and `stock` lead to heads that `heads` owns and never moves,
+// or into them; they go wherever the core goes.
 unsafe impl Send for Core {}
 
 impl Core {
@@ -120,6 +123,7 @@ impl Core {
             streams: vec![Stream::DEFAULT],
             followers: HashMap::new(),
             waiting: Vec::new(),
+            stock: Stock::default(),
             preset,
             limit,
             used_peak: 0,
@@ -480,6 +484,7 @@ impl Core {
                 _ => return Err(format!("block {address:#x} has word {word:?}, free {free}")),
             }
         }
+        let cached = cached + self.stock.count();
         if in_caches != cached {
             return Err(format!("{in_caches} blocks say they are cached, {cached} are"));
         }

@@ -117,6 +117,9 @@ pub fn free_shared(pool: u64, address: usize, stream: Stream) -> Freed {
     };
     free_with(pool, address, stream, attention::BUT_SHARED, shared, |slot, word, seen| {
         let cached = slot.cached_word();
+        if Word(seen).owner() != slot.id {
+            slot.frees_for_others.set(1);
+        }
         word.compare_exchange(seen, cached, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     })
 }

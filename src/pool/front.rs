@@ -164,6 +164,8 @@ pub struct Slot {
     pub counters: Counters,
     /// Bytes of runs in its cache.
     pub held: stats::Cell,
+    /// 1 if its owner freed a block that another one's cache gave out since its own ran over.
+    pub frees_for_others: stats::Cell,
     /// For whoever uses the cache other than through the door's fast path.
     lock: Mutex<()>,
     cache: UnsafeCell<Cache>,
@@ -188,6 +190,7 @@ impl Slot {
             stream: AtomicU64::new(stream.0),
             counters: Counters::default(),
             held: stats::Cell::default(),
+            frees_for_others: stats::Cell::default(),
             lock: Mutex::new(()),
             cache: UnsafeCell::new(Cache::new(bound)),
         };

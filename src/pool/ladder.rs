@@ -67,6 +67,12 @@ impl Pool {
     }
 
     fn climb_once(&self, need: &Need) -> Option<Block> {
+        // 0. What is on its way from one thread to another.
+        if self.flush_stock() > 0
+            && let Some(block) = self.take_from_core(need)
+        {
+            return Some(block);
+        }
         // New pages within the budget cost nobody else anything.
         if let Grown::Done(block) = self.grow(need, Growing::WithinBudget) {
             return Some(block);
@@ -147,11 +153,12 @@ impl Pool {
     /// Empties every front cache but those in use this very moment; returns how many
     /// blocks that were.
     pub(super) fn flush_all(&self) -> usize {
+        let stocked = self.flush_stock();
         if self.slots.len() == 0 {
-            return 0;
+            return stocked;
         }
         self.barriers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        self.slots.stop().iter_mut().map(|locked| self.flush(locked)).sum()
+        self.slots.stop().iter_mut().map(|locked| self.flush(locked)).sum::<usize>() + stocked
     }
 
     /// Puts pages under addresses for `need`: idle pages from elsewhere, above the soft

@@ -268,6 +268,7 @@ impl Pool {
         for locked in &mut stopped.slots {
             self.flush(locked);
         }
+        self.flush_stock();
         let mut core = self.core.lock();
         core.preset = preset;
         let bound = self.front_bound_for(&preset, core.limit);

@@ -24,6 +24,7 @@ mod report;
 mod resize;
 mod slots;
 mod stats;
+mod stock;
 mod sync;
 mod thread;
 
@@ -45,6 +46,7 @@ use self::core::{Block, Core, Need};
 use self::front::{Locked, Pooled, SMALL_BATCH, Slot};
 use self::handshake::attention;
 use self::slots::Slots;
+use self::stock::Batch;
 use crate::device::{Device, Host, HostOptions};
 use crate::error::{self, Result, fail};
 use crate::order::{HostOrder, Order, Stream};
@@ -382,6 +384,13 @@ impl Pool {
         let mut core = self.core.lock();
         let tag = core.tag(&*self.order, need.stream);
         core.poll(&self.table, &*self.order);
+        let number = need.class.unwrap_or_else(|| large_bin(need.block));
+        if need.alignment == 1
+            && let Some(batch) = core.stock.take(number, need.block, need.stream)
+        {
+            drop(core);
+            return self.unpack(locked, batch);
+        }
         let block = core.take(&self.table, need, tag)?;
         let slot = locked.slot().id;
         if let Some(class) = need.class
@@ -412,6 +421,39 @@ impl Pool {
         block.set_word(Word::new(state::CACHED, slot, 0));
         last.set_word(Word::HELD);
         Some(last)
+    }
+
+    /// A block from a batch out of the stock; the others go to the slot's cache.
+    fn unpack(&self, locked: &mut Locked<'_>, mut batch: Batch) -> Option<Block> {
+        let block = batch.entries.pop().and_then(|entry| self.block_at(entry.address));
+        if let Some(block) = block {
+            block.set_word(Word::HELD);
+        }
+        let keeps = locked.cache().prepare(batch.bin, batch.size);
+        while keeps
+            && locked.cache().bins[batch.bin].has_place(batch.size)
+            && let Some(entry) = batch.entries.pop()
+        {
+            locked.push(batch.bin, batch.size, entry);
+        }
+        self.give_entries(locked.slot(), batch.entries);
+        block
+    }
+
+    /// Gives what is in stock back to the core; returns how many blocks that were.
+    fn flush_stock(&self) -> usize {
+        let mut core = self.core.lock();
+        let batches = core.stock.drain();
+        let mut count = 0;
+        for batch in batches {
+            for entry in batch.entries {
+                if let Some(block) = self.block_at(entry.address) {
+                    core.give(&self.table, &*self.order, block, batch.stream);
+                    count += 1;
+                }
+            }
+        }
+        count
     }
 
     /// A block from what is mapped and free.
@@ -473,6 +515,9 @@ impl Pool {
                 && let Some(owner) = self.slots.get(seen.owner())
             {
                 self.share(owner);
+                if let Some(slot) = slot {
+                    slot.frees_for_others.set(1);
+                }
             }
             // From here to the end under the slot's lock (or that of those who have none): who
             // stops all slots finds no block that is half freed.
@@ -537,13 +582,31 @@ impl Pool {
             // The older ones go, so that the next frees find room without a lock.
             let count = bin.len().div_ceil(2).min(SMALL_BATCH);
             let entries = locked.drain(number, count);
-            self.give_entries(locked.slot(), entries);
+            self.pass_on(
+                locked,
+                Batch { bin: number, size, stream: locked.slot().stream(), entries },
+            );
         }
         let entry = Entry { address: block.address(), word: head.word(block.index) };
         let pushed = locked.push(number, size, entry);
         debug_assert!(pushed, "a bin that was made for it, with a place that was made free");
         block.set_word(Word::new(state::CACHED, locked.slot().id, 0));
         locked.is_over()
+    }
+
+    /// What the slot's cache has no place for goes in stock if it is likely to be another
+    /// thread that wants it, else back to the core.
+    fn pass_on(&self, locked: &mut Locked<'_>, batch: Batch) {
+        if locked.slot().frees_for_others.get() == 0 {
+            self.give_entries(locked.slot(), batch.entries);
+            return;
+        }
+        locked.slot().frees_for_others.set(0);
+        let bound = locked.cache().bound;
+        let refused = self.core.lock().stock.put(batch, bound);
+        if let Err(batch) = refused {
+            self.give_entries(locked.slot(), batch.entries);
+        }
     }
 
     /// A free left the calling thread's cache with more than it should hold.

@@ -32,7 +32,7 @@ impl Slots {
     /// No slots.
     pub fn new() -> Slots {
         let slots = (0..SLOTS_MAX).map(|_| AtomicPtr::default()).collect();
-        Slots { slots, count: AtomicUsize::new(0), unowned: Mutex::default() }
+        Slots { slots, count: AtomicUsize::new(0), unowned: Mutex::new(Vec::new()) }
     }
 
     /// The slot `id`, if there is one.

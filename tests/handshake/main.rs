@@ -26,6 +26,9 @@ mod front;
 #[path = "../../src/pool/handshake.rs"]
 mod handshake;
 #[allow(dead_code, unused_imports)]
+#[path = "../../src/pool/slots.rs"]
+mod slots;
+#[allow(dead_code, unused_imports)]
 #[path = "../../src/pool/stats.rs"]
 mod stats;
 mod sync;
@@ -85,6 +88,7 @@ impl World {
             table: (0, std::ptr::null(), 0),
             classes: AtomicPtr::new(std::ptr::null_mut()),
             block_mask: 0,
+            slots: std::ptr::null(),
         };
         let slot = Slot::new(SLOT, Stream::DEFAULT, 1 << 30, 0, pooled);
         // SAFETY: nobody else knows the slot yet.
@@ -145,10 +149,10 @@ impl Owner {
     /// door is shut.
     fn enter<R>(&self, inside: impl Fn(&mut Cache, bool) -> R) -> Option<R> {
         let slot = &self.0.slot;
-        for flags in [0, attention::SHARED] {
+        for (heeded, shared) in [(attention::ALL, false), (attention::BUT_SHARED, true)] {
             // SAFETY: the owner's thread; the reference ends before the door is left.
-            if let Some(cache) = unsafe { slot.enter(flags) } {
-                let result = inside(cache, flags == attention::SHARED);
+            if let Some(cache) = unsafe { slot.enter(heeded) } {
+                let result = inside(cache, shared);
                 slot.door.leave();
                 return Some(result);
             }
@@ -182,7 +186,7 @@ impl Owner {
         word.store(self.0.slot.live_word, Ordering::Release);
     }
 
-    /// `fast::free` and `free_shared`, then `free_block`.
+    /// `fast::free` and `fast::free_shared`, then `free_block`.
     fn free(&self, block: usize) -> bool {
         let world = &*self.0;
         let word = &world.words[block];
@@ -208,42 +212,50 @@ impl Owner {
         if fast == Some(true) {
             return true;
         }
-        let mut seen = word.load(Ordering::Acquire);
         loop {
+            let seen = word.load(Ordering::Acquire);
             if !Word(seen).is_live() {
                 return false;
             }
-            match word.compare_exchange(seen, cached, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => break,
-                Err(now) => seen = now,
+            // SAFETY: the owner's thread, outside the door.
+            let mut locked = unsafe { world.slot.lock() };
+            let held = Word::HELD.0;
+            if word.compare_exchange(seen, held, Ordering::AcqRel, Ordering::Acquire).is_err() {
+                continue;
             }
+            let alone = Alone::new(world);
+            locked.push(BIN, SIZE, World::entry(block));
+            word.store(cached, Ordering::Release);
+            drop(alone);
+            return true;
         }
-        // SAFETY: the owner's thread, outside the door.
-        let mut locked = unsafe { world.slot.lock() };
-        let alone = Alone::new(world);
-        locked.push(BIN, SIZE, World::entry(block));
-        drop(alone);
-        true
     }
 }
 
-/// `Pool::free_block` by a thread that is not the slot's owner: into its own cache, which is
-/// none of this test's business.
+/// `fast::free_shared`, then `Pool::free_block`, by a thread that is not the slot's owner: into
+/// its own cache, which is none of this test's business.
 fn free_elsewhere(world: &World, block: usize) -> bool {
     let word = &world.words[block];
-    let mut seen = word.load(Ordering::Acquire);
-    loop {
-        if !Word(seen).is_live() {
-            return false;
+    let cached = Word::new(state::CACHED, OTHER, 0).0;
+    let seen = word.load(Ordering::Relaxed);
+    let fast = Word(seen).state() == state::LIVE
+        && world.slot.is_shared()
+        && word.compare_exchange(seen, cached, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+    if !fast {
+        loop {
+            let seen = word.load(Ordering::Acquire);
+            if !Word(seen).is_live() {
+                return false;
+            }
+            if Word(seen).owner() == SLOT {
+                world.slot.share();
+            }
+            let held = Word::HELD.0;
+            if word.compare_exchange(seen, held, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                break;
+            }
         }
-        if Word(seen).owner() == SLOT {
-            world.slot.share();
-        }
-        let next = Word::new(state::CACHED, OTHER, 0).0;
-        match word.compare_exchange(seen, next, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => break,
-            Err(now) => seen = now,
-        }
+        word.store(cached, Ordering::Release);
     }
     world.put_elsewhere(block);
     true
