@@ -328,3 +328,45 @@ fn the_callback_is_asked_before_memory_is_out_and_may_free() {
     pool.free(block, Stream::DEFAULT).unwrap();
     empty(&pool);
 }
+
+#[test]
+fn what_one_thread_frees_for_another_goes_there_in_batches() {
+    within(60, "blocks handed on", || {
+        for size in [256, 4 * KIB, 96 * KIB] {
+            let pool = pool_with(256 * MIB, Policy::Balanced);
+            let count = (4 * MIB / size).min(1000);
+            let (send, receive) = channel::<Vec<usize>>();
+            let (done, wait) = channel();
+            let freeing = Arc::clone(&pool);
+            let consumer = std::thread::spawn(move || {
+                for blocks in receive {
+                    for block in blocks {
+                        freeing.free(block, Stream::DEFAULT).unwrap();
+                    }
+                    done.send(()).unwrap();
+                }
+            });
+            let round = || {
+                let blocks = (0..count).map(|_| pool.alloc(size, Stream::DEFAULT).unwrap());
+                send.send(blocks.collect()).unwrap();
+                wait.recv().unwrap();
+                pool.check().unwrap();
+            };
+            (0..10).for_each(|_| round());
+            let before = pool.stats();
+            (0..10).for_each(|_| round());
+            let after = pool.stats();
+            // One miss a batch: of 64 small blocks, or as many as half of a bin has.
+            let batch = if size > 32 * KIB { 4 } else { (128 * KIB / size / 2).min(64) };
+            let misses = (after.front_misses - before.front_misses) as usize;
+            assert!(misses <= 10 * count / batch + 40, "{size}: {misses} of {}", 10 * count);
+            assert_eq!(after.reserved, before.reserved, "{size}");
+            // Memory on its way from one to the other is not out of reach.
+            let all = pool.alloc(252 * MIB, Stream::DEFAULT).unwrap();
+            pool.free(all, Stream::DEFAULT).unwrap();
+            drop(send);
+            consumer.join().unwrap();
+            empty(&pool);
+        }
+    });
+}
