@@ -323,6 +323,7 @@ impl Core {
         let tag = self.tag(order, stream);
         let sequence = if tag == READY { 0 } else { order.mark(stream) };
         blocks.for_each(|block| self.give_behind(table, order, block, tag, sequence));
+        self.look_for_idle();
     }
 
     /// Takes back a block that was freed under `tag` at `sequence`.
@@ -367,14 +368,12 @@ impl Core {
             Place::Large { run } => {
                 self.heads.remove_run(table, run);
                 self.space.give_large(run, tag, sequence);
-                self.look_for_idle();
             }
             Place::Small { slab, index } => {
                 if self.space.give_small(slab, index, sequence) {
                     let class = self.space.slab(slab).class as usize;
                     let bytes = self.space.classes().slab_bytes(class);
                     self.heads.remove_slab(table, slab, bytes);
-                    self.look_for_idle();
                 }
             }
         }
