@@ -23,7 +23,7 @@ Bytes 4 KiB apart fall into one in 64 of a cache's sets, so beyond 512 KiB touch
 the allocator: 7 to 8 ns a page on an EPYC with 512 KiB of L2, with huge pages and without; 0.5 ns where
 they are 4160 bytes apart. How many miss is chance: pair-touched-1MiB took 1.2 to 2.0 us from process to
 process (forebay, median of 9: 1.43 us, and 1.38 us under PR_SET_THP_DISABLE; glibc 1.90 us both ways).
-A pair of mixed-touched touches 1170 pages on average: 8.5 us at least, whoever has given the blocks.
+A pair of mixed-touched touches 1170 pages on average: some 6 to 9 us, whoever has given the blocks.
 
 The default ends within about a minute. For figures to quote, on a machine with nothing else to do:
 --rounds 15 --time-ms 50 --keep-slow, about a quarter of an hour.

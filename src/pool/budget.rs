@@ -93,7 +93,7 @@ impl Budget {
 
     /// How many bytes of `pages` missing under a block of `size` bytes should be moved there
     /// from where they lie idle, instead of being taken new.
-    pub fn to_move(&mut self, percent: u64, size: u64, pages: u64, now: &Situation) -> u64 {
+    pub fn moves_for(&mut self, percent: u64, size: u64, pages: u64, now: &Situation) -> u64 {
         let above = self.above(percent, pages, now);
         if above == 0 {
             return 0;
@@ -134,7 +134,7 @@ mod tests {
             allocations,
             allocated: allocations * (LIVE / 8),
         };
-        let moved = budget.to_move(102, size, pages, &now);
+        let moved = budget.moves_for(102, size, pages, &now);
         budget.note_moved(moved);
         assert!(budget.bought <= LIVE / 4);
         assert!(moved == 0 || budget.moved <= now.free_moves() || budget.bought + pages > LIVE / 4);
@@ -154,7 +154,7 @@ mod tests {
         assert_eq!(budget.above(102, 4 * PAGE, &now(LIVE)), 0);
         assert_eq!(budget.above(102, 4 * PAGE, &now(LIVE + 3 * PAGE)), 2 * PAGE);
         assert_eq!(budget.above(102, 4 * PAGE, &now(2 * LIVE)), 4 * PAGE);
-        assert_eq!(Budget::default().to_move(102, 1, 4 * PAGE, &now(LIVE)), 0);
+        assert_eq!(Budget::default().moves_for(102, 1, 4 * PAGE, &now(LIVE)), 0);
     }
 
     #[test]

@@ -228,7 +228,7 @@ impl Core {
     /// from where they lie idle, instead of being taken new.
     pub fn bytes_to_move(&mut self, size: u64, pages: u64, sums: &Sums) -> u64 {
         let now = self.situation(size, sums);
-        self.budget.to_move(self.preset.move_above_percent, size, pages, &now)
+        self.budget.moves_for(self.preset.move_above_percent, size, pages, &now)
     }
 
     /// `bytes` are moved for an allocation.
@@ -327,6 +327,7 @@ impl Core {
         let tag = self.tag(order, stream);
         let sequence = if tag == READY { 0 } else { order.mark(stream) };
         blocks.for_each(|block| self.give_behind(table, order, block, tag, sequence));
+        self.look_for_idle();
     }
 
     /// Takes back a block that was freed under `tag` at `sequence`.
@@ -371,14 +372,12 @@ impl Core {
             Place::Large { run } => {
                 self.heads.remove_run(table, run);
                 self.space.give_large(run, tag, sequence);
-                self.look_for_idle();
             }
             Place::Small { slab, index } => {
                 if self.space.give_small(slab, index, sequence) {
                     let class = self.space.slab(slab).class as usize;
                     let bytes = self.space.classes().slab_bytes(class);
                     self.heads.remove_slab(table, slab, bytes);
-                    self.look_for_idle();
                 }
             }
         }
