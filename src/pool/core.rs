@@ -344,9 +344,27 @@ impl Core {
 
     /// Takes back a block that was freed on `stream`.
     pub fn give(&mut self, table: &BlockTable, order: &dyn Order, block: Block, stream: Stream) {
-        block.set_word(Word::new(state::FREE, 0, 0));
+        let (tag, sequence) = self.fence(order, stream);
+        self.give_behind(table, order, block, (stream, tag, sequence));
+    }
+
+    /// The tag of `stream`, and the sequence number behind what is queued there.
+    #[inline(always)]
+    pub fn fence(&mut self, order: &dyn Order, stream: Stream) -> (u32, u64) {
         let tag = self.tag(order, stream);
-        let sequence = if tag == READY { 0 } else { order.mark(stream) };
+        (tag, if tag == READY { 0 } else { order.mark(stream) })
+    }
+
+    /// As [`Core::give`], behind a fence that was marked since the call began.
+    #[inline(always)]
+    pub fn give_behind(
+        &mut self,
+        table: &BlockTable,
+        order: &dyn Order,
+        block: Block,
+        (stream, tag, sequence): (Stream, u32, u64),
+    ) {
+        block.set_word(Word::new(state::FREE, 0, 0));
         // Mostly there are none: then nothing is hashed.
         if !self.followers.is_empty()
             && let Some(followers) = self.followers.remove(&block.address())

@@ -211,6 +211,11 @@ impl Slot {
         Stopping { slot: self, guard }
     }
 
+    /// Whether the owner compares and swaps already.
+    pub fn is_shared(&self) -> bool {
+        self.shared.load(Ordering::Acquire)
+    }
+
     /// Has the owner compare and swap from now on, so that others may too. True when that was
     /// news, and took a barrier.
     pub fn share(&self) -> bool {
