@@ -555,8 +555,8 @@ forebay_status forebay_free(struct forebay_pool *pool,
 
 /// Changes the block at `ptr` to `size` bytes and writes its first byte, which may be another
 /// one, to `*out`; the bytes that both sizes have are kept. `ptr` NULL allocates. All work
-/// on the block is done, as the bytes may be copied by this call. On success `ptr` is no
-/// longer the caller's.
+/// on the block is done, as the bytes may be copied, or their pages moved, by this call. On
+/// success `ptr` is no longer the caller's.
 ///
 /// Errors, with the old block and `*out` untouched: those of `forebay_alloc`, and
 /// `FOREBAY_ERROR_INVALID_POINTER`.

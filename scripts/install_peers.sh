@@ -4,7 +4,8 @@
 # build/peers/missing, which benches/pool/run.py reads; the exit status is 0 all the same.
 #
 #   cargo     mimalloc 3, rpmalloc, snmalloc, VMA: benches/peers, versions pinned there
-#   apt-get   jemalloc, tcmalloc and hwloc (for UMF): Debian 12's packages, unpacked, not installed
+#   apt-get   jemalloc, tcmalloc, hwloc and oneTBB's malloc (for UMF): Debian 12's packages,
+#             unpacked, not installed
 #   pip       UMF's wheel, unpacked
 set -u
 cd "$(dirname "$0")/.." || exit 1
@@ -53,6 +54,8 @@ if [ ! -e "$lib/libumf.so.1" ] && debian umf libhwloc15=2.9.0-1 libhwloc.so.15; 
         python3 -m zipfile -e "$peers/unpacked"/umf-1.2.0-*.whl "$peers/unpacked" >>"$log" 2>&1; then
         cp "$peers/unpacked/umf-1.2.0.data/data/lib/libumf.so.1" "$lib/"
     else
-        missing "pip could not download umf 1.2.0" umf
+        missing "pip could not download umf 1.2.0" umf umf_scalable
     fi
 fi
+[ ! -e "$lib/libumf.so.1" ] ||
+    debian umf_scalable libtbbmalloc2=2021.8.0-2+deb12u1 libtbbmalloc.so.2 || true

@@ -310,6 +310,58 @@ fn each_call_of_the_device_may_fail() {
     }
 }
 
+/// A block that grows by moving its pages, and has idle pages moved to it besides, in a pool
+/// that could not hold it twice.
+#[test]
+fn a_block_that_cannot_be_moved_stays_as_it_was() {
+    let mut kinds = BTreeSet::new();
+    for lasting in [false, true] {
+        for number in 0.. {
+            let control = Control::new(u64::MAX, false);
+            let config = Config { max_bytes: 40 << 20, ..Config::default() };
+            let pool = create(&config, &control).unwrap();
+            let mut run = Run { pool, live: Vec::new(), stamps: 0 };
+            for size in [40 * KIB, 20 * MIB, MIB, 9 * MIB, 3 * MIB] {
+                run.alloc(size, Stream::DEFAULT);
+            }
+            let (idle, _, _) = run.live.remove(3);
+            run.pool.free(idle, Stream::DEFAULT).unwrap();
+            run.check();
+            control.calls.store(0, Ordering::SeqCst);
+            control.lasting.store(lasting, Ordering::SeqCst);
+            control.first.store(number, Ordering::SeqCst);
+            let (address, size, stamp) = run.live[1];
+            let result = run.pool.realloc(address, 30 * MIB, Stream::DEFAULT);
+            control.recover();
+            let failed = std::mem::take(&mut *control.failed.lock().unwrap());
+            kinds.extend(failed.iter().copied());
+            match result {
+                Ok(fresh) => {
+                    assert_ne!(fresh, address);
+                    assert!(failed.is_empty() || !lasting);
+                    run.live.remove(1);
+                    rig::read(fresh, size, stamp).unwrap();
+                    run.enter(fresh, 30 * MIB);
+                }
+                Err(error) => {
+                    assert!(!failed.is_empty(), "{error}");
+                    assert_eq!(error.kind(), Kind::OutOfMemory, "{error}");
+                }
+            }
+            run.check();
+            run.free_some(1, Stream::DEFAULT);
+            run.pool.trim(0).unwrap();
+            assert_eq!(run.pool.stats().reserved[0], 0);
+            run.check();
+            if failed.is_empty() {
+                assert!(number >= 3, "{number} calls only");
+                break;
+            }
+        }
+    }
+    assert_eq!(kinds.into_iter().collect::<Vec<_>>(), ["commit", "decommit", "move_pages"]);
+}
+
 #[test]
 fn a_hit_calls_nothing() {
     let control = Control::new(u64::MAX, false);

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use forebay::error::Kind;
 use forebay::order::{HostStream, Stream};
 use forebay::pool::{Config, Policy, Pool};
+use forebay::trace::{Action, Recorder, Trace};
 use rig::{KIB, MIB, Random, TestStream};
 
 /// Runs `body` in a forked child; its panic, a signal or taking more than 20 s fails the test.
@@ -220,5 +221,44 @@ fn a_child_frees_allocates_and_makes_streams() {
         pool.trim(0).unwrap();
         assert_eq!(pool.stats().reserved[0], 0);
         pool.close().unwrap();
+    }
+}
+
+/// Rows wait in a buffer when a process forks: they are the parent's to write, once.
+#[test]
+fn a_child_leaves_the_trace_to_its_parent() {
+    let directory = std::env::temp_dir();
+    for name in ["fork.csv", "fork.csv.gz"] {
+        let path = directory.join(format!("forebay-{}-{name}", std::process::id()));
+        let own = directory.join(format!("forebay-{}-child-{name}", std::process::id()));
+        let pool = Pool::on_host(&Config::default()).unwrap();
+        pool.start_trace(|| Recorder::create(&path)).unwrap();
+        let block = pool.alloc(1234, Stream::DEFAULT).unwrap();
+        in_child("a fork while a trace is recorded", || {
+            let second = pool.alloc(99, Stream::DEFAULT).unwrap();
+            assert_eq!(pool.stop_trace().unwrap_err().kind(), Kind::InvalidState);
+            // One of its own is fine.
+            pool.start_trace(|| Recorder::create(&own)).unwrap();
+            pool.free(second, Stream::DEFAULT).unwrap();
+            assert_eq!(pool.stop_trace().unwrap(), 1);
+            pool.free(block, Stream::DEFAULT).unwrap();
+            pool.close().unwrap();
+        });
+        in_child("a fork that destroys the pool", || {
+            assert_eq!(pool.close().unwrap_err().kind(), Kind::InvalidState);
+        });
+        pool.free(block, Stream::DEFAULT).unwrap();
+        assert_eq!(pool.stop_trace().unwrap(), 2);
+        let rows = |path| -> Vec<(Action, u64, u64)> {
+            let trace = Trace::load(path).unwrap();
+            let events = trace.events.iter();
+            events.map(|event| (event.action, event.pointer, event.size)).collect()
+        };
+        let both = [Action::Allocate, Action::Free].map(|action| (action, block as u64, 1234));
+        assert_eq!(rows(&path), both, "{name}");
+        assert_eq!(rows(&own).len(), 1, "{name}");
+        for path in [&path, &own] {
+            std::fs::remove_file(path).unwrap();
+        }
     }
 }

@@ -70,30 +70,42 @@ static void open_forebay(struct allocator *a, const char *path) {
 
 /* UMF 1.x, declared by hand: its headers are not needed to measure it. A result of 0 is success,
  * and every parameters object is a pointer behind a create function. */
-static void open_umf(struct allocator *a, const char *path) {
+static void open_umf(struct allocator *a, const char *path, int scalable) {
     void *library = library_open(path);
     int (*provider_params)(void **) = library_symbol(library, "umfOsMemoryProviderParamsCreate");
     const void *(*provider_ops)(void) = library_symbol(library, "umfOsMemoryProviderOps");
     int (*provider_create)(const void *, const void *, void **) =
         library_symbol(library, "umfMemoryProviderCreate");
-    int (*pool_params)(void **) = library_symbol(library, "umfDisjointPoolParamsCreate");
-    int (*set_poolable)(void *, size_t) =
-        library_symbol(library, "umfDisjointPoolParamsSetMaxPoolableSize");
-    int (*set_capacity)(void *, size_t) =
-        library_symbol(library, "umfDisjointPoolParamsSetCapacity");
-    const void *(*pool_ops)(void) = library_symbol(library, "umfDisjointPoolOps");
     int (*pool_create)(const void *, void *, const void *, unsigned, void **) =
         library_symbol(library, "umfPoolCreate");
 
     void *params, *provider;
     if (provider_params(&params) != 0 || provider_create(provider_ops(), params, &provider) != 0)
         fail("UMF makes no OS memory provider");
-    /* By default it pools up to 2 MiB and keeps 4 free slabs of a size; the cases hold more, and
-     * the peer shall not lose for want of a setting. */
-    if (pool_params(&params) != 0 || set_poolable(params, 128u << 20) != 0 ||
-        set_capacity(params, 64) != 0 ||
-        pool_create(pool_ops(), provider, params, 0, &a->umf.pool) != 0)
-        fail("UMF makes no disjoint pool");
+    const void *(*pool_ops)(void);
+    if (scalable) {
+        /* oneTBB's allocator, which gives back large blocks at once unless it is told. */
+        int (*pool_params)(void **) = library_symbol(library, "umfScalablePoolParamsCreate");
+        int (*keep_all)(void *, _Bool) =
+            library_symbol(library, "umfScalablePoolParamsSetKeepAllMemory");
+        if (pool_params(&params) != 0 || keep_all(params, 1) != 0)
+            fail("UMF takes no settings for a scalable pool");
+        pool_ops = library_symbol(library, "umfScalablePoolOps");
+    } else {
+        int (*pool_params)(void **) = library_symbol(library, "umfDisjointPoolParamsCreate");
+        int (*set_poolable)(void *, size_t) =
+            library_symbol(library, "umfDisjointPoolParamsSetMaxPoolableSize");
+        int (*set_capacity)(void *, size_t) =
+            library_symbol(library, "umfDisjointPoolParamsSetCapacity");
+        /* By default it pools up to 2 MiB and keeps 4 free slabs of a size; the cases hold more,
+         * and the peer shall not lose for want of a setting. */
+        if (pool_params(&params) != 0 || set_poolable(params, 128u << 20) != 0 ||
+            set_capacity(params, 64) != 0)
+            fail("UMF takes no settings for a disjoint pool");
+        pool_ops = library_symbol(library, "umfDisjointPoolOps");
+    }
+    if (pool_create(pool_ops(), provider, params, 0, &a->umf.pool) != 0)
+        fail("UMF makes no %s pool", scalable ? "scalable" : "disjoint");
     a->kind = ALLOCATOR_UMF;
     a->umf.alloc = library_symbol(library, "umfPoolMalloc");
     a->umf.free = library_symbol(library, "umfPoolFree");
@@ -113,11 +125,11 @@ void allocator_open(struct allocator *a, const char *spec) {
     } else if (kind != NULL && strcmp(kind, "table") == 0 && name != NULL) {
         open_table(a, library, name);
     } else if (kind != NULL && strcmp(kind, "umf") == 0 && library != NULL) {
-        open_umf(a, library);
+        open_umf(a, library, name != NULL && strcmp(name, "scalable") == 0);
     } else if (kind != NULL && strcmp(kind, "forebay") == 0 && library != NULL) {
         open_forebay(a, library);
     } else {
-        fail("allocator \"%s\" is none of malloc, table:LIBRARY:NAME, umf:LIBRARY, forebay:LIBRARY",
+        fail("allocator \"%s\" is none of malloc, table:LIBRARY:NAME, umf:LIBRARY[:scalable], forebay:LIBRARY",
              spec);
     }
 }

@@ -79,6 +79,8 @@ def peers():
         Allocator("rpmalloc", f"table:{table}:rpmalloc", needs=table, families=general),
         Allocator("snmalloc", f"table:{table}:snmalloc", needs=table, families=general),
         Allocator("umf", f"umf:{umf}", needs=umf, library_path=lib),
+        Allocator("umf_scalable", f"umf:{umf}:scalable", needs=os.path.join(lib, "libtbbmalloc.so.2"),
+                  library_path=lib),
         Allocator("vma", f"table:{table}:vma", needs=table, families=["live"]),
     ]
 

@@ -190,6 +190,10 @@ impl Device for Host {
         self.decommit(from, bytes, GiveBack::Now)
     }
 
+    fn moves_without_copying(&self) -> bool {
+        self.moves.load(Ordering::Relaxed) < self.options.move_budget / 2
+    }
+
     fn populate(&self, address: usize, bytes: u64) -> Result<()> {
         if self.advise(address, bytes, libc::MADV_POPULATE_WRITE) {
             return Ok(());

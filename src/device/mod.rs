@@ -56,6 +56,12 @@ pub trait Device: Send + Sync {
     /// Contents move along.
     fn move_pages(&self, from: usize, to: usize, bytes: u64) -> Result<()>;
 
+    /// Whether pages in use should be moved to save copying them: [`Device::move_pages`] does
+    /// without it, and is not so used up that it should be left to idle pages.
+    fn moves_without_copying(&self) -> bool {
+        true
+    }
+
     /// Makes every page of `[address, address + bytes)` resident, so that its first use
     /// causes no fault.
     fn populate(&self, address: usize, bytes: u64) -> Result<()>;

@@ -324,14 +324,21 @@ impl Core {
         blocks: impl Iterator<Item = Block>,
         stream: Stream,
     ) {
-        let tag = self.tag(order, stream);
-        let sequence = if tag == READY { 0 } else { order.mark(stream) };
+        let (tag, sequence) = self.fence(order, stream);
         blocks.for_each(|block| self.give_behind(table, order, block, tag, sequence));
         self.look_for_idle();
     }
 
-    /// Takes back a block that was freed under `tag` at `sequence`.
-    fn give_behind(
+    /// The tag of `stream`, and the sequence number behind what is queued there.
+    #[inline(always)]
+    pub fn fence(&mut self, order: &dyn Order, stream: Stream) -> (u32, u64) {
+        let tag = self.tag(order, stream);
+        (tag, if tag == READY { 0 } else { order.mark(stream) })
+    }
+
+    /// Takes back a block that was freed under `tag` at `sequence`, a fence that was marked
+    /// since the call began. [`Core::look_for_idle`] is due after the last one.
+    pub fn give_behind(
         &mut self,
         table: &BlockTable,
         order: &dyn Order,
@@ -390,12 +397,14 @@ impl Core {
 
     /// Tells frees when there is something for them to do about idle pages, so that they need
     /// not take the lock to see.
-    fn look_for_idle(&mut self) {
+    pub fn look_for_idle(&mut self) {
         let idle = self.space.idle_bytes();
         let due = match self.preset.trim {
             TrimWhen::AtOnce => true,
-            TrimWhen::Idle(_) => idle > 0 && (idle > self.keeps() || !housekeeper::is_there()),
-            TrimWhen::Pressure | TrimWhen::Asked => idle > self.keeps(),
+            TrimWhen::Idle(_) | TrimWhen::Pressure => {
+                idle > 0 && (idle > self.keeps() || !housekeeper::is_there())
+            }
+            TrimWhen::Asked => idle > self.keeps(),
         };
         if due {
             self.idle_pages.store(true, Ordering::Relaxed);

@@ -24,14 +24,14 @@ struct Held {
     _registry: RwLockWriteGuard<'static, HashMap<u64, Weak<Pool>>>,
     /// Last, for the locks are in them. A pool that was given up by another thread meanwhile
     /// goes here, without a lock held.
-    _pools: Vec<Arc<Pool>>,
+    pools: Vec<Arc<Pool>>,
 }
 
 /// The locks of a pool, inner ones first.
 struct Locks {
     _core: MutexGuard<'static, Core>,
     _slotless: MutexGuard<'static, Counters>,
-    _recorder: RwLockWriteGuard<'static, Option<Arc<Recorder>>>,
+    recorder: RwLockWriteGuard<'static, Option<Arc<Recorder>>>,
     _callback: MutexGuard<'static, Option<OomCallback>>,
     slots: AllStopped<'static>,
     #[allow(clippy::vec_box)]
@@ -69,7 +69,7 @@ extern "C" fn before() {
         Locks {
             _core: pool.core.lock(),
             _slotless: slotless,
-            _recorder: recorder,
+            recorder,
             _callback: callback,
             slots,
             _classes: classes,
@@ -78,7 +78,7 @@ extern "C" fn before() {
     let locks = pools.iter().map(lock).collect();
     // Last, for a core that is locked asks streams how far they are.
     let streams = host_stream::before_fork();
-    let held = Held { _streams: streams, locks, _registry: registry, _pools: pools };
+    let held = Held { _streams: streams, locks, _registry: registry, pools };
     // A thread that forks while it ends has no place for them: then they are let go again, and
     // the fork is as it would be without us.
     let _ = HELD.try_with(|place| *place.borrow_mut() = Some(held));
@@ -93,11 +93,20 @@ extern "C" fn in_parent() {
 }
 
 extern "C" fn in_child() {
-    let held = take();
+    let mut held = take();
     host_stream::after_fork_in_child();
     housekeeper::after_fork_in_child();
-    for locks in held.iter().flat_map(|held| &held.locks) {
-        locks.slots.leave_doors();
+    let mut traced = Vec::new();
+    if let Some(Held { locks, pools, .. }) = &mut held {
+        for (locks, pool) in locks.iter_mut().zip(&*pools) {
+            locks.slots.leave_doors();
+            // The trace is the parent's: rows that the child has a copy of are not its to write.
+            if let Some(recorder) = locks.recorder.take() {
+                recorder.abandon();
+                traced.push(Arc::clone(pool));
+            }
+        }
     }
     drop(held);
+    traced.iter().for_each(|pool| pool.update_attention());
 }

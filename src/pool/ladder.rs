@@ -234,18 +234,25 @@ impl Pool {
             }
         }
         if result.is_err() {
-            for &(offset, bytes) in &growth.fresh[..done.1] {
-                let _ = self.device.decommit(at(offset), bytes, GiveBack::Now);
-            }
-            for &(from, to, bytes) in growth.moved[..done.0].iter().rev() {
-                // Back where they came from; if even that fails the addresses they came from
-                // get other pages, for they are free and hold nothing.
-                if self.device.move_pages(at(to), at(from), bytes).is_err() {
-                    let _ = self.device.commit(at(from), bytes);
-                }
-            }
+            self.unmap(growth, done);
         }
         result
+    }
+
+    /// Takes back what [`Pool::map`] did of `growth`: of what was to be moved and of what was
+    /// to be taken new, as many as `done` says.
+    pub(super) fn unmap(&self, growth: &Growth, done: (usize, usize)) {
+        let at = |offset: u64| self.table.base() + offset as usize;
+        for &(offset, bytes) in &growth.fresh[..done.1] {
+            let _ = self.device.decommit(at(offset), bytes, GiveBack::Now);
+        }
+        for &(from, to, bytes) in growth.moved[..done.0].iter().rev() {
+            // Back where they came from; if even that fails the addresses they came from get
+            // other pages, for they are free and hold nothing.
+            if self.device.move_pages(at(to), at(from), bytes).is_err() {
+                let _ = self.device.commit(at(from), bytes);
+            }
+        }
     }
 
     /// The message has everything that is needed to see why, and allocates nothing but what

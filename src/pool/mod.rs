@@ -5,6 +5,7 @@
 //! ([`ladder`]), which finds memory in ever more costly ways before it gives up. The device
 //! is only ever called without a lock.
 
+mod batch;
 mod bin;
 mod block;
 mod budget;
@@ -446,12 +447,9 @@ impl Pool {
         let batches = core.stock.drain();
         let mut count = 0;
         for batch in batches {
-            for entry in batch.entries {
-                if let Some(block) = self.block_at(entry.address) {
-                    core.give(&self.table, &*self.order, block, batch.stream);
-                    count += 1;
-                }
-            }
+            count += batch.entries.len();
+            let blocks = batch.entries.iter().filter_map(|entry| self.block_at(entry.address));
+            core.give_all(&self.table, &*self.order, blocks, batch.stream);
         }
         count
     }
@@ -765,49 +763,6 @@ impl Pool {
             }
         }
         Ok(())
-    }
-
-    /// Takes a block for each of `sizes`: all, or none and an error.
-    pub fn alloc_batch(&self, sizes: &[usize], stream: Stream) -> Result<Vec<usize>> {
-        let mut addresses = Vec::new();
-        if addresses.try_reserve_exact(sizes.len()).is_err() {
-            let count = sizes.len();
-            return Err(fail!(OutOfMemory, "count is {count}; there is no memory for the list"));
-        }
-        for (number, &size) in sizes.iter().enumerate() {
-            match self.alloc(size, stream) {
-                Ok(address) => addresses.push(address),
-                Err(error) => {
-                    let message = error.message();
-                    for address in addresses {
-                        // Allocated a moment ago, so this cannot fail.
-                        let _ = self.free(address, stream);
-                    }
-                    return Err(error::Error::new(
-                        error.kind(),
-                        format_args!("sizes[{number}]: {message}"),
-                    ));
-                }
-            }
-        }
-        Ok(addresses)
-    }
-
-    /// Gives blocks back, up to the first that cannot be freed; zeros are passed over.
-    /// Returns how many addresses were dealt with, too.
-    pub fn free_batch(&self, addresses: &[usize], stream: Stream) -> (usize, Result<()>) {
-        for (number, &address) in addresses.iter().enumerate() {
-            if address == 0 {
-                continue;
-            }
-            if let Err(error) = self.free(address, stream) {
-                let message = error.message();
-                let error =
-                    error::Error::new(error.kind(), format_args!("ptrs[{number}]: {message}"));
-                return (number, Err(error));
-            }
-        }
-        (addresses.len(), Ok(()))
     }
 
     /// The pool is about to go: reports what is still live, as a warning in the log and as an

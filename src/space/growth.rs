@@ -18,6 +18,9 @@ pub struct Growth {
     pub fresh: Vec<(u64, u64)>,
     /// `(from, to, bytes)`: idle pages that move, whole pages.
     pub moved: Vec<(u64, u64, u64)>,
+    /// `(from, to, bytes)`: whole pages of a block that go with it, see
+    /// [`Space::begin_relocation`]. They move last: then nothing can fail behind them.
+    pub carried: Option<(u64, u64, u64)>,
     /// The runs that the moved pages come from.
     donors: Vec<RunId>,
 }
@@ -30,7 +33,12 @@ impl Growth {
 
     /// Bytes of moved pages.
     pub fn moved_bytes(&self) -> u64 {
-        self.moved.iter().map(|&(_, _, bytes)| bytes).sum()
+        self.moved.iter().chain(&self.carried).map(|&(_, _, bytes)| bytes).sum()
+    }
+
+    /// The block inside the held addresses: first byte, bytes.
+    pub fn block(&self) -> (u64, u64) {
+        self.want
     }
 }
 
@@ -43,7 +51,7 @@ pub struct Window {
     pub size: u64,
     /// Bytes of pages that are missing in it.
     pub pages: u64,
-    first: RunId,
+    pub(super) first: RunId,
 }
 
 /// What a part of the held addresses was before.
@@ -154,6 +162,17 @@ impl Space {
     /// up to `move_bytes` of idle pages from elsewhere to be moved there; the rest gets fresh
     /// pages.
     pub fn begin_growth(&mut self, window: Window, move_bytes: u64) -> Growth {
+        self.begin(window, move_bytes, None)
+    }
+
+    /// As [`Space::begin_growth`], with pages that are `carried` along: `(from, to, bytes)`,
+    /// the target in one piece of addresses without pages.
+    pub(super) fn begin(
+        &mut self,
+        window: Window,
+        move_bytes: u64,
+        carried: Option<(u64, u64, u64)>,
+    ) -> Growth {
         let end = window.offset + window.size;
         let mut pieces = Vec::new();
         let mut holes = Vec::new();
@@ -164,7 +183,13 @@ impl Space {
             let (mut from, mut to) = (window.offset.max(run.offset), end.min(run.end()));
             if run.state == State::Unmapped {
                 (from, to) = (from / PAGE * PAGE, to.next_multiple_of(PAGE));
-                holes.push((from, to - from));
+                match carried.filter(|&(_, at, _)| from <= at && at < to) {
+                    Some((_, at, bytes)) => {
+                        debug_assert!(at + bytes <= to);
+                        holes.extend([(from, at - from), (at + bytes, to - at - bytes)]);
+                    }
+                    None => holes.push((from, to - from)),
+                }
             }
             let claimed = self.runs.claim(at, from, to);
             pieces.push(Piece {
@@ -189,6 +214,7 @@ impl Space {
             want: (window.offset, window.size),
             fresh: Vec::new(),
             moved: Vec::new(),
+            carried,
             donors: Vec::new(),
         };
         self.choose_pages(&mut growth, holes, move_bytes);
@@ -197,7 +223,7 @@ impl Space {
         growth
     }
 
-    /// Divides `holes` between idle pages from elsewhere and fresh ones.
+    /// Divides `holes`, of which some may be empty, between idle pages from elsewhere and fresh ones.
     fn choose_pages(&mut self, growth: &mut Growth, holes: Vec<(u64, u64)>, move_bytes: u64) {
         let mut left = move_bytes / PAGE * PAGE;
         for (mut at, mut bytes) in holes {
@@ -223,7 +249,7 @@ impl Space {
 
     /// The pages are there: returns the used run of the wanted size, which is in no map yet.
     /// What was mapped beyond it is free.
-    fn settle_growth(&mut self, growth: Growth) -> RunId {
+    pub(super) fn settle_growth(&mut self, growth: Growth) -> RunId {
         self.moving_bytes -= growth.moved_bytes();
         for donor in growth.donors {
             self.mapped_bytes -= self.runs.get(donor).size;

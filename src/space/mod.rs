@@ -13,6 +13,7 @@
 mod bins;
 mod growth;
 mod map;
+mod relocation;
 mod runs;
 mod size_class;
 mod slab;

@@ -72,6 +72,16 @@ impl Recorder {
         }
     }
 
+    /// In the child of a fork: the file is the parent's, which writes the rows that were
+    /// gathered so far. Here they are dropped, and nothing is recorded from now on.
+    pub fn abandon(&self) {
+        if let Output::Open(writer) =
+            std::mem::replace(&mut self.state.lock().output, Output::Finished)
+        {
+            writer.abandon();
+        }
+    }
+
     /// Writes everything out, closes the file and tells the number of rows.
     ///
     /// # Errors

@@ -74,6 +74,15 @@ impl Writer {
         close(buffer).map_err(|error| write_failed(&path, &error))
     }
 
+    /// Lets go of the file without writing what was gathered for it.
+    pub(super) fn abandon(self) {
+        let (output, _) = self.buffer.into_parts();
+        if let Output::Gzip(encoder) = output {
+            // Dropped it would end the file. Its descriptor stays open.
+            std::mem::forget(encoder);
+        }
+    }
+
     pub(super) fn write_row(&mut self, row: &Row) -> io::Result<()> {
         self.buffer.write_all(row.as_bytes())
     }
