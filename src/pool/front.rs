@@ -46,7 +46,7 @@ const _: () = assert!(LARGE_BINS == u128::BITS as usize);
 /// more than a bin of its own would save.
 const CLAIMS: u8 = 8;
 /// Most runs of one size that a front cache holds.
-const LARGE_PLACES: usize = 8;
+const LARGE_PLACES: usize = 64;
 /// Bytes of small blocks of one class that a front cache holds, and most of them.
 const SMALL_BYTES: u64 = 128 << 10;
 const SMALL_PLACES: u64 = 1024;

@@ -580,10 +580,7 @@ impl Pool {
             // The older ones go, so that the next frees find room without a lock.
             let count = bin.len().div_ceil(2).min(SMALL_BATCH);
             let entries = locked.drain(number, count);
-            self.pass_on(
-                locked,
-                Batch { bin: number, size, stream: locked.slot().stream(), entries },
-            );
+            self.pass_on(locked, entries);
         }
         let entry = Entry { address: block.address(), word: head.word(block.index) };
         let pushed = locked.push(number, size, entry);
@@ -592,18 +589,26 @@ impl Pool {
         locked.is_over()
     }
 
-    /// What the slot's cache has no place for goes in stock if it is likely to be another
-    /// thread that wants it, else back to the core.
-    fn pass_on(&self, locked: &mut Locked<'_>, batch: Batch) {
-        if locked.slot().frees_for_others.get() == 0 {
-            self.give_entries(locked.slot(), batch.entries);
-            return;
+    /// What the slot's cache has no place for, blocks of one size side by side, goes in stock if
+    /// it is likely to be another thread that wants it, else back to the core.
+    fn pass_on(&self, locked: &mut Locked<'_>, mut entries: Vec<Entry>) {
+        let slot = locked.slot();
+        if slot.frees_for_others.get() == 0 {
+            return self.give_entries(slot, entries);
         }
-        locked.slot().frees_for_others.set(0);
-        let bound = locked.cache().bound;
-        let refused = self.core.lock().stock.put(batch, bound);
-        if let Err(batch) = refused {
-            self.give_entries(locked.slot(), batch.entries);
+        slot.frees_for_others.set(0);
+        let (stream, bound) = (slot.stream(), locked.cache().bound);
+        while let Some(block) = entries.last().and_then(|entry| self.block_at(entry.address)) {
+            let (bin, size) = (block.head().bin(), block.head().size());
+            let other = |entry: &Entry| {
+                self.block_at(entry.address).is_none_or(|block| block.head().size() != size)
+            };
+            let from = entries.iter().rposition(other).map_or(0, |at| at + 1);
+            let batch = Batch { bin, size, stream, entries: entries.split_off(from) };
+            let refused = self.core.lock().stock.put(batch, bound);
+            if let Err(batch) = refused {
+                self.give_entries(locked.slot(), batch.entries);
+            }
         }
     }
 
@@ -624,7 +629,7 @@ impl Pool {
         // SAFETY: the owner's thread, outside the door.
         let mut locked = unsafe { slot.lock() };
         let entries = locked.evict(keep);
-        self.give_entries(slot, entries);
+        self.pass_on(&mut locked, entries);
         drop(locked);
         self.after_free();
     }
