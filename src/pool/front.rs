@@ -45,8 +45,9 @@ const _: () = assert!(LARGE_BINS == u128::BITS as usize);
 /// size does not, and is served by the core: to make way for it would cost the other size
 /// more than a bin of its own would save.
 const CLAIMS: u8 = 8;
-/// Most runs of one size that a front cache holds.
-const LARGE_PLACES: usize = 64;
+/// Bytes of runs of one size that a front cache holds, and least and most of them.
+const LARGE_BYTES: u64 = 4 << 20;
+const LARGE_PLACES: std::ops::RangeInclusive<usize> = 8..=64;
 /// Bytes of small blocks of one class that a front cache holds, and most of them.
 const SMALL_BYTES: u64 = 128 << 10;
 const SMALL_PLACES: u64 = 1024;
@@ -68,9 +69,9 @@ impl Cache {
         let entry = &mut self.bins[bin];
         if entry.size() != size && entry.len() == 0 {
             let places = if bin < MAX_CLASSES {
-                (SMALL_BYTES / size).clamp(4, SMALL_PLACES) as usize
+                (SMALL_BYTES / size).clamp(16, SMALL_PLACES) as usize
             } else {
-                LARGE_PLACES
+                ((LARGE_BYTES / size) as usize).clamp(*LARGE_PLACES.start(), *LARGE_PLACES.end())
             };
             entry.dedicate(size, places);
             if bin >= MAX_CLASSES {

@@ -356,7 +356,22 @@ impl Pool {
             block = self.take_from_core(&need);
         }
         drop(locked);
-        block.map_or_else(|| self.climb(&need), Ok)
+        if let Some(block) = block {
+            return Ok(block);
+        }
+        let block = self.climb(&need)?;
+        if let Some(class) = need.class {
+            // The rest of a new slab, so that another thread's next block is not one whose word
+            // lies in a cache line with this one's.
+            // SAFETY: the owner's thread, outside the door.
+            let mut locked = unsafe { slot.lock() };
+            if self.classes().size(class) as u64 == need.block {
+                let mut core = self.core.lock();
+                let tag = core.tag(&*self.order, stream);
+                self.top_up(&mut locked, &mut core, class, need.block, tag);
+            }
+        }
+        Ok(block)
     }
 
     /// A fitting block from the slot's cache.
@@ -394,22 +409,8 @@ impl Pool {
         }
         let block = core.take(&self.table, need, tag)?;
         let slot = locked.slot().id;
-        if let Some(class) = need.class
-            && locked.cache().prepare(class, need.block)
-        {
-            let batch = (locked.cache().bins[class].places() / 2).min(SMALL_BATCH);
-            let more = batch.saturating_sub(1);
-            for _ in 0..more {
-                // Only from slabs that are there: a new one is made for a block that is
-                // needed, not for one that may be.
-                let Some((slab, index)) = core.space.take_small(class, tag) else { break };
-                let head = core.heads.of_slab(slab);
-                let word = head.word(index as usize);
-                word.store(Word::new(state::CACHED, slot, 0).0, Ordering::Relaxed);
-                let entry = Entry { address: head.address(index as usize), word };
-                let pushed = locked.push(class, need.block, entry);
-                debug_assert!(pushed, "half of the places of a bin that was empty");
-            }
+        if let Some(class) = need.class {
+            self.top_up(locked, &mut core, class, need.block, tag);
         }
         // The last one of them rather than the first: the words of a slab lie side by side, and
         // the first one's may be in a cache line with one that another thread was given.
@@ -422,6 +423,26 @@ impl Pool {
         block.set_word(Word::new(state::CACHED, slot, 0));
         last.set_word(Word::HELD);
         Some(last)
+    }
+
+    /// Takes blocks of `class`, which have `size` bytes, for the slot's cache; only from slabs
+    /// that are there: a new one is made for a block that is needed, not for one that may be.
+    fn top_up(&self, locked: &mut Locked<'_>, core: &mut Core, class: usize, size: u64, tag: u32) {
+        if !locked.cache().prepare(class, size) {
+            return;
+        }
+        let cached = Word::new(state::CACHED, locked.slot().id, 0).0;
+        let bin = &locked.cache().bins[class];
+        let batch = (bin.places() / 2).min(SMALL_BATCH).saturating_sub(bin.len());
+        for _ in 1..batch {
+            let Some((slab, index)) = core.space.take_small(class, tag) else { break };
+            let head = core.heads.of_slab(slab);
+            let word = head.word(index as usize);
+            word.store(cached, Ordering::Relaxed);
+            let entry = Entry { address: head.address(index as usize), word };
+            let pushed = locked.push(class, size, entry);
+            debug_assert!(pushed, "no more than half of the places of the bin");
+        }
     }
 
     /// A block from a batch out of the stock; the others go to the slot's cache.
