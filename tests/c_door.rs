@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-#[path = "../fuzz/c_door.rs"]
+#[path = "../fuzz/c_door/mod.rs"]
 mod c_door;
 #[path = "../fuzz/trace_reader.rs"]
 mod trace_reader;

@@ -3,7 +3,7 @@
 //! leaks that the sanitizer would report.
 #![no_main]
 
-#[path = "../c_door.rs"]
+#[path = "../c_door/mod.rs"]
 mod c_door;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
