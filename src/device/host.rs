@@ -21,10 +21,12 @@ use crate::error::{Result, fail};
 #[derive(Clone, Copy, Debug)]
 pub struct HostOptions {
     /// Most page moves whose pieces may exist at a time: each can cost the process two of
-    /// its mappings, of which Linux gives it 65,530 by default. Beyond it, pages are given
-    /// back and taken anew.
+    /// its mappings, of which Linux gives it 65,530 by default. Beyond it, pages are copied.
     pub move_budget: usize,
 }
+
+/// Once over the budget of moves, mappings are counted again after so many more.
+const COUNT_EVERY: usize = 1024;
 
 impl Default for HostOptions {
     fn default() -> HostOptions {
@@ -48,6 +50,26 @@ impl Host {
 
     fn count(&self) {
         self.calls.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether fewer than `budget` moves count. All that were made or asked for do, until there
+    /// are as many as that; then the mappings there are, because neighbours that fit together
+    /// have become one again.
+    fn is_within(&self, budget: usize) -> bool {
+        let made = self.moves.load(Ordering::Relaxed);
+        if made < budget {
+            return true;
+        }
+        if !(made - budget).is_multiple_of(COUNT_EVERY) {
+            return false;
+        }
+        self.count();
+        let Ok(maps) = std::fs::read("/proc/self/maps") else { return false };
+        let moves = maps.iter().filter(|&&byte| byte == b'\n').count() / 2;
+        if moves < budget {
+            self.moves.store(moves, Ordering::Relaxed);
+        }
+        moves < budget
     }
 
     fn protect(&self, address: usize, bytes: u64, protection: i32) -> Result<()> {
@@ -167,8 +189,9 @@ impl Device for Host {
     }
 
     fn move_pages(&self, from: usize, to: usize, bytes: u64) -> Result<()> {
-        let budget = self.moves.fetch_add(1, Ordering::Relaxed) < self.options.move_budget;
-        if budget {
+        let within = self.is_within(self.options.move_budget);
+        self.moves.fetch_add(1, Ordering::Relaxed);
+        if within {
             self.count();
             let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
             let size = bytes as usize;
@@ -183,7 +206,6 @@ impl Device for Host {
         }
         // Over the budget, or a kernel older than 5.7: the same by copying. The target's
         // pages exist together with the source's for that long.
-        self.moves.fetch_sub(1, Ordering::Relaxed);
         self.commit(to, bytes)?;
         // SAFETY: both ranges have pages now and belong to the caller.
         unsafe { self.copy(from, to, bytes as usize) };
@@ -191,7 +213,11 @@ impl Device for Host {
     }
 
     fn moves_without_copying(&self) -> bool {
-        self.moves.load(Ordering::Relaxed) < self.options.move_budget / 2
+        let within = self.is_within(self.options.move_budget / 2);
+        if !within {
+            self.moves.fetch_add(1, Ordering::Relaxed);
+        }
+        within
     }
 
     fn populate(&self, address: usize, bytes: u64) -> Result<()> {
@@ -284,6 +310,23 @@ mod tests {
             }
             host.release(address, bytes);
         }
+    }
+
+    #[test]
+    fn pieces_that_came_together_again_leave_room_for_more_moves() {
+        let host = Host::new(HostOptions { move_budget: 2000 });
+        let (address, bytes) = host.reserve(2 * PAGE, PAGE).unwrap();
+        host.commit(address, PAGE).unwrap();
+        let to = address + PAGE as usize;
+        let before = host.calls();
+        for _ in 0..3000 {
+            host.move_pages(address, to, PAGE).unwrap();
+            host.move_pages(to, address, PAGE).unwrap();
+        }
+        // A call for each move, and a count of the mappings now and then; a copy is three.
+        let calls = host.calls() - before;
+        assert!((6000..6020).contains(&calls), "{calls}");
+        host.release(address, bytes);
     }
 
     #[test]
