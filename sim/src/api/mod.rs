@@ -1,0 +1,63 @@
+//! The entry points, one file per noun. Each is counted, may be made to fail, and hands its
+//! arguments to the noun itself.
+
+pub mod context;
+pub mod device;
+pub mod memory;
+
+use std::ffi::c_void;
+
+use crate::code::{ERROR_INVALID_VALUE, Outcome};
+
+/// Functions with the driver's names, and the search for one by name.
+macro_rules! entry_points {
+    ($(fn $name:ident($($arg:ident: $type:ty),*) |$state:ident| $body:block)*) => {
+        $(
+            /// As the driver documents it.
+            ///
+            /// # Safety
+            ///
+            /// As the driver documents it.
+            #[unsafe(no_mangle)]
+            #[allow(non_snake_case)]
+            pub unsafe extern "C" fn $name($($arg: $type),*) -> $crate::code::Code {
+                let arguments: &[u64] = &[$($arg as u64),*];
+                $crate::call(stringify!($name), arguments, |$state| $body)
+            }
+        )*
+
+        pub(super) fn find(name: &str) -> Option<*mut std::ffi::c_void> {
+            match name {
+                $(stringify!($name) => Some($name as *mut std::ffi::c_void),)*
+                _ => None,
+            }
+        }
+    };
+}
+use entry_points;
+
+pub(crate) fn find(name: &str) -> Option<*mut c_void> {
+    context::find(name)
+        .or_else(|| device::find(name))
+        .or_else(|| device::find_words(name))
+        .or_else(|| memory::find(name))
+}
+
+/// Puts an answer where the caller wants it.
+fn give<T>(to: *mut T, value: T) -> Outcome {
+    if to.is_null() {
+        return Err(ERROR_INVALID_VALUE);
+    }
+    // SAFETY: not null, and the caller of the entry point vouches for the rest.
+    unsafe { to.write(value) };
+    Ok(())
+}
+
+/// What the caller points to.
+fn take<T: Copy>(from: *const T) -> Outcome<T> {
+    if from.is_null() {
+        return Err(ERROR_INVALID_VALUE);
+    }
+    // SAFETY: as above.
+    Ok(unsafe { from.read() })
+}
