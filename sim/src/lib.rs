@@ -8,10 +8,14 @@ pub mod api;
 pub mod code;
 mod config;
 mod context;
+mod event;
 mod log;
 mod memory;
 mod order;
+mod stream;
+mod work;
 
+use std::collections::HashMap;
 use std::ffi::{CStr, c_void};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -31,6 +35,8 @@ struct State {
     next: u64,
     contexts: context::Contexts,
     memory: memory::Memory,
+    streams: stream::Streams,
+    events: HashMap<u64, event::Event>,
     log: log::Log,
     order: order::Order,
 }
@@ -50,6 +56,8 @@ impl State {
             next: 0x10_0000,
             contexts: context::Contexts::new(config.devices),
             memory: memory::Memory::new(config.devices),
+            streams: stream::Streams::default(),
+            events: HashMap::new(),
             log: log::Log::default(),
             order: order::Order::new(config.history, config.check_order),
             config,
@@ -84,6 +92,9 @@ fn call(name: &'static str, arguments: &[u64], body: impl FnOnce(&mut State) -> 
         }
         if let (Some(code), false) = (state.sticky, free) {
             return code;
+        }
+        if state.config.tick_ns > 0 {
+            state.run_until(state.streams.now + state.config.tick_ns);
         }
         body(state).err().unwrap_or(SUCCESS)
     })
@@ -161,4 +172,47 @@ pub fn take_hazards() -> Vec<Hazard> {
 /// Bytes of a device that allocations hold.
 pub fn used(device: usize) -> u64 {
     with(|state| state.memory.used(device))
+}
+
+/// Queues a kernel that reads and writes these ranges (address, bytes) and takes `ns`; when it
+/// ends, it fills what it writes with `fill`.
+pub fn launch(
+    stream: u64,
+    name: &str,
+    reads: &[(u64, u64)],
+    writes: &[(u64, u64)],
+    ns: u64,
+    fill: Option<u8>,
+) -> Code {
+    with(|state| {
+        if let Some(code) = state.sticky {
+            return code;
+        }
+        state.kernel(stream, name, (reads, writes), ns, fill).err().unwrap_or(SUCCESS)
+    })
+}
+
+/// Moves the clock.
+pub fn advance(ns: u64) {
+    with(|state| state.run_until(state.streams.now.saturating_add(ns)));
+}
+
+/// Moves the clock until nothing more ends.
+pub fn run_all() {
+    with(|state| while state.step(u64::MAX) {});
+}
+
+/// Nanoseconds of the clock.
+pub fn now() -> u64 {
+    with(|state| state.streams.now)
+}
+
+/// Nothing of a stream begins or ends until [`release`].
+pub fn hold(stream: u64) -> Code {
+    with(|state| state.hold(stream, true).err().unwrap_or(SUCCESS))
+}
+
+/// Lets a held stream go on.
+pub fn release(stream: u64) -> Code {
+    with(|state| state.hold(stream, false).err().unwrap_or(SUCCESS))
 }

@@ -70,8 +70,6 @@ pub enum What {
     Copy { to: u64, from: u64, bytes: u64 },
     /// A set.
     Set { to: u64, bytes: u64 },
-    /// A function of the host.
-    HostFunction,
     /// A record of an event.
     Record(u64),
     /// A wait for an event.
@@ -86,7 +84,6 @@ impl fmt::Display for What {
             What::Kernel(name) => write!(out, "kernel {name}"),
             What::Copy { to, from, bytes } => write!(out, "copy {from:#x} to {to:#x} +{bytes:#x}"),
             What::Set { to, bytes } => write!(out, "set {to:#x} +{bytes:#x}"),
-            What::HostFunction => write!(out, "host function"),
             What::Record(event) => write!(out, "record of event {event:#x}"),
             What::Wait(event) => write!(out, "wait for event {event:#x}"),
             What::Call(name, at, 0) => write!(out, "{name} {at:#x}"),
@@ -394,12 +391,12 @@ mod tests {
             if random(3) == 0 {
                 order.join_slot(slot, slots[random(4) as usize]);
             }
-            let at = order.step(slot, What::HostFunction);
+            let at = order.step(slot, What::Wait(0));
             let from = random(64);
             let to = (from + 1 + random(16)).min(64);
             let write = random(2) == 0;
             let clock = order.clock(slot).clone();
-            let mut found = vec![false; 64];
+            let mut found = [false; 64];
             accesses.access((from, to), write, at, &clock, |_, (start, end)| {
                 for byte in start..end {
                     found[byte as usize] = true;

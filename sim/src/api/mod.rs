@@ -2,8 +2,11 @@
 //! arguments to the noun itself.
 
 pub mod context;
+pub mod copy;
 pub mod device;
 pub mod memory;
+pub mod sim;
+pub mod stream;
 
 use std::ffi::c_void;
 
@@ -37,10 +40,9 @@ macro_rules! entry_points {
 use entry_points;
 
 pub(crate) fn find(name: &str) -> Option<*mut c_void> {
-    context::find(name)
-        .or_else(|| device::find(name))
-        .or_else(|| device::find_words(name))
-        .or_else(|| memory::find(name))
+    let nouns =
+        [context::find, copy::find, device::find, device::find_words, memory::find, stream::find];
+    nouns.iter().find_map(|noun| noun(name))
 }
 
 /// Puts an answer where the caller wants it.

@@ -1,4 +1,5 @@
 //! What the tests share: the driver as a program sees it.
+#![allow(clippy::unwrap_used)]
 
 use std::ffi::CString;
 
@@ -50,4 +51,33 @@ pub fn alloc(bytes: u64) -> Result<u64, u32> {
         0 => Ok(address),
         code => Err(code),
     }
+}
+
+/// A stream that is not in order with the legacy one.
+pub fn stream() -> u64 {
+    let mut stream = 0u64;
+    assert_eq!(cu!(cuStreamCreate(&mut stream => *mut u64, 1 => u32)), 0);
+    stream
+}
+
+pub fn event() -> u64 {
+    let mut event = 0u64;
+    assert_eq!(cu!(cuEventCreate(&mut event => *mut u64, 0 => u32)), 0);
+    event
+}
+
+pub fn record(event: u64, stream: u64) {
+    assert_eq!(cu!(cuEventRecord(event => u64, stream => u64)), 0);
+}
+
+pub fn wait(stream: u64, event: u64) {
+    assert_eq!(cu!(cuStreamWaitEvent(stream => u64, event => u64, 0 => u32)), 0);
+}
+
+pub fn write(stream: u64, at: u64, value: u8) {
+    assert_eq!(sim_cuda::launch(stream, "write", &[], &[(at, 4096)], 1000, Some(value)), 0);
+}
+
+pub fn read(stream: u64, at: u64) {
+    assert_eq!(sim_cuda::launch(stream, "read", &[(at, 4096)], &[], 1000, None), 0);
 }
