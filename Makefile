@@ -48,10 +48,10 @@ test:
 	$(CHECK_RUST)
 	scripts/install_test_tools.sh
 	cargo fmt --check
-	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --workspace --all-targets -- -D warnings
 	$(MAKE) release
 	if [ -e scripts/budget.sh ]; then scripts/budget.sh; fi
-	cargo test --locked
+	cargo test --locked --workspace
 
 release: $(LIBRARIES)
 

@@ -1,0 +1,106 @@
+//! The driver itself, and its devices.
+
+use std::ffi::{c_char, c_void};
+
+use super::{entry_points, give};
+use crate::code::{ERROR_INVALID_VALUE, ERROR_NO_DEVICE, Outcome, SUCCESS, words};
+
+entry_points! {
+    fn cuInit(flags: u32) |state| {
+        if flags != 0 {
+            return Err(ERROR_INVALID_VALUE);
+        }
+        if state.config.devices == 0 {
+            return Err(ERROR_NO_DEVICE);
+        }
+        state.ready = true;
+        Ok(())
+    }
+    fn cuDriverGetVersion(version: *mut i32) |state| { give(version, state.config.version) }
+    fn cuDeviceGetCount(count: *mut i32) |state| { give(count, state.config.devices as i32) }
+    fn cuDeviceGet(device: *mut i32, ordinal: i32) |state| {
+        state.device(ordinal)?;
+        give(device, ordinal)
+    }
+    fn cuDeviceTotalMem_v2(bytes: *mut usize, device: i32) |state| {
+        state.device(device)?;
+        give(bytes, state.config.capacity as usize)
+    }
+    fn cuDeviceGetUuid(uuid: *mut [u8; 16], device: i32) |state| {
+        give(uuid, [state.device(device)? as u8 + 1; 16])
+    }
+    fn cuDeviceGetName(name: *mut c_char, length: i32, device: i32) |state| {
+        let full = format!("Simulated device {}", state.device(device)?);
+        if name.is_null() || length <= 0 {
+            return Err(ERROR_INVALID_VALUE);
+        }
+        let kept = full.len().min(length as usize - 1);
+        // SAFETY: the caller has room for `length` bytes.
+        unsafe {
+            name.copy_from_nonoverlapping(full.as_ptr().cast(), kept);
+            name.add(kept).write(0);
+        }
+        Ok(())
+    }
+    fn cuDeviceGetAttribute(value: *mut i32, attribute: u32, device: i32) |state| {
+        state.device(device)?;
+        let known = match attribute {
+            // Warp, units, compute capability, unified addressing.
+            10 => 32,
+            16 => 108,
+            75 => 8,
+            76 => 0,
+            41 => 1,
+            // Virtual memory management, and its export as file descriptors.
+            102 => i32::from(state.config.virtual_memory),
+            103 => 0,
+            // Memory pools of the driver.
+            115 => 0,
+            1..=150 => 0,
+            _ => return Err(ERROR_INVALID_VALUE),
+        };
+        give(value, known)
+    }
+    fn cuDeviceCanAccessPeer(answer: *mut i32, device: i32, peer: i32) |state| {
+        let reach = state.config.peers && state.device(device)? != state.device(peer)?;
+        give(answer, i32::from(reach))
+    }
+}
+
+/// A word for a code, or null and an error.
+fn word(code: u32, to: *mut *const c_char, second: bool) -> u32 {
+    let word = words(code).map(|(name, text)| if second { text } else { name });
+    let at = word.map_or(std::ptr::null(), |word| word.as_ptr().cast());
+    let given: Outcome = give(to, at);
+    if given.is_ok() && word.is_some() { SUCCESS } else { ERROR_INVALID_VALUE }
+}
+
+/// As the driver documents it.
+///
+/// # Safety
+///
+/// As the driver documents it.
+#[unsafe(no_mangle)]
+#[allow(non_snake_case)]
+pub unsafe extern "C" fn cuGetErrorName(code: u32, name: *mut *const c_char) -> u32 {
+    word(code, name, false)
+}
+
+/// As the driver documents it.
+///
+/// # Safety
+///
+/// As the driver documents it.
+#[unsafe(no_mangle)]
+#[allow(non_snake_case)]
+pub unsafe extern "C" fn cuGetErrorString(code: u32, text: *mut *const c_char) -> u32 {
+    word(code, text, true)
+}
+
+pub(super) fn find_words(name: &str) -> Option<*mut c_void> {
+    match name {
+        "cuGetErrorName" => Some(cuGetErrorName as *mut c_void),
+        "cuGetErrorString" => Some(cuGetErrorString as *mut c_void),
+        _ => None,
+    }
+}

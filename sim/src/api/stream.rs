@@ -1,0 +1,71 @@
+//! Streams and events.
+
+use std::cell::Cell;
+
+use super::{entry_points, give, take};
+use crate::State;
+use crate::code::ERROR_INVALID_VALUE;
+
+thread_local! {
+    /// The capture mode of the thread; nothing captures yet, so that it is only kept.
+    static MODE: Cell<u32> = const { Cell::new(0) };
+}
+
+entry_points! {
+    fn cuStreamCreate(stream: *mut u64, flags: u32) |state| {
+        let created = state.create_stream(flags)?;
+        give(stream, created)
+    }
+    fn cuStreamCreateWithPriority(stream: *mut u64, flags: u32, priority: i32) |state| {
+        // Priorities out of range are moved into it, and order does not depend on them.
+        let _ = priority;
+        let created = state.create_stream(flags)?;
+        give(stream, created)
+    }
+    fn cuStreamDestroy_v2(stream: u64) |state| { state.destroy_stream(stream) }
+    fn cuStreamQuery(stream: u64) |state| {
+        let key = state.stream_key(stream)?;
+        state.query(key)
+    }
+    fn cuStreamSynchronize(stream: u64) |state| {
+        let key = state.stream_key(stream)?;
+        state.synchronize(key)
+    }
+    fn cuStreamWaitEvent(stream: u64, event: u64, flags: u32) |state| {
+        if flags > 1 {
+            return Err(ERROR_INVALID_VALUE);
+        }
+        state.wait_event(stream, event)
+    }
+    fn cuStreamGetCtx(stream: u64, context: *mut u64) |state| {
+        let key = state.stream_key(stream)?;
+        give(context, State::context_of(state.stream(key)?.device))
+    }
+    fn cuStreamGetId(stream: u64, id: *mut u64) |state| {
+        let key = state.stream_key(stream)?;
+        give(id, key)
+    }
+    fn cuStreamIsCapturing(stream: u64, status: *mut u32) |state| {
+        state.stream_key(stream)?;
+        give(status, 0)
+    }
+    fn cuThreadExchangeStreamCaptureMode(mode: *mut u32) |_state| {
+        let new = take(mode)?;
+        if new > 2 {
+            return Err(ERROR_INVALID_VALUE);
+        }
+        give(mode, MODE.replace(new))
+    }
+    fn cuCtxSynchronize() |state| { state.synchronize_device() }
+    fn cuEventCreate(event: *mut u64, flags: u32) |state| {
+        let created = state.create_event(flags)?;
+        give(event, created)
+    }
+    fn cuEventDestroy_v2(event: u64) |state| { state.destroy_event(event) }
+    fn cuEventRecord(event: u64, stream: u64) |state| { state.record(event, stream) }
+    fn cuEventQuery(event: u64) |state| { state.query_event(event) }
+    fn cuEventSynchronize(event: u64) |state| { state.synchronize_event(event) }
+    fn cuEventElapsedTime(milliseconds: *mut f32, from: u64, to: u64) |state| {
+        give(milliseconds, state.elapsed(from, to)?)
+    }
+}
