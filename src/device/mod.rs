@@ -13,7 +13,9 @@ mod host;
 
 pub use host::{Host, HostOptions};
 
-use crate::error::Result;
+use std::os::fd::OwnedFd;
+
+use crate::error::{Result, fail};
 
 /// The unit of mapping, in bytes.
 pub const PAGE: u64 = 2 << 20;
@@ -35,6 +37,9 @@ pub trait Device: Send + Sync {
     /// Bytes of memory that the device has in all.
     fn memory_bytes(&self) -> u64;
 
+    /// Bytes of memory that nobody has.
+    fn free_bytes(&self) -> Result<u64>;
+
     /// Reserves addresses without pages: `wanted` bytes or, when the system refuses, as many
     /// as it gives, at least `least`. Returns the first address and the bytes.
     fn reserve(&self, wanted: u64, least: u64) -> Result<(usize, u64)>;
@@ -49,9 +54,27 @@ pub trait Device: Send + Sync {
     /// Takes the pages of `[address, address + bytes)` away; the addresses stay reserved.
     fn decommit(&self, address: usize, bytes: u64, how: GiveBack) -> Result<()>;
 
+    /// Whether pages can be moved. If not, a reservation has all its pages from the start, as
+    /// many as are wanted, and keeps them: commit and decommit do nothing.
+    fn can_move(&self) -> bool {
+        true
+    }
+
     /// Moves the pages under `from` to `to`, which has none. `from` has none afterwards.
     /// Contents move along.
     fn move_pages(&self, from: usize, to: usize, bytes: u64) -> Result<()>;
+
+    /// A file descriptor of the page at `address`, with which another process can map it. The
+    /// page is shared from now on: it is neither moved nor taken away any more.
+    fn share(&self, address: usize) -> Result<OwnedFd> {
+        Err(fail!(Unsupported, "the page at {address:#x} is memory that cannot be shared"))
+    }
+
+    /// Whether a page in `[address, address + bytes)` is shared.
+    fn is_shared(&self, address: usize, bytes: u64) -> bool {
+        let _ = (address, bytes);
+        false
+    }
 
     /// Makes every page of `[address, address + bytes)` resident, so that its first use
     /// causes no fault.
@@ -60,23 +83,36 @@ pub trait Device: Send + Sync {
     /// Whether pages should be as large as the hardware has them, for the whole reservation.
     fn advise_huge(&self, address: usize, bytes: u64, huge: bool);
 
-    /// Sets `bytes` bytes at `address` to `value`.
-    ///
-    /// # Safety
-    /// The bytes have pages and belong to the caller.
-    unsafe fn fill(&self, address: usize, bytes: usize, value: u8);
+    /// Whether the three calls below are work on a stream. If not, they are done when they
+    /// return, and whoever makes them sees to it that the stream is done with the bytes.
+    fn works_on_streams(&self) -> bool {
+        false
+    }
 
-    /// Copies `bytes` bytes; the ranges do not overlap.
+    /// Sets `bytes` bytes at `address` to `value`, behind what is queued on `stream`.
     ///
     /// # Safety
-    /// Both ranges have pages and belong to the caller.
-    unsafe fn copy(&self, from: usize, to: usize, bytes: usize);
+    /// The bytes have pages and belong to the caller, in the order of `stream`.
+    unsafe fn fill(&self, address: usize, bytes: usize, value: u8, stream: u64) -> Result<()>;
 
-    /// The first address in `[address, address + bytes)` that does not hold `value`.
+    /// Copies `bytes` bytes, behind what is queued on `stream`; the ranges do not overlap.
     ///
     /// # Safety
-    /// The bytes have pages and nobody writes to them.
-    unsafe fn find_other(&self, address: usize, bytes: usize, value: u8) -> Option<usize>;
+    /// Both ranges have pages and belong to the caller, in the order of `stream`.
+    unsafe fn copy(&self, from: usize, to: usize, bytes: usize, stream: u64) -> Result<()>;
+
+    /// The first address in `[address, address + bytes)` that does not hold `value` once what
+    /// is queued on `stream` is done. Waits for that.
+    ///
+    /// # Safety
+    /// The bytes have pages and nobody writes to them, in the order of `stream`.
+    unsafe fn find_other(
+        &self,
+        address: usize,
+        bytes: usize,
+        value: u8,
+        stream: u64,
+    ) -> Result<Option<usize>>;
 
     /// System or driver calls made so far.
     fn calls(&self) -> u64;

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use super::Pool;
 use super::block::Word;
 use super::core::{Block, Need};
-use crate::error::Result;
+use crate::error::{self, Result};
 use crate::order::Stream;
 
 impl Pool {
@@ -43,12 +43,18 @@ impl Pool {
             return Ok(address);
         }
         // Before anything is taken: a free that finds them overwritten would lose the new block.
-        self.check_guard(&block)?;
+        self.check_guard(&block, stream)?;
         let fresh = self.alloc(size, stream)?;
         // Work on `stream` that was queued before may still use what became `fresh`.
         self.settle(stream);
+        let bytes = (old_requested as usize).min(size);
         // SAFETY: both blocks are live, the caller's, and distinct.
-        unsafe { self.device.copy(address, fresh, (old_requested as usize).min(size)) };
+        if let Err(error) = unsafe { self.device.copy(address, fresh, bytes, stream.0) } {
+            let message = error.message();
+            // Allocated a moment ago, so this cannot fail.
+            let _ = self.free(fresh, stream);
+            return Err(error::Error::new(error.kind(), format_args!("{message}")));
+        }
         self.free(address, stream)?;
         Ok(fresh)
     }
