@@ -9,8 +9,10 @@
 //! - No caller holds a lock that an allocation may want: these calls are slow.
 //! - A call that fails has changed nothing.
 
+pub mod cuda;
 mod host;
 
+pub use cuda::{Cuda, CudaOptions};
 pub use host::{Host, HostOptions};
 
 use std::os::fd::OwnedFd;
