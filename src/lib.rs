@@ -14,7 +14,7 @@
 //! | [`trace`] | the log of a pool's traffic: recorder and formats | no |
 //! | [`order`] | streams and fences: who may reuse what, and when | for a fork; `cuda` |
 //! | [`space`] | bookkeeping of an arena in offsets: size classes, runs, slabs, page map; no device, no thread | forbidden |
-//! | [`device`] | the ground: one trait, its preconditions said once; `host.rs`, `cuda/` and its driver | yes |
+//! | [`device`] | the ground: one trait, its preconditions said once; `host.rs`, `cuda/`, `pinned.rs` | yes |
 //!
 //! [`error`] and [`sync`] are what all floors stand on.
 //!

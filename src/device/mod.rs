@@ -11,9 +11,11 @@
 
 pub mod cuda;
 mod host;
+mod pinned;
 
 pub use cuda::{Cuda, CudaOptions};
 pub use host::{Host, HostOptions};
+pub use pinned::Pinned;
 
 use std::os::fd::OwnedFd;
 
@@ -33,7 +35,7 @@ pub enum GiveBack {
 
 /// A device: where bytes live, and how addresses get pages.
 pub trait Device: Send + Sync {
-    /// What the device is called in reports: `host`.
+    /// What the device is called in reports: `host`, `cuda` or `pinned`.
     fn name(&self) -> &'static str;
 
     /// Bytes of memory that the device has in all.

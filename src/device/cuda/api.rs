@@ -163,8 +163,8 @@ driver_api! {
         memory_info = cuMemGetInfo_v2(free: *mut usize, total: *mut usize);
         memory_alloc = cuMemAlloc_v2(address: *mut CUdeviceptr, bytes: usize);
         memory_free = cuMemFree_v2(address: CUdeviceptr);
-        host_alloc = cuMemHostAlloc(address: *mut *mut c_void, bytes: usize, flags: c_uint);
-        host_free = cuMemFreeHost(address: *mut c_void);
+        host_register = cuMemHostRegister_v2(at: *mut c_void, bytes: usize, flags: c_uint);
+        host_unregister = cuMemHostUnregister(at: *mut c_void);
         set_d8_async = cuMemsetD8Async(to: CUdeviceptr, value: u8, bytes: usize, stream: CUstream);
         copy_dtod_async = cuMemcpyDtoDAsync_v2(to: CUdeviceptr, from: CUdeviceptr, bytes: usize, stream: CUstream);
         copy_dtoh_async = cuMemcpyDtoHAsync_v2(to: *mut c_void, from: CUdeviceptr, bytes: usize, stream: CUstream);

@@ -30,6 +30,8 @@ pub struct Driver {
     pub mapped: BTreeMap<u64, (u64, bool)>,
     pub reserved: BTreeMap<u64, u64>,
     pub plain: BTreeMap<u64, u64>,
+    /// Pinned system memory.
+    pub registered: BTreeMap<usize, usize>,
     pub streams: HashMap<usize, Stream>,
     /// How far streams are, by number: those of destroyed ones too.
     pub done: HashMap<u64, u64>,
@@ -38,6 +40,9 @@ pub struct Driver {
     /// Which stream waits for which event's point.
     pub waits: Vec<(usize, (u64, u64))>,
     pub log: Vec<&'static str>,
+    /// Numbers of calls that are refused, and with what, counted by `calls`.
+    pub refused: HashMap<u64, u32>,
+    calls: u64,
     next: u64,
 }
 
@@ -92,11 +97,14 @@ impl Driver {
             mapped: BTreeMap::new(),
             reserved: BTreeMap::new(),
             plain: BTreeMap::new(),
+            registered: BTreeMap::new(),
             streams: HashMap::from([(0, legacy)]),
             done: HashMap::new(),
             events: HashMap::new(),
             waits: Vec::new(),
             log: Vec::new(),
+            refused: HashMap::new(),
+            calls: 0,
             next: 100,
         }
     }
@@ -127,7 +135,13 @@ impl Driver {
         self.done.get(&point.0).copied().unwrap_or(0) >= point.1
     }
 
-    /// How often `name` was called since the last look.
+    /// Of the calls from now on, number `first` is refused, and the one `gap` calls behind it.
+    pub fn refuse_after(&mut self, first: u64, gap: u64, code: u32) {
+        let at = self.calls + first;
+        self.refused = HashMap::from([(at, code), (at + 1 + gap, code)]);
+    }
+
+    /// The calls since the last look.
     pub fn take_log(&mut self) -> Vec<&'static str> {
         std::mem::take(&mut self.log)
     }
@@ -165,6 +179,10 @@ fn context_of(device: usize) -> usize {
 fn call(name: &'static str, body: impl FnOnce(&mut Driver) -> Result<(), CUresult>) -> c_uint {
     with(|driver| {
         driver.log.push(name);
+        driver.calls += 1;
+        if let Some(&code) = driver.refused.get(&(driver.calls - 1)) {
+            return code;
+        }
         body(driver).map_or_else(|code| code as c_uint, |()| 0)
     })
 }
@@ -262,17 +280,13 @@ entries! {
     cuMemFree_v2(driver, address: CUdeviceptr) {
         must(driver.plain.remove(&address).is_some(), INVALID)?;
     }
-    cuMemHostAlloc(driver, address: *mut *mut c_void, bytes: usize, _flags: c_uint) {
+    cuMemHostRegister_v2(driver, at: *mut c_void, bytes: usize, flags: c_uint) {
         ready(driver)?;
-        must(bytes <= driver.room * PAGE as usize, CUresult::CUDA_ERROR_OUT_OF_MEMORY)?;
-        let layout = std::alloc::Layout::from_size_align(bytes, 4096).unwrap();
-        *address = std::alloc::alloc_zeroed(layout).cast();
-        driver.plain.insert(*address as u64, bytes as u64);
+        must(flags == 1 && driver.registered.insert(at as usize, bytes).is_none(), INVALID)?;
     }
-    cuMemFreeHost(driver, address: *mut c_void) {
-        let bytes = driver.plain.remove(&(address as u64)).ok_or(INVALID)?;
-        let layout = std::alloc::Layout::from_size_align(bytes as usize, 4096).unwrap();
-        std::alloc::dealloc(address.cast(), layout);
+    cuMemHostUnregister(driver, at: *mut c_void) {
+        ready(driver)?;
+        must(driver.registered.remove(&(at as usize)).is_some(), INVALID)?;
     }
     cuMemGetAllocationGranularity(
         driver, bytes: *mut usize, _properties: *const CUmemAllocationProp, _which: c_uint

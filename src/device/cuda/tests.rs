@@ -213,3 +213,36 @@ fn whichever_call_fails_nothing_is_lost() {
         }
     }
 }
+
+/// Two calls fail, so that undoing what the first one broke off may fail as well. The pages
+/// may not be what they were, but none serves two ranges and the driver is left as it was.
+#[test]
+fn undoing_may_fail_too() {
+    let code = CUresult::CUDA_ERROR_UNKNOWN as u32;
+    for first in 0..16 {
+        for gap in 0..8 {
+            let api = stand_in::fresh();
+            let cuda = cuda(&api);
+            let (base, bytes) = cuda.reserve(8 * PAGE, PAGE).unwrap();
+            let to = base + 4 * PAGE as usize;
+            cuda.commit(base, 2 * PAGE).unwrap();
+            with(|driver| driver.refuse_after(first, gap, code));
+            let moved = cuda.move_pages(base, to, 2 * PAGE).is_ok();
+            with(|driver| driver.refused.clear());
+            // The two pages are in one of the two places, and can be used there.
+            let (here, there) = if moved { (to, base) } else { (base, to) };
+            let ends = |at: usize| [at, at + PAGE as usize];
+            // SAFETY: the bytes have pages and belong to the test.
+            ends(here).iter().for_each(|&at| unsafe { cuda.fill(at, 8, 5, 0) }.unwrap());
+            // The other place can be used too: what was left there is not what is here.
+            cuda.commit(there, 2 * PAGE).unwrap();
+            // SAFETY: as above.
+            ends(there).iter().for_each(|&at| unsafe { cuda.fill(at, 8, 6, 0) }.unwrap());
+            // SAFETY: as above.
+            let other = ends(here).map(|at| unsafe { cuda.find_other(at, 8, 5, 0) }.unwrap());
+            assert_eq!(other, [None, None]);
+            cuda.release(base, bytes);
+            with(|driver| assert!(driver.mapped.is_empty() && driver.reserved.is_empty()));
+        }
+    }
+}
