@@ -2,11 +2,14 @@
 //!
 //! A stream runs its work in order. A fence names a point in that order: a stream and a
 //! sequence number; it is passed once the work that was queued before it is done. The pool
-//! asks of it what is in [`Order`]; [`HostOrder`] answers for system memory.
+//! asks of it what is in [`Order`]; [`HostOrder`] answers for system memory, [`CudaOrder`] for
+//! a GPU.
 
+mod cuda;
 mod fence;
 pub mod host_stream;
 
+pub use cuda::CudaOrder;
 pub use fence::Fence;
 pub use host_stream::{HostOrder, HostStream, Job};
 
@@ -22,8 +25,10 @@ impl Stream {
     pub const DEFAULT: Stream = Stream(0);
 }
 
-/// What the pool has to know of streams. None of these calls waits for a stream but
-/// [`Order::wait`], and none but [`Order::make_wait`] and [`Order::wait`] asks the system.
+/// What the pool has to know of streams. [`Order::is_immediate`], [`Order::mark`] and
+/// [`Order::passed`] never ask the system and may be called under a lock; the others may, and
+/// are called without. None waits for a stream but [`Order::wait`], except where a stream was
+/// destroyed without [`Order::forget`].
 pub trait Order: Send + Sync {
     /// An error when there is no such stream.
     fn check(&self, stream: Stream) -> Result<()>;
@@ -39,6 +44,17 @@ pub trait Order: Send + Sync {
     /// The sequence number up to which `stream` is done. A stream that was destroyed is done
     /// with everything.
     fn passed(&self, stream: Stream) -> u64;
+
+    /// Asks the system how far streams are, for [`Order::passed`] to know.
+    fn refresh(&self) {}
+
+    /// `stream` is about to be destroyed. Fences that were taken on it still pass; its handle
+    /// may then be that of a new stream, which has to be checked. An error when it cannot be
+    /// destroyed now.
+    fn forget(&self, stream: Stream) -> Result<()> {
+        let _ = stream;
+        Ok(())
+    }
 
     /// Makes what is queued on `stream` from now on wait for `fence`. False when this stream
     /// cannot be made to wait other than by stopping the caller.

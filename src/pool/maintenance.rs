@@ -10,6 +10,7 @@ use super::policy::TrimWhen;
 use super::{OomCallback, Policy, Pool, housekeeper};
 use crate::device::GiveBack;
 use crate::error::{Result, fail};
+use crate::order::Stream;
 use crate::space::{PAGE, READY};
 
 /// What [`Pool::defragment`] did.
@@ -312,6 +313,7 @@ impl Pool {
         if let Err(what) = core.validate(&self.table, cached) {
             return Err(fail!(Internal, "the bookkeeping of pool {} is wrong: {what}", self.id));
         }
-        core.live_blocks().iter().try_for_each(|block| self.check_guard(block))
+        let check = |block| self.check_guard(block, Stream::DEFAULT);
+        core.live_blocks().iter().try_for_each(check)
     }
 }

@@ -135,7 +135,8 @@ impl Pool {
         }
         // Room beyond the limit, because addresses are cut up by what lives while pages are
         // moved to where they fit.
-        let wanted = limit.saturating_mul(4).min(SIZE_MAX);
+        let room = if device.can_move() { 4 } else { 1 };
+        let wanted = limit.saturating_mul(room).min(SIZE_MAX);
         let (base, bytes) = device.reserve(wanted, 2 * PAGE)?;
         let limit = limit.min(bytes);
         let preset = config.policy.preset();
@@ -314,7 +315,11 @@ impl Pool {
             self.failed.fetch_add(1, Ordering::Relaxed);
         })?;
         let address = block.address();
-        self.prepare_contents(&block, size, stream);
+        if let Err(error) = self.prepare_contents(&block, size, stream) {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+            self.core.lock().give(&self.table, &*self.order, block, stream);
+            return Err(error);
+        }
         self.give_out(&block, size as u64, slot);
         if self.slots.len() > 1 {
             self.publish_peaks();
@@ -522,7 +527,7 @@ impl Pool {
         let block = self.live_block(address)?;
         let head = block.head();
         let word = head.word(block.index);
-        let guard = self.check_guard(&block);
+        let guard = self.check_guard(&block, stream);
         // Streams are waited for without a lock.
         self.settle_for_poison(&block, stream);
         loop {
@@ -549,7 +554,7 @@ impl Pool {
                 continue;
             }
             self.record(crate::trace::Action::Free, address, requested as usize, stream);
-            self.poison_contents(&block);
+            self.poison_contents(&block, stream);
             let counters = slot.map(|slot| &slot.counters).or(slotless.as_deref());
             if let Some(counters) = counters {
                 counters.freed(requested, size);

@@ -6,7 +6,7 @@ use super::Pool;
 use super::block::{Word, state};
 use super::core::{Block, Need};
 use super::front::Slot;
-use crate::error::Result;
+use crate::error::{self, Result};
 use crate::order::Stream;
 use crate::space::{Growth, PAGE};
 
@@ -71,12 +71,18 @@ impl Pool {
             return Ok(address);
         }
         // Before anything is taken: a free that finds them overwritten would lose the new block.
-        self.check_guard(&block)?;
+        self.check_guard(&block, stream)?;
         let fresh = self.alloc(size, stream)?;
         // Work on `stream` that was queued before may still use what became `fresh`.
         self.settle(stream);
+        let bytes = (old_requested as usize).min(size);
         // SAFETY: both blocks are live, the caller's, and distinct.
-        unsafe { self.device.copy(address, fresh, (old_requested as usize).min(size)) };
+        if let Err(error) = unsafe { self.device.copy(address, fresh, bytes, stream.0) } {
+            let message = error.message();
+            // Allocated a moment ago, so this cannot fail.
+            let _ = self.free(fresh, stream);
+            return Err(error::Error::new(error.kind(), format_args!("{message}")));
+        }
         self.free(address, stream)?;
         Ok(fresh)
     }
@@ -222,7 +228,7 @@ impl Pool {
             if start < end {
                 // SAFETY: the block is the call's own, and so are the held addresses, which
                 // have pages but for those that are about to be moved.
-                unsafe { self.device.copy(old + start, fresh + start, end - start) };
+                unsafe { self.device.copy(old + start, fresh + start, end - start, stream.0) }?;
             }
         }
         self.device.move_pages(base + from as usize, base + to as usize, bytes)
