@@ -9,6 +9,7 @@ use super::guard::{
 };
 use super::status::forebay_status;
 use crate::error::{Error, Result, fail};
+use crate::device::CudaOptions;
 use crate::pool::{Config, Flags, Policy, Pool};
 
 /// A pool: memory of one device, handed out and taken back in stream order. Opaque. Every
@@ -59,9 +60,10 @@ const NO_POOL: u64 = u64::MAX;
 pub enum forebay_device_kind {
     /// System memory.
     Host = 0,
-    /// An NVIDIA GPU. Not in this release.
+    /// An NVIDIA GPU, by its driver.
     Cuda = 1,
-    /// System memory that a GPU copies from at full speed. Not in this release.
+    /// System memory that GPUs copy from and to at full speed. All of the limit is taken, and
+    /// registered with the driver, when the pool is created.
     Pinned = 2,
 }
 
@@ -106,7 +108,8 @@ pub struct forebay_pool_config {
     pub struct_size: usize,
     /// Where the bytes live: a `forebay_device_kind`.
     pub device_kind: i32,
-    /// Which device of that kind; 0 on the host.
+    /// Which GPU, as the driver counts them (for pinned memory: whose streams order its use);
+    /// 0 on the host.
     pub device_index: i32,
     /// Most bytes mapped at a time; 0 = as many as the device has.
     pub max_bytes: u64,
@@ -225,24 +228,6 @@ fn policy_of(number: i32) -> Result<Policy> {
 }
 
 fn config_of(config: &forebay_pool_config) -> Result<Config> {
-    match config.device_kind {
-        0 => {}
-        1 | 2 => {
-            return Err(fail!(
-                Unsupported,
-                "device_kind is {}; this release has host pools (0) only",
-                config.device_kind
-            ));
-        }
-        other => return Err(fail!(InvalidArgument, "device_kind is {other}; it must be 0 to 2")),
-    }
-    if config.device_index != 0 {
-        return Err(fail!(
-            InvalidArgument,
-            "device_index is {}; the host has one device, 0",
-            config.device_index
-        ));
-    }
     let known = FOREBAY_POOL_ZERO_ON_ALLOC
         | FOREBAY_POOL_POISON_ON_FREE
         | FOREBAY_POOL_GUARD_BYTES
@@ -271,13 +256,32 @@ fn config_of(config: &forebay_pool_config) -> Result<Config> {
     })
 }
 
+/// The pool that `config` asks for.
+fn create(config: &forebay_pool_config) -> Result<Arc<Pool>> {
+    let plain = config_of(config)?;
+    let Ok(index) = u32::try_from(config.device_index) else {
+        let index = config.device_index;
+        return Err(fail!(InvalidArgument, "device_index is {index}; devices count from 0"));
+    };
+    match config.device_kind {
+        0 if index != 0 => {
+            Err(fail!(InvalidArgument, "device_index is {index}; the host has one device, 0"))
+        }
+        0 => Pool::on_host(&plain),
+        1 => Pool::on_cuda(&plain, &CudaOptions { ordinal: index, ..CudaOptions::default() }),
+        2 => Pool::on_pinned(&plain, index),
+        other => Err(fail!(InvalidArgument, "device_kind is {other}; it must be 0 to 2")),
+    }
+}
+
 /// Creates a pool and writes it to `*out`. `config` NULL stands for all defaults; it is not
 /// kept. The pool is the caller's, until `forebay_pool_destroy`. Addresses for it are reserved
 /// now, memory is mapped as it is needed.
 ///
 /// Errors, with `*out` untouched: `FOREBAY_ERROR_INVALID_ARGUMENT` (`out` is NULL; the message
-/// names the field of `config`), `FOREBAY_ERROR_UNSUPPORTED` (a device that this release has
-/// not), `FOREBAY_ERROR_OUT_OF_MEMORY` (no addresses, or not `initial_bytes`).
+/// names the field of `config`; there is no device `device_index`), `FOREBAY_ERROR_UNSUPPORTED` (no
+/// CUDA driver, or one that is too old), `FOREBAY_ERROR_OUT_OF_MEMORY` (no addresses, or not
+/// `initial_bytes`), `FOREBAY_ERROR_INVALID_STATE` (the driver failed; CUDA was used before a fork).
 ///
 /// # Safety
 /// `config` is NULL or points to a config with `struct_size` set; `out` is NULL or valid for
@@ -291,13 +295,12 @@ pub unsafe extern "C" fn forebay_pool_create(
     guard(|| {
         // SAFETY: the caller's promise.
         let out = unsafe { self::out(out, "out")? };
-        let config = if config.is_null() {
-            Config::default()
+        let pool = if config.is_null() {
+            Pool::on_host(&Config::default())?
         } else {
             // SAFETY: the caller's promise.
-            config_of(&unsafe { read_sized(config)? })?
+            create(&unsafe { read_sized(config)? })?
         };
-        let pool = Pool::on_host(&config)?;
         *out = handle_of(pool).cast();
         Ok(())
     })

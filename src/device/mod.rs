@@ -124,6 +124,11 @@ pub trait Device: Send + Sync {
         stream: u64,
     ) -> Result<Option<usize>>;
 
+    /// Whether a forked child cannot use the device that its parent opened.
+    fn is_lost_in_child(&self) -> bool {
+        false
+    }
+
     /// System or driver calls made so far.
     fn calls(&self) -> u64;
 }

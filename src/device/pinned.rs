@@ -88,8 +88,12 @@ impl Device for Pinned {
     }
 
     fn release(&self, address: usize, bytes: u64) {
+        // Copies that were queued may still use it.
         // SAFETY: a whole reservation, which its owner no longer uses.
-        let gone = self.context.with(|api| unsafe { api.host_unregister(address as *mut _) });
+        let gone = self.context.with(|api| unsafe {
+            let _ = api.context_synchronize();
+            api.host_unregister(address as *mut _)
+        });
         if gone.is_ok() {
             self.host.release(address, bytes);
         } else {
@@ -139,6 +143,10 @@ impl Device for Pinned {
     ) -> Result<Option<usize>> {
         // SAFETY: the caller's promise.
         unsafe { self.host.find_other(address, bytes, value, stream) }
+    }
+
+    fn is_lost_in_child(&self) -> bool {
+        true
     }
 
     fn calls(&self) -> u64 {

@@ -221,6 +221,23 @@ impl CudaOrder {
         }
     }
 
+    /// The number of the capture that a stream takes part in.
+    fn capture_of(api: &DriverApi, stream: Stream) -> Outcome<Option<u64>> {
+        let (mut status, mut number) = (0, 0);
+        // SAFETY: a stream of the caller's, places for two answers, and none for those that
+        // nobody asks for.
+        let answer = unsafe {
+            let (none, no_nodes, no_count) = (null_mut(), null_mut(), null_mut());
+            api.stream_capture(raw(stream), &mut status, &mut number, none, no_nodes, no_count)
+        };
+        match answer {
+            Ok(()) => Ok((status != 0).then_some(number)),
+            // The legacy stream itself is never captured.
+            Err(failure) if failure.is(CUresult::CUDA_ERROR_STREAM_CAPTURE_IMPLICIT) => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
     /// Records an event on `stream` that covers every fence taken so far.
     fn record(
         &self,
@@ -471,12 +488,39 @@ impl Order for CudaOrder {
         if done && passed == last { u64::MAX } else { passed }
     }
 
+    fn name(&self, stream: Stream) -> Stream {
+        name(stream)
+    }
+
+    fn mark_all(&self) -> Vec<Fence> {
+        if self.context.is_of_parent() {
+            return Vec::new();
+        }
+        let streams: Vec<Stream> = self.streams.read().keys().copied().collect();
+        streams.iter().map(|&stream| Fence { stream, sequence: self.mark(stream) }).collect()
+    }
+
+    fn can_capture(&self) -> bool {
+        true
+    }
+
+    fn capture(&self, stream: Stream) -> Result<Option<u64>> {
+        self.context.with(|api| CudaOrder::capture_of(api, name(stream)))
+    }
+
     fn make_wait(&self, stream: Stream, fence: Fence) -> bool {
         name(stream) == name(fence.stream) || self.make_wait_inner(stream, fence).unwrap_or(false)
     }
 
     fn wait(&self, fence: Fence) -> bool {
         self.wait_inner(fence).unwrap_or(false)
+    }
+
+    fn wait_for_all(&self) -> Result<()> {
+        // SAFETY: no preconditions.
+        self.context.with(|api| unsafe { api.context_synchronize() })?;
+        self.refresh();
+        Ok(())
     }
 
     fn refresh(&self) {

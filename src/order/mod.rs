@@ -25,9 +25,10 @@ impl Stream {
     pub const DEFAULT: Stream = Stream(0);
 }
 
-/// What the pool has to know of streams. [`Order::is_immediate`], [`Order::mark`] and
-/// [`Order::passed`] never ask the system and may be called under a lock; the others may, and
-/// are called without. None waits for a stream but [`Order::wait`], except where a stream was
+/// What the pool has to know of streams. [`Order::is_immediate`], [`Order::name`],
+/// [`Order::mark`], [`Order::mark_all`] and [`Order::passed`] never ask the system and may be called under a lock; the others may, and
+/// are called without. None waits for a stream but [`Order::wait`] and
+/// [`Order::wait_for_all`], except where a stream was
 /// destroyed without [`Order::forget`].
 pub trait Order: Send + Sync {
     /// An error when there is no such stream.
@@ -45,8 +46,29 @@ pub trait Order: Send + Sync {
     /// with everything.
     fn passed(&self, stream: Stream) -> u64;
 
+    /// The one name of a stream that goes by several.
+    fn name(&self, stream: Stream) -> Stream {
+        stream
+    }
+
+    /// Fences behind everything that was queued so far, on all streams that were checked.
+    fn mark_all(&self) -> Vec<Fence> {
+        Vec::new()
+    }
+
     /// Asks the system how far streams are, for [`Order::passed`] to know.
     fn refresh(&self) {}
+
+    /// Whether streams can capture what is queued on them as a graph, instead of running it.
+    fn can_capture(&self) -> bool {
+        false
+    }
+
+    /// The number of the capture that `stream` takes part in, if it does.
+    fn capture(&self, stream: Stream) -> Result<Option<u64>> {
+        let _ = stream;
+        Ok(None)
+    }
 
     /// `stream` is about to be destroyed. Fences that were taken on it still pass; its handle
     /// may then be that of a new stream, which has to be checked. An error when it cannot be
@@ -62,4 +84,8 @@ pub trait Order: Send + Sync {
 
     /// Stops the calling thread until `fence` is passed. False when it never will be.
     fn wait(&self, fence: Fence) -> bool;
+
+    /// Stops the calling thread until everything is done that was queued so far, on whichever
+    /// stream.
+    fn wait_for_all(&self) -> Result<()>;
 }

@@ -9,6 +9,7 @@ use std::time::Instant;
 use super::block::{BlockTable, Head, Heads, Word, state};
 use super::budget::{Budget, Situation};
 use super::housekeeper;
+use super::lane::Lane;
 use super::policy::{Preset, TrimWhen};
 use super::stats::Sums;
 use super::stock::Stock;
@@ -57,8 +58,8 @@ pub struct Need {
     pub class: Option<usize>,
     /// The block's first byte is a multiple of this.
     pub alignment: u64,
-    /// On which stream.
-    pub stream: Stream,
+    /// In whose order it is used.
+    pub lane: Lane,
 }
 
 impl Need {
@@ -71,11 +72,34 @@ impl Need {
     }
 }
 
-/// A block that several streams have to be done with.
-struct Followed {
-    fences: Vec<Fence>,
+/// A freed block that more than one stream, or the rest of a capture, has to be done with.
+struct Waiting {
     block: Block,
+    fences: Vec<Fence>,
+    /// The graph whose capture has to end, 0 for none.
+    graph: u64,
+    /// The tag that it is free under then.
+    to: u32,
 }
+
+/// What is known of a live block besides its word.
+#[derive(Default)]
+struct Note {
+    /// Streams that use it besides the one it was allocated on.
+    streams: Vec<Stream>,
+    /// The tag of the graph that it belongs to; `READY` for none.
+    graph: u32,
+}
+
+/// What a tag stands for.
+struct Owner {
+    lane: Lane,
+    /// Of a graph that was released: what has to pass until its memory is anybody's.
+    closing: Option<Vec<Fence>>,
+}
+
+/// What a graph freed has no fence of its own, and is not passed as long as the graph lives.
+const OF_GRAPH: u64 = 1;
 
 /// What the threads of a pool share.
 pub struct Core {
@@ -83,11 +107,15 @@ pub struct Core {
     pub space: Space,
     /// The heads of its blocks.
     pub heads: Heads,
-    /// The stream of each tag; tag 0 is `READY`.
-    streams: Vec<Stream>,
-    /// Streams that use a live block besides the one it was allocated on, by its address.
-    followers: HashMap<usize, Vec<Stream>>,
-    waiting: Vec<Followed>,
+    /// Whose tag each is; tag 0 is `READY`.
+    owners: Vec<Owner>,
+    /// Of live blocks, by address.
+    notes: HashMap<usize, Note>,
+    waiting: Vec<Waiting>,
+    /// Graphs that are being captured, and on which stream that was announced.
+    pub captures: Vec<Lane>,
+    /// How often each graph was begun, less how often it was released.
+    pub graphs: HashMap<u64, u32>,
     /// Blocks on their way from one front cache to another.
     pub stock: Stock,
     /// What the policy says.
@@ -120,9 +148,11 @@ impl Core {
         Core {
             space,
             heads: Heads::default(),
-            streams: vec![Stream::DEFAULT],
-            followers: HashMap::new(),
+            owners: vec![Owner { lane: Lane::eager(Stream::DEFAULT), closing: None }],
+            notes: HashMap::new(),
             waiting: Vec::new(),
+            captures: Vec::new(),
+            graphs: HashMap::new(),
             stock: Stock::default(),
             preset,
             limit,
@@ -136,41 +166,53 @@ impl Core {
         }
     }
 
-    /// The tag of `stream`.
-    pub fn tag(&mut self, order: &dyn Order, stream: Stream) -> u32 {
-        if order.is_immediate(stream) {
+    /// The tag of `lane`.
+    pub fn tag(&mut self, order: &dyn Order, lane: Lane) -> u32 {
+        if lane.is_eager() && order.is_immediate(lane.stream) {
             return READY;
         }
-        if let Some(tag) = self.streams[1..].iter().position(|&other| other == stream) {
+        let same = |owner: &Owner| owner.lane == lane && owner.closing.is_none();
+        if let Some(tag) = self.owners[1..].iter().position(same) {
             return tag as u32 + 1;
         }
         // A tag whose stream is done with everything and owns nothing any more serves again.
         let owns = |tag: u32| {
             self.space.runs().free_bytes(tag) > 0
                 || self.space.slabs().any(|(_, slab)| slab.tag == tag)
+                || self.notes.values().any(|note| note.graph == tag)
+                || self.waiting.iter().any(|waiting| waiting.to == tag)
         };
-        let gone = (1..self.streams.len() as u32)
-            .find(|&tag| order.passed(self.streams[tag as usize]) == u64::MAX && !owns(tag));
+        let gone = self.tags().find(|&tag| self.passed(order, tag) == u64::MAX && !owns(tag));
+        let owner = Owner { lane, closing: None };
         match gone {
             Some(tag) => {
-                self.streams[tag as usize] = stream;
+                self.owners[tag as usize] = owner;
                 tag
             }
             None => {
-                self.streams.push(stream);
-                self.streams.len() as u32 - 1
+                self.owners.push(owner);
+                self.owners.len() as u32 - 1
             }
         }
     }
 
-    /// The stream of `tag`.
-    pub fn stream_of(&self, tag: u32) -> Stream {
-        self.streams[tag as usize]
+    fn lane_of(&self, tag: u32) -> Lane {
+        self.owners[tag as usize].lane
+    }
+
+    /// Up to which fence what was freed under `tag` is anybody's.
+    fn passed(&self, order: &dyn Order, tag: u32) -> u64 {
+        let Owner { lane, closing } = &self.owners[tag as usize];
+        if lane.is_eager() {
+            return order.passed(lane.stream);
+        }
+        let done = |fence: &Fence| order.passed(fence.stream) >= fence.sequence;
+        if closing.as_ref().is_some_and(|fences| fences.iter().all(done)) { u64::MAX } else { 0 }
     }
 
     /// Tags in use, but for `READY`.
     pub fn tags(&self) -> impl Iterator<Item = u32> + use<> {
-        1..self.streams.len() as u32
+        1..self.owners.len() as u32
     }
 
     /// Makes ready what streams are done with by now.
@@ -181,30 +223,34 @@ impl Core {
         // Behind those: a block that comes back may have been the last of its slab.
         for tag in self.tags() {
             if self.space.runs().free_bytes(tag) > 0 {
-                self.space.pass(tag, order.passed(self.stream_of(tag)));
+                self.space.pass(tag, self.passed(order, tag));
             }
         }
     }
 
     fn poll_waiting(&mut self, table: &BlockTable, order: &dyn Order) {
-        let passed = |followed: &Followed| {
-            followed.fences.iter().all(|fence| order.passed(fence.stream) >= fence.sequence)
+        let passed = |waiting: &Waiting| {
+            (waiting.graph == 0 || self.captures.iter().all(|it| it.graph != waiting.graph))
+                && waiting.fences.iter().all(|fence| order.passed(fence.stream) >= fence.sequence)
         };
         let (ready, waiting) = std::mem::take(&mut self.waiting).into_iter().partition(passed);
         self.waiting = waiting;
-        let ready: Vec<Followed> = ready;
-        for followed in ready {
-            self.put_back(table, followed.block, READY, 0);
+        let ready: Vec<Waiting> = ready;
+        for Waiting { block, to, .. } in ready {
+            self.put_back(table, block, to, if to == READY { 0 } else { OF_GRAPH });
         }
     }
 
     /// The last fence that somebody's freed memory waits for, of every stream.
     pub fn fences(&self, order: &dyn Order) -> Vec<Fence> {
         let mut fences: Vec<Fence> =
-            self.waiting.iter().flat_map(|followed| followed.fences.iter().copied()).collect();
+            self.waiting.iter().flat_map(|waiting| waiting.fences.iter().copied()).collect();
         for tag in self.tags() {
-            if let Some(sequence) = self.space.runs().latest_fence(tag) {
-                fences.push(Fence { stream: self.stream_of(tag), sequence });
+            let lane = self.lane_of(tag);
+            if lane.is_eager()
+                && let Some(sequence) = self.space.runs().latest_fence(tag)
+            {
+                fences.push(Fence { stream: lane.stream, sequence });
             }
         }
         fences.retain(|fence| order.passed(fence.stream) < fence.sequence);
@@ -311,9 +357,15 @@ impl Core {
         block
     }
 
-    /// Takes back a block that was freed on `stream`.
-    pub fn give(&mut self, table: &BlockTable, order: &dyn Order, block: Block, stream: Stream) {
-        self.give_all(table, order, std::iter::once(block), stream);
+    /// Takes back a block that was freed in `lane`.
+    pub fn give(&mut self, table: &BlockTable, order: &dyn Order, block: Block, lane: Lane) {
+        let of_graph = |note: &Note| self.lane_of(note.graph).graph == lane.graph;
+        if !lane.is_eager() && self.notes.get(&block.address()).is_some_and(of_graph) {
+            return self.give_in_capture(table, order, block, lane);
+        }
+        // What is not the graph's own is used by work that ran before, or by other graphs. Its
+        // fence is recorded when the capture is over.
+        self.give_all(table, order, std::iter::once(block), lane.stream);
     }
 
     /// Takes back blocks that were freed on `stream`. They are all behind one fence.
@@ -329,10 +381,35 @@ impl Core {
         self.look_for_idle();
     }
 
+    /// Takes back a block of the graph that is being captured in `lane`.
+    fn give_in_capture(
+        &mut self,
+        table: &BlockTable,
+        order: &dyn Order,
+        block: Block,
+        lane: Lane,
+    ) {
+        block.set_word(Word::new(state::FREE, 0, 0));
+        let note = self.notes.remove(&block.address()).unwrap_or_default();
+        let to = self.tag(order, lane);
+        let alone = note.streams.is_empty();
+        let own = match block.place() {
+            Place::Large { .. } => alone,
+            Place::Small { slab, .. } => alone && self.space.slab(slab).tag == to,
+        };
+        if own {
+            self.put_back(table, block, to, OF_GRAPH);
+        } else {
+            // All streams of a capture are joined where it ends.
+            let (fences, graph) = (Vec::new(), lane.graph);
+            self.waiting.push(Waiting { block, fences, graph, to });
+        }
+    }
+
     /// The tag of `stream`, and the sequence number behind what is queued there.
     #[inline(always)]
     pub fn fence(&mut self, order: &dyn Order, stream: Stream) -> (u32, u64) {
-        let tag = self.tag(order, stream);
+        let tag = self.tag(order, Lane::eager(stream));
         (tag, if tag == READY { 0 } else { order.mark(stream) })
     }
 
@@ -348,17 +425,18 @@ impl Core {
     ) {
         block.set_word(Word::new(state::FREE, 0, 0));
         // Mostly there are none: then nothing is hashed.
-        if !self.followers.is_empty()
-            && let Some(followers) = self.followers.remove(&block.address())
+        if !self.notes.is_empty()
+            && let Some(note) = self.notes.remove(&block.address())
         {
-            let mut fences: Vec<Fence> = followers
+            let mut fences: Vec<Fence> = note
+                .streams
                 .into_iter()
                 .map(|stream| Fence { stream, sequence: order.mark(stream) })
                 .collect();
             if tag != READY {
-                fences.push(Fence { stream: self.stream_of(tag), sequence });
+                fences.push(Fence { stream: self.lane_of(tag).stream, sequence });
             }
-            self.waiting.push(Followed { fences, block });
+            self.waiting.push(Waiting { block, fences, graph: 0, to: note.graph });
             return;
         }
         let own = match block.place() {
@@ -369,8 +447,8 @@ impl Core {
             self.put_back(table, block, tag, sequence);
         } else {
             // A slab is one stream's; its block was freed on another one.
-            let fences = vec![Fence { stream: self.stream_of(tag), sequence }];
-            self.waiting.push(Followed { fences, block });
+            let fences = vec![Fence { stream: self.lane_of(tag).stream, sequence }];
+            self.waiting.push(Waiting { block, fences, graph: 0, to: READY });
         }
     }
 
@@ -413,15 +491,47 @@ impl Core {
 
     /// Notes that work queued on `stream` uses the live block at `address`.
     pub fn follow(&mut self, address: usize, stream: Stream) {
-        let followers = self.followers.entry(address).or_default();
-        if !followers.contains(&stream) {
-            followers.push(stream);
+        let streams = &mut self.notes.entry(address).or_default().streams;
+        if !streams.contains(&stream) {
+            streams.push(stream);
         }
     }
 
     /// The streams that were recorded for the block at `address`.
     pub fn followers(&self, address: usize) -> Vec<Stream> {
-        self.followers.get(&address).cloned().unwrap_or_default()
+        self.notes.get(&address).map(|note| note.streams.clone()).unwrap_or_default()
+    }
+
+    /// Notes that `block`, which is about to be given out, belongs to the graph of `lane`.
+    pub fn enter_graph(&mut self, order: &dyn Order, block: &Block, lane: Lane) {
+        let graph = self.tag(order, lane);
+        self.notes.insert(block.address(), Note { streams: Vec::new(), graph });
+    }
+
+    /// A capture in `lane` begins: what the graph had freed on other streams is free on this
+    /// one. The captures of a graph, and their launches, come one after the other.
+    pub fn begin_capture(&mut self, order: &dyn Order, lane: Lane) {
+        *self.graphs.entry(lane.graph).or_default() += 1;
+        let to = self.tag(order, lane);
+        for from in self.tags_of(lane.graph) {
+            self.space.hand_over(from, u64::MAX, to, OF_GRAPH);
+        }
+        self.captures.push(lane);
+    }
+
+    fn tags_of(&self, graph: u64) -> Vec<u32> {
+        let of = |&tag: &u32| {
+            let owner = &self.owners[tag as usize];
+            owner.lane.graph == graph && owner.closing.is_none()
+        };
+        self.tags().filter(of).collect()
+    }
+
+    /// The last use of `graph` is over: what it freed is everybody's once `fences` have passed.
+    pub fn close_graph(&mut self, graph: u64, fences: &[Fence]) {
+        for tag in self.tags_of(graph) {
+            self.owners[tag as usize].closing = Some(fences.to_vec());
+        }
     }
 
     /// Moves what was freed under `from` with a fence of at most `sequence` over to `to`,
@@ -488,7 +598,7 @@ impl Core {
                 state::CACHED if !free && word == Word::HELD => {}
                 state::CACHED if !free => in_caches += 1,
                 state::LIVE if !free => {}
-                state::FOLLOWED if !free && self.followers.contains_key(&address) => {}
+                state::FOLLOWED if !free && self.notes.contains_key(&address) => {}
                 _ => return Err(format!("block {address:#x} has word {word:?}, free {free}")),
             }
         }

@@ -62,10 +62,11 @@ impl Pool {
     }
 
     fn release(&self, bytes: u64, how: GiveBack) -> u64 {
-        let mut core = self.core.lock();
-        core.poll(&self.table, &*self.order);
-        let taken = core.space.begin_release(bytes);
-        drop(core);
+        if !self.device.can_move() {
+            // It has all its pages from the start, and keeps them.
+            return 0;
+        }
+        let taken = self.polled().space.begin_release(bytes);
         let mut released = 0;
         let mut done = Vec::with_capacity(taken.len());
         for &(run, offset, bytes) in &taken {
@@ -100,10 +101,8 @@ impl Pool {
     fn give_up_idle(&self) {
         // Before the lock is taken: what becomes idle behind it raises it again.
         self.idle_pages.store(false, Ordering::Relaxed);
-        let mut core = self.core.lock();
-        if core.preset.trim == TrimWhen::AtOnce {
-            core.poll(&self.table, &*self.order);
-        }
+        let at_once = self.core.lock().preset.trim == TrimWhen::AtOnce;
+        let core = if at_once { self.polled() } else { self.core.lock() };
         let idle = core.space.idle_bytes();
         if idle == 0 {
             return;
@@ -151,7 +150,8 @@ impl Pool {
     }
 
     /// The core, with everything ready that streams are done with by now.
-    fn polled(&self) -> MutexGuard<'_, Core> {
+    pub(super) fn polled(&self) -> MutexGuard<'_, Core> {
+        self.order.refresh();
         let mut core = self.core.lock();
         core.poll(&self.table, &*self.order);
         core
@@ -172,8 +172,7 @@ impl Pool {
         self.check_open()?;
         self.flush_all();
         let calls = self.device.calls();
-        let mut core = self.core.lock();
-        core.poll(&self.table, &*self.order);
+        let mut core = self.polled();
         let before = core.largest_free();
         let idle = core.space.idle_bytes();
         let mut report =
@@ -313,7 +312,16 @@ impl Pool {
         if let Err(what) = core.validate(&self.table, cached) {
             return Err(fail!(Internal, "the bookkeeping of pool {} is wrong: {what}", self.id));
         }
-        let check = |block| self.check_guard(block, Stream::DEFAULT);
-        core.live_blocks().iter().try_for_each(check)
+        if !self.flags.guard_bytes {
+            return Ok(());
+        }
+        let live = core.live_blocks();
+        // The device is not called under the core's lock. All others are held, so that nobody
+        // frees a block meanwhile.
+        drop(core);
+        if self.device.works_on_streams() {
+            self.order.wait_for_all()?;
+        }
+        live.iter().try_for_each(|block| self.check_guard(block, Stream::DEFAULT))
     }
 }

@@ -35,7 +35,7 @@ impl Pool {
     pub fn realloc(&self, address: usize, size: usize, stream: Stream) -> Result<usize> {
         self.check_open()?;
         let block = self.live_block(address)?;
-        let need = self.need(size, 1, stream)?;
+        let need = self.need(size, 1, self.lane_for(stream)?)?;
         let head = block.head();
         let old @ (old_size, old_requested) = (head.size(), head.requested(block.index));
         // A trace has no row for a change in place, and debug flags have bytes to write.
@@ -90,12 +90,14 @@ impl Pool {
     /// Cuts a run of its own, or grows it into free memory above it.
     fn resize_run(&self, block: &Block, need: &Need) -> bool {
         let head = block.head();
-        if need.class.is_some() || !head.is_large() {
+        let live = Word(head.word(block.index).load(Ordering::Acquire)).state() == state::LIVE;
+        // What other streams or a graph use too is not cut: nothing says when they are done with
+        // the rest.
+        if need.class.is_some() || !head.is_large() || !live {
             return false;
         }
         let mut core = self.core.lock();
-        let tag = core.tag(&*self.order, need.stream);
-        let fence = self.order.mark(need.stream);
+        let (tag, fence) = core.fence(&*self.order, need.lane.stream);
         if !core.space.resize_large(head.id(), need.block, tag, fence) {
             return false;
         }
@@ -120,7 +122,7 @@ impl Pool {
         {
             return Ok(Regrown::Not);
         }
-        let slot = self.slot_for(need.stream)?;
+        let slot = self.slot_for(need.lane.stream)?;
         let word = head.word(block.index);
         let seen = Word(word.load(Ordering::Acquire));
         // Pages that other streams may be using stay where they are.
@@ -153,7 +155,7 @@ impl Pool {
         let mapped = match growth.carried {
             None => self.map(&growth),
             Some(pages) => self.map(&growth).and_then(|()| {
-                let moved = self.carry(block, &growth, pages, need.stream);
+                let moved = self.carry(block, &growth, pages, need.lane.stream);
                 moved.inspect_err(|_| {
                     self.unmap(&growth, (growth.moved.len(), growth.fresh.len()));
                 })
@@ -167,8 +169,7 @@ impl Pool {
             return Regrown::Not;
         }
         let regrown = if growth.carried.is_some() {
-            let tag = core.tag(&*self.order, need.stream);
-            let fence = self.order.mark(need.stream);
+            let (tag, fence) = core.fence(&*self.order, need.lane.stream);
             block.set_word(Word::new(state::FREE, 0, 0));
             core.heads.remove_run(&self.table, run);
             let fresh = core.space.finish_relocation(growth, run, tag, fence);
@@ -189,7 +190,7 @@ impl Pool {
         let run = block.head().id();
         let missing = need.block - block.head().size();
         let mut core = self.core.lock();
-        let tag = core.tag(&*self.order, need.stream);
+        let tag = core.tag(&*self.order, need.lane);
         core.poll(&self.table, &*self.order);
         let above = core.space.room_above(run, need.block, tag);
         let window = above.or_else(|| core.space.relocation_window(run, need.block, tag))?;
@@ -251,7 +252,7 @@ impl Pool {
             }
             None => self.slotless.cells.lock().freed(old_requested, old_size),
         }
-        self.give_out(fresh, need.size, slot);
+        self.give_out(fresh, need.size, slot, state::LIVE);
         if self.slots.len() > 1 {
             self.publish_peaks();
         }

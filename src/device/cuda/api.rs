@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cudarc::driver::sys::{
-    CUcontext, CUdevice, CUdevice_attribute, CUdeviceptr, CUevent, CUmemAccessDesc,
+    CUcontext, CUdevice, CUdevice_attribute, CUdeviceptr, CUevent, CUgraph, CUgraphNode, CUmemAccessDesc,
     CUmemAllocationGranularity_flags, CUmemAllocationHandleType, CUmemAllocationProp,
     CUmemGenericAllocationHandle, CUresult, CUstream,
 };
@@ -141,6 +141,12 @@ macro_rules! same {
             cudarc::driver::sys::$name(std::mem::transmute($a), std::mem::transmute($b))
         };
     };
+    ($name:ident($a:ident: $at:ty, $b:ident: $bt:ty, $($rest:ident: $type:ty),*) with_numbers) => {
+        // SAFETY: as above.
+        let _ = |$a: $at, $b: $bt, $($rest: $type),*| unsafe {
+            cudarc::driver::sys::$name($a, std::mem::transmute($b), $($rest),*)
+        };
+    };
     ($name:ident($a:ident: $at:ty) with_numbers) => {
         // SAFETY: as above.
         let _ = |$a: $at| unsafe { cudarc::driver::sys::$name(std::mem::transmute($a)) };
@@ -173,6 +179,8 @@ driver_api! {
         stream_context = cuStreamGetCtx(stream: CUstream, context: *mut CUcontext);
         // What it answers is an enum of cudarc's, which a newer driver may extend.
         stream_is_capturing = cuStreamIsCapturing(stream: CUstream, status: *mut c_uint) with_numbers;
+        stream_capture = cuStreamGetCaptureInfo_v2(stream: CUstream, status: *mut c_uint, number: *mut c_ulonglong,
+             graph: *mut CUgraph, nodes: *mut *const CUgraphNode, count: *mut usize) with_numbers;
         event_create = cuEventCreate(event: *mut CUevent, flags: c_uint);
         event_record = cuEventRecord(event: CUevent, stream: CUstream);
         event_query = cuEventQuery(event: CUevent);
@@ -215,7 +223,7 @@ const fn symbol(name: &'static str) -> &'static CStr {
 fn missing(name: &str) -> Error {
     fail!(
         Unsupported,
-        "the CUDA driver has no {name}; forebay needs a driver of CUDA 11 or later: update it"
+        "the CUDA driver has no {name}; forebay needs a driver of CUDA 11.4 or later: update it"
     )
 }
 

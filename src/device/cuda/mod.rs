@@ -207,6 +207,9 @@ impl Device for Cuda {
     }
 
     fn release(&self, address: usize, _: u64) {
+        // Work that was queued may still use it. If that cannot be waited for, it has failed.
+        // SAFETY: no preconditions.
+        let _ = self.context.with(|api| unsafe { api.context_synchronize() });
         match &self.ground {
             Ground::Pages(_, arenas) => {
                 let mut held = arenas.lock();
@@ -321,6 +324,10 @@ impl Device for Cuda {
             at += part;
         }
         Ok(None)
+    }
+
+    fn is_lost_in_child(&self) -> bool {
+        true
     }
 
     fn calls(&self) -> u64 {

@@ -399,6 +399,12 @@ entries! {
         ready(driver)?;
         *status = driver.streams.get(&(stream as usize)).ok_or(HANDLE)?.capturing.into();
     }
+    cuStreamGetCaptureInfo_v2(driver, stream: CUstream, status: *mut c_uint,
+        number: *mut c_ulonglong, _graph: *mut c_void, _nodes: *mut c_void, _count: *mut c_void) {
+        ready(driver)?;
+        let stream = driver.streams.get(&(stream as usize)).ok_or(HANDLE)?;
+        (*status, *number) = (stream.capturing.into(), stream.id);
+    }
     cuStreamWaitEvent(driver, stream: CUstream, event: CUevent, _flags: c_uint) {
         ready(driver)?;
         let target = driver.streams.get(&(stream as usize)).ok_or(HANDLE)?;
