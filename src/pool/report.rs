@@ -124,11 +124,12 @@ impl Pool {
         };
         put(format_args!(
             "{{\"schema\":{SCHEMA},\"pool\":{},\"device\":\"{}\",\"policy\":\"{}\",\
-             \"limit_bytes\":{},\"address_bytes\":{addresses}",
+             \"limit_bytes\":{},\"address_bytes\":{addresses},\"moves_pages\":{}",
             self.id,
             self.device.name(),
             self.policy().name(),
-            stats.limit
+            stats.limit,
+            self.device.can_move()
         ));
         for (name, [current, peak, total]) in [
             ("requested", stats.requested),
