@@ -1,6 +1,7 @@
 //! Events: points in streams.
 
 use crate::State;
+use crate::capture::Mark;
 use crate::code::*;
 use crate::order::{Clock, What};
 use crate::stream::Point;
@@ -16,6 +17,8 @@ pub struct Event {
     clock: Clock,
     /// When the last record was passed.
     passed: Option<u64>,
+    /// What it stands for if it was last recorded in a capture.
+    mark: Option<Mark>,
 }
 
 impl State {
@@ -25,8 +28,15 @@ impl State {
         if flags & !7 != 0 || flags & 6 == 4 {
             return Err(ERROR_INVALID_VALUE);
         }
-        let (timing, clock) = (flags & 2 == 0, Clock::default());
-        let event = Event { device, timing, records: 0, point: None, clock, passed: None };
+        let event = Event {
+            device,
+            timing: flags & 2 == 0,
+            records: 0,
+            point: None,
+            clock: Clock::default(),
+            passed: None,
+            mark: None,
+        };
         let handle = self.handle();
         self.events.insert(handle, event);
         Ok(handle)
@@ -46,12 +56,20 @@ impl State {
         if self.stream(key)?.device != device {
             return Err(ERROR_INVALID_HANDLE);
         }
+        if let Some(capture) = self.capture_of(key)? {
+            let mark = self.mark(capture, key);
+            if let Some(it) = self.events.get_mut(&event) {
+                it.mark = mark;
+            }
+            return Ok(());
+        }
         let (at, after) = self.place(key, What::Record(event))?;
         let number = self.event(event)?.records + 1;
         let point = self.enqueue(key, after, 0, Work::Record { event, number });
         let clock = self.order.clock(at.slot).clone();
         if let Some(it) = self.events.get_mut(&event) {
             (it.records, it.point, it.clock, it.passed) = (number, Some(point), clock, None);
+            it.mark = None;
         }
         Ok(())
     }
@@ -67,6 +85,12 @@ impl State {
     /// A stream waits for the last record so far; a later one does not count.
     pub fn wait_event(&mut self, stream: u64, event: u64) -> Outcome {
         let key = self.stream_key(stream)?;
+        if let Some(mark) = self.event(event)?.mark.clone() {
+            return self.join_capture(key, &mark);
+        }
+        if let Some(capture) = self.capture_of(key)? {
+            return Err(self.isolate(capture));
+        }
         let slot = self.stream(key)?.slot;
         let it = self.events.get(&event).ok_or(ERROR_INVALID_HANDLE)?;
         let Some(point) = it.point else { return Ok(()) };
@@ -77,7 +101,16 @@ impl State {
         Ok(())
     }
 
+    /// An event that was last recorded in a capture never comes to pass.
+    fn refuse_mark(&mut self, event: u64) -> Outcome {
+        match self.event(event)?.mark.clone() {
+            Some(mark) => Err(self.refuse_captured(&mark)),
+            None => Ok(()),
+        }
+    }
+
     pub fn query_event(&mut self, event: u64) -> Outcome {
+        self.refuse_mark(event)?;
         let it = self.event(event)?;
         if it.point.is_some_and(|point| !self.is_done(point)) {
             return Err(ERROR_NOT_READY);
@@ -94,6 +127,7 @@ impl State {
     }
 
     pub fn synchronize_event(&mut self, event: u64) -> Outcome {
+        self.refuse_mark(event)?;
         if let Some(point) = self.event(event)?.point {
             self.wait_for(point)?;
         }
@@ -102,7 +136,9 @@ impl State {
     }
 
     /// Milliseconds between two records.
-    pub fn elapsed(&self, from: u64, to: u64) -> Outcome<f32> {
+    pub fn elapsed(&mut self, from: u64, to: u64) -> Outcome<f32> {
+        self.refuse_mark(from)?;
+        self.refuse_mark(to)?;
         let (from, to) = (self.event(from)?, self.event(to)?);
         if !from.timing || !to.timing || from.point.is_none() || to.point.is_none() {
             return Err(ERROR_INVALID_HANDLE);

@@ -5,10 +5,12 @@
 //! a program that loads `libcuda.so.1` finds the same functions under their names.
 
 pub mod api;
+mod capture;
 pub mod code;
 mod config;
 mod context;
 mod event;
+mod graph;
 mod log;
 mod memory;
 mod order;
@@ -37,6 +39,8 @@ struct State {
     memory: memory::Memory,
     streams: stream::Streams,
     events: HashMap<u64, event::Event>,
+    captures: capture::Captures,
+    graphs: graph::Graphs,
     log: log::Log,
     order: order::Order,
 }
@@ -58,6 +62,8 @@ impl State {
             memory: memory::Memory::new(config.devices),
             streams: stream::Streams::default(),
             events: HashMap::new(),
+            captures: capture::Captures::default(),
+            graphs: graph::Graphs::default(),
             log: log::Log::default(),
             order: order::Order::new(config.history, config.check_order),
             config,
@@ -96,7 +102,8 @@ fn call(name: &'static str, arguments: &[u64], body: impl FnOnce(&mut State) -> 
         if state.config.tick_ns > 0 {
             state.run_until(state.streams.now + state.config.tick_ns);
         }
-        body(state).err().unwrap_or(SUCCESS)
+        let done = state.allow(name).and_then(|()| body(state));
+        done.err().unwrap_or(SUCCESS)
     })
 }
 
@@ -188,7 +195,9 @@ pub fn launch(
         if let Some(code) = state.sticky {
             return code;
         }
-        state.kernel(stream, name, (reads, writes), ns, fill).err().unwrap_or(SUCCESS)
+        let (reads, writes) = (reads.to_vec(), writes.to_vec());
+        let task = graph::Task::Kernel { name: name.into(), reads, writes, ns, fill };
+        state.submit(stream, task).err().unwrap_or(SUCCESS)
     })
 }
 

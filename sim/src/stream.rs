@@ -49,7 +49,7 @@ thread_local! {
 }
 
 /// A number for this thread, from 1.
-fn thread() -> u64 {
+pub fn thread() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     THREAD.with(|number| {
         if number.get() == 0 {
@@ -101,6 +101,25 @@ impl State {
         Ok(key)
     }
 
+    /// The device whose legacy stream this is, if it is one.
+    pub fn legacy_device(&self, key: u64) -> Option<usize> {
+        let device = self.streams.rows.get(&key)?.device;
+        (self.streams.own.get(&(0, device)) == Some(&key)).then_some(device)
+    }
+
+    /// Keys of a device's streams.
+    pub fn device_streams(&self, device: usize) -> Vec<u64> {
+        let rows = self.streams.rows.iter();
+        rows.filter(|(_, row)| row.device == device).map(|(&key, _)| key).collect()
+    }
+
+    /// Keys of those that keep order with the legacy stream.
+    pub fn blocking_streams(&self, device: usize) -> Vec<u64> {
+        let mut keys = self.device_streams(device);
+        keys.retain(|key| self.stream(*key).is_ok_and(|row| row.blocking));
+        keys
+    }
+
     pub fn stream(&self, key: u64) -> Outcome<&Stream> {
         self.streams.rows.get(&key).ok_or(ERROR_INVALID_HANDLE)
     }
@@ -110,6 +129,7 @@ impl State {
             return Err(ERROR_INVALID_HANDLE);
         }
         self.stream_key(handle)?;
+        self.refuse_capture(handle)?;
         let Some(row) = self.streams.rows.get_mut(&handle) else { return Ok(()) };
         row.gone = true;
         self.order.retire(row.slot);
@@ -211,6 +231,7 @@ impl State {
 
     /// The host waits for a stream, and knows then that its work is done.
     pub fn synchronize(&mut self, key: u64) -> Outcome {
+        self.refuse_capture(key)?;
         let row = self.stream(key)?;
         let (slot, point) = (row.slot, (key, row.submitted));
         // What the legacy stream has queued before, blocking streams run behind; that is in
@@ -222,6 +243,7 @@ impl State {
 
     pub fn synchronize_device(&mut self) -> Outcome {
         let device = self.current_device()?;
+        self.refuse_capture_on(device)?;
         let rows = self.streams.rows.iter().filter(|(_, row)| row.device == device);
         let all: Vec<(Point, u32)> =
             rows.map(|(&key, row)| ((key, row.submitted), row.slot)).collect();
@@ -233,6 +255,7 @@ impl State {
     }
 
     pub fn query(&mut self, key: u64) -> Outcome {
+        self.refuse_capture(key)?;
         let row = self.stream(key)?;
         let (slot, point) = (row.slot, (key, row.submitted));
         if !self.is_done(point) {

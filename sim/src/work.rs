@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::State;
 use crate::code::*;
+use crate::graph::Task;
 use crate::memory::Piece;
 use crate::order::{Epoch, Kind, What};
 use crate::stream::Point;
@@ -83,18 +84,69 @@ impl State {
         Some(runs)
     }
 
+    /// Queues a task, or captures it. Gives the point behind it.
+    pub fn submit(&mut self, stream: u64, task: Task) -> Outcome<Point> {
+        let key = self.stream_key(stream)?;
+        self.check(&task)?;
+        if let Some(capture) = self.capture_of(key)? {
+            if !self.may_capture(&task) {
+                self.refuse_capture(key)?;
+            }
+            self.add_node(capture, key, task);
+            return Ok((key, 0));
+        }
+        self.start(key, &task)
+    }
+
+    /// Whether the addresses of a task are such as it may have.
+    fn check(&mut self, task: &Task) -> Outcome {
+        match task {
+            Task::Kernel { .. } => Ok(()),
+            Task::Set { to, .. } => self.owner_of(*to).map(drop),
+            Task::Copy { to, from, .. } => {
+                for place in [to, from] {
+                    match *place {
+                        Place::Device(address) => self.owner_of(address).map(drop)?,
+                        Place::Host(0) => return Err(ERROR_INVALID_VALUE),
+                        Place::Host(_) => {}
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Memory of the host that is not pinned cannot be part of a graph.
+    fn may_capture(&self, task: &Task) -> bool {
+        let Task::Copy { to, from, bytes } = *task else { return true };
+        [to, from].iter().all(|place| match *place {
+            Place::Device(_) => true,
+            Place::Host(address) => self.memory.is_pinned(address, bytes),
+        })
+    }
+
+    /// Gives a task its place at the end of a stream.
+    pub fn start(&mut self, key: u64, task: &Task) -> Outcome<Point> {
+        match task {
+            Task::Kernel { name, reads, writes, ns, fill } => {
+                self.kernel(key, Arc::clone(name), (reads, writes), *ns, *fill)
+            }
+            Task::Copy { to, from, bytes } => self.copy(key, *to, *from, *bytes),
+            Task::Set { to, value, bytes } => self.set(key, *to, *value, *bytes),
+        }
+    }
+
     /// A kernel that reads and writes these ranges for so long; `fill` is what it writes.
-    pub fn kernel(
+    fn kernel(
         &mut self,
-        stream: u64,
-        name: &str,
+        key: u64,
+        name: Arc<str>,
         (reads, writes): (Ranges<'_>, Ranges<'_>),
         ns: u64,
         fill: Option<u8>,
-    ) -> Outcome {
-        let key = self.stream_key(stream)?;
+    ) -> Outcome<Point> {
         let device = self.stream(key)?.device;
-        let (at, after) = self.place(key, What::Kernel(name.into()))?;
+        let (at, after) = self.place(key, What::Kernel(name))?;
         let (mut to, mut fault) = (Vec::new(), false);
         for &range in reads {
             fault |= self.access(at, device, range, false).is_none();
@@ -110,13 +162,10 @@ impl State {
             Some(value) => Work::Set { to, value },
             None => Work::Nothing,
         };
-        self.enqueue(key, after, ns, work);
-        Ok(())
+        Ok(self.enqueue(key, after, ns, work))
     }
 
-    pub fn set(&mut self, stream: u64, to: u64, value: u8, bytes: u64) -> Outcome {
-        let key = self.stream_key(stream)?;
-        self.owner_of(to)?;
+    fn set(&mut self, key: u64, to: u64, value: u8, bytes: u64) -> Outcome<Point> {
         let device = self.stream(key)?.device;
         let (at, after) = self.place(key, What::Set { to, bytes })?;
         let work = match self.access(at, device, (to, bytes), true) {
@@ -124,8 +173,7 @@ impl State {
             None => Work::Fault,
         };
         let ns = bytes / self.config.device_bandwidth.max(1);
-        self.enqueue(key, after, ns, work);
-        Ok(())
+        Ok(self.enqueue(key, after, ns, work))
     }
 
     fn owner_of(&mut self, address: u64) -> Outcome<usize> {
@@ -142,16 +190,8 @@ impl State {
 
     /// A copy in a stream. Memory of the host that is not pinned is read when this is called,
     /// and written before it returns.
-    pub fn copy(&mut self, stream: u64, to: Place, from: Place, bytes: u64) -> Outcome<Point> {
-        let key = self.stream_key(stream)?;
+    fn copy(&mut self, key: u64, to: Place, from: Place, bytes: u64) -> Outcome<Point> {
         let device = self.stream(key)?.device;
-        for place in [to, from] {
-            match place {
-                Place::Device(address) => self.owner_of(address).map(drop)?,
-                Place::Host(0) => return Err(ERROR_INVALID_VALUE),
-                Place::Host(_) => {}
-            }
-        }
         let number = |place| match place {
             Place::Device(address) | Place::Host(address) => address,
         };

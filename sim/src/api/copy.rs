@@ -3,6 +3,7 @@
 use super::entry_points;
 use crate::State;
 use crate::code::Outcome;
+use crate::graph::Task;
 use crate::work::Place::{self, Device, Host};
 
 /// A copy in the legacy stream; the host waits if it has a side in it.
@@ -10,7 +11,7 @@ fn at_once(state: &mut State, to: Place, from: Place, bytes: usize) -> Outcome {
     if bytes == 0 {
         return Ok(());
     }
-    let point = state.copy(0, to, from, bytes as u64)?;
+    let point = state.submit(0, Task::Copy { to, from, bytes: bytes as u64 })?;
     if matches!((to, from), (Device(_), Device(_))) {
         return Ok(());
     }
@@ -21,7 +22,14 @@ fn later(state: &mut State, to: Place, from: Place, bytes: usize, stream: u64) -
     if bytes == 0 {
         return state.stream_key(stream).map(drop);
     }
-    state.copy(stream, to, from, bytes as u64).map(drop)
+    state.submit(stream, Task::Copy { to, from, bytes: bytes as u64 }).map(drop)
+}
+
+fn set(state: &mut State, to: u64, value: u8, bytes: usize, stream: u64) -> Outcome {
+    if bytes == 0 {
+        return state.stream_key(stream).map(drop);
+    }
+    state.submit(stream, Task::Set { to, value, bytes: bytes as u64 }).map(drop)
 }
 
 entry_points! {
@@ -52,9 +60,9 @@ entry_points! {
         later(state, to, from, bytes, stream)
     }
     fn cuMemsetD8_v2(to: u64, value: u8, bytes: usize) |state| {
-        if bytes == 0 { Ok(()) } else { state.set(0, to, value, bytes as u64) }
+        set(state, to, value, bytes, 0)
     }
     fn cuMemsetD8Async(to: u64, value: u8, bytes: usize, stream: u64) |state| {
-        if bytes == 0 { Ok(()) } else { state.set(stream, to, value, bytes as u64) }
+        set(state, to, value, bytes, stream)
     }
 }

@@ -1,6 +1,7 @@
 //! The entry points, one file per noun. Each is counted, may be made to fail, and hands its
 //! arguments to the noun itself.
 
+pub mod capture;
 pub mod context;
 pub mod copy;
 pub mod device;
@@ -40,8 +41,15 @@ macro_rules! entry_points {
 use entry_points;
 
 pub(crate) fn find(name: &str) -> Option<*mut c_void> {
-    let nouns =
-        [context::find, copy::find, device::find, device::find_words, memory::find, stream::find];
+    let nouns = [
+        capture::find,
+        context::find,
+        copy::find,
+        device::find,
+        device::find_words,
+        memory::find,
+        stream::find,
+    ];
     nouns.iter().find_map(|noun| noun(name))
 }
 

@@ -1,15 +1,8 @@
 //! Streams and events.
 
-use std::cell::Cell;
-
-use super::{entry_points, give, take};
+use super::{entry_points, give};
 use crate::State;
 use crate::code::ERROR_INVALID_VALUE;
-
-thread_local! {
-    /// The capture mode of the thread; nothing captures yet, so that it is only kept.
-    static MODE: Cell<u32> = const { Cell::new(0) };
-}
 
 entry_points! {
     fn cuStreamCreate(stream: *mut u64, flags: u32) |state| {
@@ -44,17 +37,6 @@ entry_points! {
     fn cuStreamGetId(stream: u64, id: *mut u64) |state| {
         let key = state.stream_key(stream)?;
         give(id, key)
-    }
-    fn cuStreamIsCapturing(stream: u64, status: *mut u32) |state| {
-        state.stream_key(stream)?;
-        give(status, 0)
-    }
-    fn cuThreadExchangeStreamCaptureMode(mode: *mut u32) |_state| {
-        let new = take(mode)?;
-        if new > 2 {
-            return Err(ERROR_INVALID_VALUE);
-        }
-        give(mode, MODE.replace(new))
     }
     fn cuCtxSynchronize() |state| { state.synchronize_device() }
     fn cuEventCreate(event: *mut u64, flags: u32) |state| {
