@@ -8,8 +8,8 @@ use super::guard::{
     PublicStruct, User, check_sized, guard, guard_or, out, read_sized, write_sized,
 };
 use super::status::forebay_status;
-use crate::error::{Error, Result, fail};
 use crate::device::CudaOptions;
+use crate::error::{Error, Result, fail};
 use crate::pool::{Config, Flags, Policy, Pool};
 
 /// A pool: memory of one device, handed out and taken back in stream order. Opaque. Every

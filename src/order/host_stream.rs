@@ -289,9 +289,9 @@ impl Order for HostOrder {
 
     fn wait_for_all(&self) -> Result<()> {
         let streams: Vec<_> = registry().read().values().cloned().collect();
-        let stuck = streams.iter().find(|stream| {
-            !stream.synchronize(stream.submitted.load(Ordering::Acquire))
-        });
+        let stuck = streams
+            .iter()
+            .find(|stream| !stream.synchronize(stream.submitted.load(Ordering::Acquire)));
         stuck.map_or(Ok(()), |stream| {
             Err(fail!(
                 InvalidState,

@@ -382,13 +382,7 @@ impl Core {
     }
 
     /// Takes back a block of the graph that is being captured in `lane`.
-    fn give_in_capture(
-        &mut self,
-        table: &BlockTable,
-        order: &dyn Order,
-        block: Block,
-        lane: Lane,
-    ) {
+    fn give_in_capture(&mut self, table: &BlockTable, order: &dyn Order, block: Block, lane: Lane) {
         block.set_word(Word::new(state::FREE, 0, 0));
         let note = self.notes.remove(&block.address()).unwrap_or_default();
         let to = self.tag(order, lane);
@@ -534,10 +528,39 @@ impl Core {
         }
     }
 
-    /// Moves what was freed under `from` with a fence of at most `sequence` over to `to`,
-    /// whose stream was made to wait for that fence; the new fence lies behind that wait.
-    pub fn hand_over(&mut self, from: u32, sequence: u64, to: u32, fence: u64) {
-        self.space.hand_over(from, sequence, to, fence);
+    /// Moves what was freed before the last of the fences in `waited` over to `to`, whose
+    /// stream was made to wait for all of them; `behind` is a fence of it behind those waits.
+    /// The same for blocks that wait for several streams, if these are the ones.
+    pub fn hand_over(
+        &mut self,
+        table: &BlockTable,
+        order: &dyn Order,
+        waited: &[Fence],
+        to: u32,
+        behind: Fence,
+    ) {
+        if let Some(last) = waited.last() {
+            let from = self.tag(order, Lane::eager(last.stream));
+            self.space.hand_over(from, last.sequence, to, behind.sequence);
+        }
+        let is_behind = |fence: &Fence| {
+            let covers = |it: &Fence| it.stream == fence.stream && it.sequence >= fence.sequence;
+            fence.stream == behind.stream || waited.iter().any(covers)
+        };
+        for at in (0..self.waiting.len()).rev() {
+            let Waiting { block, fences, graph: 0, to: READY } = &self.waiting[at] else {
+                continue;
+            };
+            let own = match block.place() {
+                Place::Large { .. } => true,
+                Place::Small { slab, .. } => self.space.slab(slab).tag == to,
+            };
+            if own && fences.iter().all(is_behind) {
+                let block = *block;
+                self.waiting.swap_remove(at);
+                self.put_back(table, block, to, behind.sequence);
+            }
+        }
     }
 
     /// The block that `address` lies in, if it is given out.

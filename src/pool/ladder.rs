@@ -4,7 +4,6 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use super::core::{Block, Need};
-use super::lane::Lane;
 use super::{Pool, registry, thread};
 use crate::device::GiveBack;
 use crate::error::{self, Kind, Result};
@@ -105,12 +104,15 @@ impl Pool {
             (core.tag(&*self.order, need.lane), core.fences(&*self.order))
         };
         let (stream, eager) = (need.lane.stream, need.lane.is_eager());
+        // Fences of which `stream` is behind, whatever it is given from now on.
+        let mut waited = Vec::new();
         for fence in fences {
             if fence.stream == stream {
                 continue;
             }
             if tag != READY && eager && self.order.make_wait(stream, fence) {
-                self.hand_over(fence, tag, need);
+                waited.push(fence);
+                self.hand_over(&waited, tag, need);
             } else if !self.order.wait(fence) {
                 continue;
             }
@@ -134,13 +136,13 @@ impl Pool {
         None
     }
 
-    /// The stream of `tag` waits for `fence` from now on: what was freed before it is its
-    /// own, behind that wait.
-    fn hand_over(&self, fence: Fence, tag: u32, need: &Need) {
+    /// The stream of `tag` is behind all fences in `waited` from now on: what was freed before
+    /// the last of them is its own, behind that wait.
+    fn hand_over(&self, waited: &[Fence], tag: u32, need: &Need) {
         let mut core = self.core.lock();
-        let from = core.tag(&*self.order, Lane::eager(fence.stream));
-        let behind = self.order.mark(need.lane.stream);
-        core.hand_over(from, fence.sequence, tag, behind);
+        let behind =
+            Fence { stream: need.lane.stream, sequence: self.order.mark(need.lane.stream) };
+        core.hand_over(&self.table, &*self.order, waited, tag, behind);
     }
 
     /// Empties other threads' front caches into the core, when they hold enough to matter.
@@ -180,11 +182,8 @@ impl Pool {
         if how == Growing::WithinBudget && !core.within_budget(bytes, window.pages, &sums) {
             return Grown::Limit;
         }
-        let to_move = if self.device.can_move() {
-            core.bytes_to_move(bytes, window.pages, &sums)
-        } else {
-            0
-        };
+        let to_move =
+            if self.device.can_move() { core.bytes_to_move(bytes, window.pages, &sums) } else { 0 };
         let growth = core.space.begin_growth(window, to_move);
         if mapped + growth.fresh_bytes() > core.limit {
             core.space.abort_growth(growth);

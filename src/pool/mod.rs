@@ -244,8 +244,7 @@ impl Pool {
             || self.recorder.read().is_some()
             || self.captures.load(Ordering::Acquire) > 0
             || !handshake::available();
-        let closed =
-            self.poisoned.load(Ordering::Relaxed) || self.forked.load(Ordering::Relaxed);
+        let closed = self.poisoned.load(Ordering::Relaxed) || self.forked.load(Ordering::Relaxed);
         let flag = |raised: bool, flag: u32| if raised { flag } else { 0 };
         flag(slow, attention::SLOW) | flag(closed, attention::CLOSED)
     }
