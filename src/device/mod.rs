@@ -12,10 +12,12 @@
 pub mod cuda;
 mod host;
 mod pinned;
+mod saved;
 
 pub use cuda::{Cuda, CudaOptions};
 pub use host::{Host, HostOptions};
 pub use pinned::Pinned;
+pub use saved::Saved;
 
 use std::os::fd::OwnedFd;
 
@@ -84,6 +86,23 @@ pub trait Device: Send + Sync {
     fn is_shared(&self, address: usize, bytes: u64) -> bool {
         let _ = (address, bytes);
         false
+    }
+
+    /// Copies ranges of pages, `(address, bytes)` each, to where they can be got back from while
+    /// the device has other use for the pages. Nobody uses them meanwhile.
+    fn save(&self, ranges: &[(usize, u64)]) -> Result<Saved> {
+        let bytes: u64 = ranges.iter().map(|&(_, bytes)| bytes).sum();
+        Err(fail!(
+            Unsupported,
+            "a backup of {bytes} bytes on {} would take as much memory as it frees",
+            self.name()
+        ))
+    }
+
+    /// Copies what was saved of these ranges back; they have pages again.
+    fn restore(&self, saved: &Saved, ranges: &[(usize, u64)]) -> Result<()> {
+        let _ = (saved, ranges);
+        Err(fail!(Unsupported, "nothing was saved of {}", self.name()))
     }
 
     /// Makes every page of `[address, address + bytes)` resident, so that its first use

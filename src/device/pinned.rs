@@ -29,8 +29,12 @@ impl Pinned {
 
     /// As [`Pinned::open`], of a device that `api` knows.
     pub fn with_driver(api: &Arc<DriverApi>, ordinal: u32) -> Result<Pinned> {
-        let context = Context::of_device(api, ordinal)?;
-        Ok(Pinned { host: Host::new(HostOptions::default()), context })
+        Ok(Pinned::of(&Context::of_device(api, ordinal)?))
+    }
+
+    /// Memory pinned through a context, for all devices.
+    pub(super) fn of(context: &Arc<Context>) -> Pinned {
+        Pinned { host: Host::new(HostOptions::default()), context: Arc::clone(context) }
     }
 
     /// The context whose streams work with it.

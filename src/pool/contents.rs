@@ -69,7 +69,7 @@ impl Pool {
 
     /// Overwrites the bytes of a block that was just taken back on `stream`.
     pub(super) fn poison_contents(&self, block: &Block, stream: Stream) {
-        if self.flags.poison_on_free {
+        if self.flags.poison_on_free && self.check_awake().is_ok() {
             let (address, bytes) = (block.address(), block.head().size() as usize);
             // SAFETY: the block was taken back from its owner and is in nobody's hands yet.
             let filled = unsafe { self.device.fill(address, bytes, POISON, stream.0) };
@@ -79,9 +79,26 @@ impl Pool {
         }
     }
 
+    /// Writes the guard bytes of all live blocks again, whose contents were given up.
+    pub(super) fn renew_guards(&self) -> Result<()> {
+        if !self.flags.guard_bytes {
+            return Ok(());
+        }
+        // Nobody frees a block meanwhile.
+        let _stopped = self.slots.stop_all();
+        let _slotless = self.slotless.cells.lock();
+        let live = self.core.lock().live_blocks();
+        for block in &live {
+            let (from, bytes) = guarded(block, block.head().requested(block.index));
+            // SAFETY: the bytes behind what was asked for are the pool's; they have pages.
+            unsafe { self.device.fill(from, bytes, GUARD, Stream::DEFAULT.0) }?;
+        }
+        if self.device.works_on_streams() { self.order.wait_for_all() } else { Ok(()) }
+    }
+
     /// Checks the guard bytes behind a live block, in the order of `stream`.
     pub(super) fn check_guard(&self, block: &Block, stream: Stream) -> Result<()> {
-        if !self.flags.guard_bytes {
+        if !self.flags.guard_bytes || self.check_awake().is_err() {
             return Ok(());
         }
         let size = block.head().requested(block.index);

@@ -11,6 +11,7 @@ use super::budget::{Budget, Situation};
 use super::housekeeper;
 use super::lane::Lane;
 use super::policy::{Preset, TrimWhen};
+use super::sleep::Sleep;
 use super::stats::Sums;
 use super::stock::Stock;
 use crate::order::{Fence, Order, Stream};
@@ -114,6 +115,10 @@ pub struct Core {
     waiting: Vec<Waiting>,
     /// Graphs that are being captured, and on which stream that was announced.
     pub captures: Vec<Lane>,
+    /// Whether the pool sleeps.
+    pub sleep: Sleep,
+    /// Calls that are asking the device for pages, or giving it some.
+    pub device_calls: u32,
     /// How often each graph was begun, less how often it was released.
     pub graphs: HashMap<u64, u32>,
     /// Blocks on their way from one front cache to another.
@@ -152,6 +157,8 @@ impl Core {
             notes: HashMap::new(),
             waiting: Vec::new(),
             captures: Vec::new(),
+            sleep: Sleep::default(),
+            device_calls: 0,
             graphs: HashMap::new(),
             stock: Stock::default(),
             preset,

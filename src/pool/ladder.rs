@@ -64,6 +64,7 @@ impl Pool {
                 break;
             }
         }
+        self.check_awake()?;
         Err(self.out_of_memory(need))
     }
 
@@ -178,6 +179,9 @@ impl Pool {
         let Some(window) = core.space.best_window(bytes, alignment, tag) else {
             return Grown::NoAddresses;
         };
+        if !core.sleep.is_awake() {
+            return Grown::Limit;
+        }
         let mapped = core.space.mapped_bytes();
         if how == Growing::WithinBudget && !core.within_budget(bytes, window.pages, &sums) {
             return Grown::Limit;
@@ -191,9 +195,11 @@ impl Pool {
         }
         core.note_reserved(growth.fresh_bytes());
         core.note_moved(growth.moved_bytes());
+        core.device_calls += 1;
         drop(core);
         let mapped = self.map(&growth);
         let mut core = self.core.lock();
+        core.device_calls -= 1;
         if mapped.is_err() {
             core.reserved_total -= growth.fresh_bytes();
             core.space.abort_growth(growth);

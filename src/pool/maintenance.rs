@@ -61,12 +61,23 @@ impl Pool {
         self.release(bytes, GiveBack::Lazily)
     }
 
+    /// Gives everything idle back to the device.
+    pub(super) fn give_back_idle(&self) {
+        self.release(u64::MAX, GiveBack::Now);
+    }
+
     fn release(&self, bytes: u64, how: GiveBack) -> u64 {
         if !self.device.can_move() {
             // It has all its pages from the start, and keeps them.
             return 0;
         }
-        let taken = self.polled().space.begin_release(bytes);
+        let mut core = self.polled();
+        if !core.sleep.is_awake() {
+            return 0;
+        }
+        let taken = core.space.begin_release(bytes);
+        core.device_calls += 1;
+        drop(core);
         let mut released = 0;
         let mut done = Vec::with_capacity(taken.len());
         for &(run, offset, bytes) in &taken {
@@ -76,6 +87,7 @@ impl Pool {
             done.push((run, gone));
         }
         let mut core = self.core.lock();
+        core.device_calls -= 1;
         for (run, gone) in done {
             if gone {
                 core.space.finish_release(run);
@@ -170,9 +182,15 @@ impl Pool {
     /// Moves idle pages together, so that the largest free run is as large as can be.
     pub fn defragment(&self) -> Result<DefragReport> {
         self.check_open()?;
+        self.check_awake()?;
         self.flush_all();
         let calls = self.device.calls();
         let mut core = self.polled();
+        if !core.sleep.is_awake() {
+            drop(core);
+            self.check_awake()?;
+            return Ok(DefragReport::default());
+        }
         let before = core.largest_free();
         let idle = core.space.idle_bytes();
         let mut report =
@@ -186,9 +204,11 @@ impl Pool {
             return Ok(report);
         }
         let moved = growth.moved_bytes();
+        core.device_calls += 1;
         drop(core);
         let mapped = self.map(&growth);
         let mut core = self.core.lock();
+        core.device_calls -= 1;
         match mapped {
             Ok(()) => core.space.finish_growth_free(growth),
             Err(error) => {

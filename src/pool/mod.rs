@@ -25,6 +25,7 @@ mod policy;
 mod registry;
 mod report;
 mod resize;
+mod sleep;
 mod slots;
 mod stats;
 mod stock;
@@ -41,6 +42,7 @@ pub use fork::prepare_once as prepare_for_forks;
 pub use ladder::OomCallback;
 pub use maintenance::DefragReport;
 pub use policy::{Policy, Preset, TrimWhen};
+pub use sleep::SleepMode;
 pub use stats::Stats;
 
 use self::bin::Entry;
@@ -105,6 +107,8 @@ pub struct Pool {
     invalid_frees: AtomicU64,
     trims: AtomicU64,
     barriers: AtomicU64,
+    /// The pool sleeps, or is about to.
+    asleep: AtomicBool,
     /// Graphs that are being captured.
     captures: AtomicU32,
     poisoned: AtomicBool,
@@ -208,6 +212,7 @@ impl Pool {
             invalid_frees: AtomicU64::new(0),
             trims: AtomicU64::new(0),
             barriers: AtomicU64::new(0),
+            asleep: AtomicBool::new(false),
             captures: AtomicU32::new(0),
             poisoned: AtomicBool::new(false),
             forked: AtomicBool::new(false),
@@ -242,6 +247,7 @@ impl Pool {
         let slow = self.flags.touch_contents()
             || self.zeroed.load(Ordering::Relaxed)
             || self.recorder.read().is_some()
+            || self.asleep.load(Ordering::Acquire)
             || self.captures.load(Ordering::Acquire) > 0
             || !handshake::available();
         let closed = self.poisoned.load(Ordering::Relaxed) || self.forked.load(Ordering::Relaxed);
@@ -348,6 +354,7 @@ impl Pool {
         stream: Stream,
     ) -> Result<usize> {
         self.check_open()?;
+        self.check_awake()?;
         let slot = self.slot_for(stream)?;
         let lane = self.lane_for(stream)?;
         let block = self.find_block(size, alignment, lane, slot).inspect_err(|_| {

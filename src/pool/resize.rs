@@ -34,6 +34,7 @@ impl Pool {
     /// succeeds, and untouched when it fails.
     pub fn realloc(&self, address: usize, size: usize, stream: Stream) -> Result<usize> {
         self.check_open()?;
+        self.check_awake()?;
         let block = self.live_block(address)?;
         let need = self.need(size, 1, self.lane_for(stream)?)?;
         let head = block.head();
@@ -163,6 +164,7 @@ impl Pool {
         };
         let run = block.head().id();
         let mut core = self.core.lock();
+        core.device_calls -= 1;
         if mapped.is_err() {
             core.reserved_total -= growth.fresh_bytes();
             core.space.abort_growth(growth);
@@ -192,6 +194,9 @@ impl Pool {
         let mut core = self.core.lock();
         let tag = core.tag(&*self.order, need.lane);
         core.poll(&self.table, &*self.order);
+        if !core.sleep.is_awake() {
+            return None;
+        }
         let above = core.space.room_above(run, need.block, tag);
         let window = above.or_else(|| core.space.relocation_window(run, need.block, tag))?;
         let mapped = core.space.mapped_bytes();
@@ -205,6 +210,7 @@ impl Pool {
             core.space.abort_growth(growth);
             return None;
         }
+        core.device_calls += 1;
         core.note_reserved(growth.fresh_bytes());
         Some(growth)
     }

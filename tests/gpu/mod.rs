@@ -227,7 +227,7 @@ impl Gpu {
     }
 
     /// The end of a test: everything runs, and a simulation found nothing wrong.
-    pub fn finish(self) {
+    pub fn finish(&self) {
         for open in self.held.lock().unwrap().values() {
             open.store(true, Ordering::Release);
         }

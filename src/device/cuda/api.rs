@@ -174,6 +174,7 @@ driver_api! {
         set_d8_async = cuMemsetD8Async(to: CUdeviceptr, value: u8, bytes: usize, stream: CUstream);
         copy_dtod_async = cuMemcpyDtoDAsync_v2(to: CUdeviceptr, from: CUdeviceptr, bytes: usize, stream: CUstream);
         copy_dtoh_async = cuMemcpyDtoHAsync_v2(to: *mut c_void, from: CUdeviceptr, bytes: usize, stream: CUstream);
+        copy_htod_async = cuMemcpyHtoDAsync_v2(to: CUdeviceptr, from: *const c_void, bytes: usize, stream: CUstream);
         stream_synchronize = cuStreamSynchronize(stream: CUstream);
         stream_wait_event = cuStreamWaitEvent(stream: CUstream, event: CUevent, flags: c_uint);
         stream_context = cuStreamGetCtx(stream: CUstream, context: *mut CUcontext);

@@ -144,7 +144,8 @@ impl Arena {
                 self.map(api, address, &handles)
             });
             if mapped.is_err() {
-                self.keep_or_release(api, &handles, GiveBack::Lazily);
+                // Mostly the device is full: then nobody should keep what others could use.
+                self.keep_or_release(api, &handles, GiveBack::Now);
             }
             mapped
         })

@@ -23,7 +23,7 @@ pub use api::{DriverApi, Failure, Outcome};
 pub use context::Context;
 
 use self::arena::{Arena, PageKind};
-use super::{Device, GiveBack, PAGE};
+use super::{Device, GiveBack, PAGE, Saved};
 use crate::error::{Kind, Result, fail};
 use crate::sync::Mutex;
 
@@ -269,6 +269,14 @@ impl Device for Cuda {
 
     fn is_shared(&self, address: usize, bytes: u64) -> bool {
         self.arena(address).is_ok_and(|found| found.is_some_and(|it| it.is_shared(address, bytes)))
+    }
+
+    fn save(&self, ranges: &[(usize, u64)]) -> Result<Saved> {
+        Saved::take(&self.context, ranges)
+    }
+
+    fn restore(&self, saved: &Saved, ranges: &[(usize, u64)]) -> Result<()> {
+        saved.put_back(&self.context, ranges)
     }
 
     fn populate(&self, _: usize, _: u64) -> Result<()> {

@@ -386,6 +386,12 @@ entries! {
         let from = driver.byte_places(from, bytes).ok_or(INVALID)?;
         from.into_iter().enumerate().for_each(|(at, from)| *to.add(at) = *driver.byte(from));
     }
+    cuMemcpyHtoDAsync_v2(driver, to: CUdeviceptr, from: *const u8, bytes: usize, stream: CUstream) {
+        ready(driver)?;
+        must(driver.streams.contains_key(&(stream as usize)), HANDLE)?;
+        let to = driver.byte_places(to, bytes).ok_or(INVALID)?;
+        to.into_iter().enumerate().for_each(|(at, to)| *driver.byte(to) = *from.add(at));
+    }
     cuStreamSynchronize(driver, stream: CUstream) { driver.finish(stream as usize); }
     cuStreamGetCtx(driver, stream: CUstream, context: *mut CUcontext) {
         ready(driver)?;
