@@ -15,6 +15,7 @@ mod log;
 mod memory;
 mod object;
 mod order;
+mod pointer;
 mod stream;
 mod work;
 
@@ -106,7 +107,7 @@ fn call(name: &'static str, arguments: &[u64], body: impl FnOnce(&mut State) -> 
         if let Some(code) = state.log.note(name, arguments) {
             return code;
         }
-        let free = matches!(name, "cuInit" | "cuDriverGetVersion");
+        let free = matches!(name, "cuInit" | "cuDriverGetVersion" | "cuGetProcAddress_v2");
         if !free && !state.ready {
             return ERROR_NOT_INITIALIZED;
         }

@@ -70,6 +70,10 @@ type Runs = Option<Vec<Run>>;
 impl State {
     /// Notes an access of an operation to a range of device addresses.
     fn access(&mut self, at: Epoch, device: usize, range: (u64, u64), write: bool) -> Runs {
+        if self.memory.is_pinned(range.0, range.1) {
+            let (base, bytes) = (range.0 as *mut u8, range.1 as usize);
+            return Some(vec![Run { base, bytes, _piece: None, _staged: None }]);
+        }
         let Some(parts) = self.parts(device, range, |uses| uses.set(at)) else {
             self.order.report(Kind::Unmapped, range, Epoch::NONE, at);
             return None;

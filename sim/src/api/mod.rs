@@ -7,6 +7,8 @@ pub mod copy;
 pub mod device;
 pub mod graph;
 pub mod memory;
+pub mod pointer;
+pub mod procedure;
 pub mod sim;
 pub mod stream;
 
@@ -85,6 +87,8 @@ pub(crate) fn find(name: &str) -> Option<*mut c_void> {
         device::find_words,
         graph::find,
         memory::find,
+        pointer::find,
+        procedure::find,
         stream::find,
     ];
     nouns.iter().find_map(|noun| noun(name))
