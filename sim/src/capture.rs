@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use crate::State;
 use crate::code::*;
 use crate::graph::{Graph, Node, Task};
-use crate::stream::thread;
+use crate::stream::{Stream, thread};
 
 /// Modes of captures and of threads.
 const GLOBAL: u32 = 0;
@@ -189,10 +189,11 @@ impl State {
     /// Puts a node at the end of what the stream has captured.
     pub fn add_node(&mut self, id: u64, key: u64, task: Task) {
         let handle = self.handle();
+        let Ok(&Stream { device, .. }) = self.stream(key) else { return };
         let Some(capture) = self.captures.0.get_mut(&id) else { return };
         let Some(last) = capture.streams.get_mut(&key) else { return };
         let after = std::mem::replace(last, vec![capture.nodes.len()]);
-        capture.nodes.push(Node { handle, stream: key, after, task });
+        capture.nodes.push(Node { handle, stream: key, device, after, task });
     }
 
     /// What an event that is recorded in a capturing stream stands for.
@@ -285,7 +286,7 @@ impl State {
             return Err(code);
         }
         if let Some(graph) = self.graphs.rows.get_mut(&capture.graph) {
-            graph.origin = capture.origin;
+            graph.whole = true;
             graph.nodes = capture.nodes;
         }
         Ok(capture.graph)

@@ -13,7 +13,9 @@ mod event;
 mod graph;
 mod log;
 mod memory;
+mod object;
 mod order;
+mod pointer;
 mod stream;
 mod work;
 
@@ -21,7 +23,7 @@ use std::collections::HashMap;
 use std::ffi::{CStr, c_void};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use code::{Code, ERROR_NOT_INITIALIZED, Outcome, SUCCESS};
+use code::{Code, ERROR_NOT_INITIALIZED, ERROR_NOT_PERMITTED, Outcome, SUCCESS};
 pub use config::Config;
 pub use log::Entry;
 pub use order::{Hazard, Kind};
@@ -41,6 +43,7 @@ struct State {
     events: HashMap<u64, event::Event>,
     captures: capture::Captures,
     graphs: graph::Graphs,
+    objects: object::Table,
     log: log::Log,
     order: order::Order,
 }
@@ -64,6 +67,7 @@ impl State {
             events: HashMap::new(),
             captures: capture::Captures::default(),
             graphs: graph::Graphs::default(),
+            objects: object::Table::default(),
             log: log::Log::default(),
             order: order::Order::new(config.history, config.check_order),
             config,
@@ -78,21 +82,32 @@ impl State {
 }
 
 fn locked() -> MutexGuard<'static, Option<State>> {
+    // The driver is locked then by this thread.
+    assert!(!object::inside(), "a function that the driver called may not call it");
     // A test that failed under the lock must not fail the next one.
     STATE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn with<T>(body: impl FnOnce(&mut State) -> T) -> T {
-    body(locked().get_or_insert_with(|| State::new(Config::from_env(), 0)))
+    let mut locked = locked();
+    let state = locked.get_or_insert_with(|| State::new(Config::from_env(), 0));
+    let answer = body(state);
+    let due = state.objects.take_due();
+    drop(locked);
+    due.into_iter().for_each(work::Call::make);
+    answer
 }
 
 /// One call of an entry point: counted, perhaps made to fail, and then `body`.
 fn call(name: &'static str, arguments: &[u64], body: impl FnOnce(&mut State) -> Outcome) -> Code {
+    if object::inside() {
+        return ERROR_NOT_PERMITTED;
+    }
     with(|state| {
         if let Some(code) = state.log.note(name, arguments) {
             return code;
         }
-        let free = matches!(name, "cuInit" | "cuDriverGetVersion");
+        let free = matches!(name, "cuInit" | "cuDriverGetVersion" | "cuGetProcAddress_v2");
         if !free && !state.ready {
             return ERROR_NOT_INITIALIZED;
         }

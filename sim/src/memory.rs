@@ -84,13 +84,13 @@ struct Handle {
     mappings: u64,
 }
 
-struct Mapping {
-    bytes: u64,
-    piece: Arc<Piece>,
+pub struct Mapping {
+    pub bytes: u64,
+    pub piece: Arc<Piece>,
     /// The handle, none for plain memory.
-    handle: Option<u64>,
+    pub handle: Option<u64>,
     /// Devices that may use it.
-    access: u64,
+    pub access: u64,
     /// Operations that used it.
     uses: Clock,
 }
@@ -143,8 +143,14 @@ impl Memory {
         })
     }
 
+    /// The pinned memory of the host that an address is in: its start and bytes.
+    pub fn pinned_around(&self, at: u64) -> Option<(u64, u64)> {
+        let (&start, &(bytes, _)) = self.pinned.range(..=at).next_back()?;
+        (at - start < bytes).then_some((start, bytes))
+    }
+
     /// The mapping that an address is in.
-    fn around(&mut self, address: u64) -> Option<(u64, &mut Mapping)> {
+    pub fn around(&mut self, address: u64) -> Option<(u64, &mut Mapping)> {
         let (&start, mapping) = self.mapped.range_mut(..=address).next_back()?;
         (address - start < mapping.bytes).then_some((start, mapping))
     }

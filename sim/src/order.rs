@@ -74,6 +74,14 @@ pub enum What {
     Record(u64),
     /// A wait for an event.
     Wait(u64),
+    /// A function of the host.
+    Host,
+    /// A run of a graph begins.
+    Begin(u64),
+    /// And ends.
+    End(u64),
+    /// A branch of a graph waits for another.
+    Branch(u64),
     /// A call of the host on a range.
     Call(&'static str, u64, u64),
 }
@@ -86,6 +94,10 @@ impl fmt::Display for What {
             What::Set { to, bytes } => write!(out, "set {to:#x} +{bytes:#x}"),
             What::Record(event) => write!(out, "record of event {event:#x}"),
             What::Wait(event) => write!(out, "wait for event {event:#x}"),
+            What::Host => write!(out, "function of the host"),
+            What::Begin(graph) => write!(out, "graph {graph:#x} begins"),
+            What::End(graph) => write!(out, "graph {graph:#x} ends"),
+            What::Branch(graph) => write!(out, "wait within graph {graph:#x}"),
             What::Call(name, at, 0) => write!(out, "{name} {at:#x}"),
             What::Call(name, at, bytes) => write!(out, "{name} {at:#x} +{bytes:#x}"),
         }

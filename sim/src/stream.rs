@@ -66,7 +66,7 @@ impl Streams {
 }
 
 impl State {
-    fn add_stream(&mut self, device: usize, name: &str, blocking: bool) -> u64 {
+    pub fn add_stream(&mut self, device: usize, name: &str, blocking: bool) -> u64 {
         let key = self.handle();
         let slot = self.order.slot(format!("{name} {key:#x} of device {device}"), Some(HOST));
         let (queue, ends) = (VecDeque::new(), None);
@@ -130,11 +130,16 @@ impl State {
         }
         self.stream_key(handle)?;
         self.refuse_capture(handle)?;
-        let Some(row) = self.streams.rows.get_mut(&handle) else { return Ok(()) };
+        self.end_stream(handle)
+    }
+
+    /// A stream takes no more work; what it has still runs.
+    pub fn end_stream(&mut self, key: u64) -> Outcome {
+        let row = self.streams.rows.get_mut(&key).ok_or(ERROR_INVALID_HANDLE)?;
         row.gone = true;
         self.order.retire(row.slot);
         if row.queue.is_empty() {
-            self.streams.rows.remove(&handle);
+            self.streams.rows.remove(&key);
         }
         Ok(())
     }

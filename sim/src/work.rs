@@ -1,14 +1,15 @@
 //! What streams run: kernels, copies and sets; where their bytes are, and that their accesses
 //! are in order.
 
+use std::ffi::c_void;
 use std::sync::Arc;
 
-use crate::State;
 use crate::code::*;
-use crate::graph::Task;
+use crate::graph::{Objects, Task};
 use crate::memory::Piece;
-use crate::order::{Epoch, Kind, What};
+use crate::order::{Clock, Epoch, Kind, What};
 use crate::stream::Point;
+use crate::{HOST, State};
 
 /// Bytes of the host that an operation reads or writes.
 pub struct Run {
@@ -38,8 +39,19 @@ pub enum Work {
         to: Vec<Run>,
         value: u8,
     },
+    /// A call, and what happens before it.
+    Host(Call, Clock),
+    /// References of a graph to objects.
+    Release(Objects),
     /// It used addresses that are not mapped.
     Fault,
+}
+
+/// A function of the host and its argument.
+#[derive(Clone, Copy)]
+pub struct Call {
+    pub function: unsafe extern "C" fn(*mut c_void),
+    pub data: u64,
 }
 
 /// One side of a copy.
@@ -58,6 +70,10 @@ type Runs = Option<Vec<Run>>;
 impl State {
     /// Notes an access of an operation to a range of device addresses.
     fn access(&mut self, at: Epoch, device: usize, range: (u64, u64), write: bool) -> Runs {
+        if self.memory.is_pinned(range.0, range.1) {
+            let (base, bytes) = (range.0 as *mut u8, range.1 as usize);
+            return Some(vec![Run { base, bytes, _piece: None, _staged: None }]);
+        }
         let Some(parts) = self.parts(device, range, |uses| uses.set(at)) else {
             self.order.report(Kind::Unmapped, range, Epoch::NONE, at);
             return None;
@@ -101,7 +117,7 @@ impl State {
     /// Whether the addresses of a task are such as it may have.
     fn check(&mut self, task: &Task) -> Outcome {
         match task {
-            Task::Kernel { .. } => Ok(()),
+            Task::Kernel { .. } | Task::Host(_) => Ok(()),
             Task::Set { to, .. } => self.owner_of(*to).map(drop),
             Task::Copy { to, from, .. } => {
                 for place in [to, from] {
@@ -133,6 +149,11 @@ impl State {
             }
             Task::Copy { to, from, bytes } => self.copy(key, *to, *from, *bytes),
             Task::Set { to, value, bytes } => self.set(key, *to, *value, *bytes),
+            Task::Host(call) => {
+                let (at, after) = self.place(key, What::Host)?;
+                let clock = self.order.clock(at.slot).clone();
+                Ok(self.enqueue(key, after, 0, Work::Host(*call, clock)))
+            }
         }
     }
 
@@ -233,6 +254,12 @@ impl State {
         match work {
             Work::Nothing => {}
             Work::Record { event, number } => self.passed(event, number),
+            Work::Release(objects) => self.release_objects(&objects),
+            Work::Host(call, clock) => {
+                call.make();
+                // It ran, so that the host knows what came before.
+                self.order.join(HOST, &clock);
+            }
             Work::Fault => self.sticky = Some(ERROR_ILLEGAL_ADDRESS),
             Work::Set { to, value } => {
                 for run in to {

@@ -5,13 +5,51 @@ pub mod capture;
 pub mod context;
 pub mod copy;
 pub mod device;
+pub mod graph;
 pub mod memory;
+pub mod pointer;
+pub mod procedure;
 pub mod sim;
 pub mod stream;
 
 use std::ffi::c_void;
 
 use crate::code::{ERROR_INVALID_VALUE, Outcome};
+
+/// What an argument is in the log.
+trait Argument {
+    fn number(&self) -> u64;
+}
+
+macro_rules! arguments {
+    ($($type:ty)*) => {
+        $(impl Argument for $type {
+            fn number(&self) -> u64 {
+                *self as u64
+            }
+        })*
+    };
+}
+
+arguments! { u8 i32 u32 u64 usize }
+
+impl<T> Argument for *const T {
+    fn number(&self) -> u64 {
+        *self as *const u8 as u64
+    }
+}
+
+impl<T> Argument for *mut T {
+    fn number(&self) -> u64 {
+        *self as *const u8 as u64
+    }
+}
+
+impl Argument for graph::Function {
+    fn number(&self) -> u64 {
+        self.map_or(0, |function| function as usize as u64)
+    }
+}
 
 /// Functions with the driver's names, and the search for one by name.
 macro_rules! entry_points {
@@ -25,7 +63,7 @@ macro_rules! entry_points {
             #[unsafe(no_mangle)]
             #[allow(non_snake_case)]
             pub unsafe extern "C" fn $name($($arg: $type),*) -> $crate::code::Code {
-                let arguments: &[u64] = &[$($arg as u64),*];
+                let arguments: &[u64] = &[$($crate::api::Argument::number(&$arg)),*];
                 $crate::call(stringify!($name), arguments, |$state| $body)
             }
         )*
@@ -47,7 +85,10 @@ pub(crate) fn find(name: &str) -> Option<*mut c_void> {
         copy::find,
         device::find,
         device::find_words,
+        graph::find,
         memory::find,
+        pointer::find,
+        procedure::find,
         stream::find,
     ];
     nouns.iter().find_map(|noun| noun(name))
