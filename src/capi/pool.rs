@@ -8,9 +8,10 @@ use super::guard::{
     PublicStruct, User, check_sized, guard, guard_or, out, read_sized, write_sized,
 };
 use super::status::forebay_status;
+use super::stream::{forebay_stream, stream_of};
 use crate::device::CudaOptions;
 use crate::error::{Error, Result, fail};
-use crate::pool::{Config, Flags, Policy, Pool};
+use crate::pool::{Config, Flags, Policy, Pool, SleepMode};
 
 /// A pool: memory of one device, handed out and taken back in stream order. Opaque. Every
 /// function that takes one may be called from any thread.
@@ -425,6 +426,76 @@ pub unsafe extern "C" fn forebay_pool_set_limit(
 ) -> forebay_status {
     // SAFETY: the caller's promise.
     unsafe { with_pool(pool, |pool| pool.set_limit(max_bytes)) }
+}
+
+/// What becomes of the bytes of a pool that sleeps.
+#[allow(non_camel_case_types)]
+#[repr(i32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum forebay_sleep_mode {
+    /// They are gone: after waking, blocks hold anything.
+    Discard = 0,
+    /// They are kept in pinned system memory, and come back. Cuda pools only.
+    Backup = 1,
+}
+
+/// Gives the device all memory of a pool back and keeps every address, blocks included, until
+/// `forebay_pool_wake`. Waits for all work on the device first; nobody queues work that uses the
+/// pool's blocks before it is awake. `mode` is a `forebay_sleep_mode`. Meanwhile blocks may be
+/// freed, and their pages do not come back; calls that need memory answer
+/// `FOREBAY_ERROR_INVALID_STATE`. Pages that were exported stay. What the pool has reserved says
+/// `forebay_pool_stats`.
+///
+/// Errors, with nothing changed: `FOREBAY_ERROR_INVALID_ARGUMENT` (`mode`),
+/// `FOREBAY_ERROR_INVALID_STATE` (it sleeps already; a graph is being captured; the driver
+/// failed), `FOREBAY_ERROR_OUT_OF_MEMORY` (no pinned memory for the backup),
+/// `FOREBAY_ERROR_UNSUPPORTED` (a backup of a host pool; memory that cannot be given back in
+/// parts).
+///
+/// # Safety
+/// `pool` as for every call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forebay_pool_sleep(pool: *mut forebay_pool, mode: i32) -> forebay_status {
+    let body = |pool: &Pool| match mode {
+        0 => pool.sleep(SleepMode::Discard),
+        1 => pool.sleep(SleepMode::Backup),
+        _ => Err(fail!(InvalidArgument, "mode is {mode}; it must be 0 or 1")),
+    };
+    // SAFETY: the caller's promise.
+    unsafe { with_pool(pool, body) }
+}
+
+/// Gets memory from the device for every address of the pool that has live blocks, and the
+/// backup into it, if there is one.
+///
+/// Errors: `FOREBAY_ERROR_OUT_OF_MEMORY` (the device has not enough: the pool sleeps on, nothing
+/// is lost, and this can be called again), `FOREBAY_ERROR_INVALID_STATE` (it does not sleep; the
+/// driver failed).
+///
+/// # Safety
+/// `pool` as for every call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forebay_pool_wake(pool: *mut forebay_pool) -> forebay_status {
+    // SAFETY: the caller's promise.
+    unsafe { with_pool(pool, Pool::wake) }
+}
+
+/// Tells a cuda pool that `stream` is about to be destroyed: what was freed on it is everybody's
+/// once its work is done, and the handle may be another stream's afterwards. A stream that was
+/// destroyed without this is found out, and costs a wait for everything on the device.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (the default stream, which stays),
+/// `FOREBAY_ERROR_INVALID_STATE` (the stream is capturing a graph).
+///
+/// # Safety
+/// `pool` as for every call; `stream` is a stream of its device.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forebay_pool_forget_stream(
+    pool: *mut forebay_pool,
+    stream: forebay_stream,
+) -> forebay_status {
+    // SAFETY: the caller's promise.
+    unsafe { with_pool(pool, |pool| pool.forget_stream(stream_of(stream))) }
 }
 
 /// Has `callback(size, user)` called before an allocation fails for lack of memory, up to 16

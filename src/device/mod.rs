@@ -88,6 +88,12 @@ pub trait Device: Send + Sync {
         false
     }
 
+    /// Lets the device of this kind with the number `ordinal` use the memory, now and from now
+    /// on.
+    fn allow_peer(&self, ordinal: u32) -> Result<()> {
+        Err(fail!(Unsupported, "memory on {} is not for device {ordinal}", self.name()))
+    }
+
     /// Copies ranges of pages, `(address, bytes)` each, to where they can be got back from while
     /// the device has other use for the pages. Nobody uses them meanwhile.
     fn save(&self, ranges: &[(usize, u64)]) -> Result<Saved> {

@@ -83,12 +83,16 @@ struct Waiting {
     to: u32,
 }
 
+/// The graph of pages that stay where they are, because other processes have them: of no
+/// capture, and never released.
+const FIXED: Lane = Lane { stream: Stream::DEFAULT, graph: u64::MAX };
+
 /// What is known of a live block besides its word.
 #[derive(Default)]
 struct Note {
     /// Streams that use it besides the one it was allocated on.
     streams: Vec<Stream>,
-    /// The tag of the graph that it belongs to; `READY` for none.
+    /// The tag that it goes back to, of a graph or [`FIXED`]; `READY` for none.
     graph: u32,
 }
 
@@ -299,6 +303,32 @@ impl Core {
         }
     }
 
+    /// The block at `address` is in pages that stay where they are from now on.
+    pub fn fix(&mut self, address: usize) {
+        let same = |owner: &Owner| owner.lane == FIXED;
+        let tag = self.owners.iter().position(same).unwrap_or_else(|| {
+            self.owners.push(Owner { lane: FIXED, closing: None });
+            self.owners.len() - 1
+        });
+        self.notes.entry(address).or_default().graph = tag as u32;
+    }
+
+    /// Whether something is known of the live block at `address` that its word does not say.
+    pub fn is_noted(&self, address: usize) -> bool {
+        self.notes.contains_key(&address)
+    }
+
+    /// A run from pages that stay where they are.
+    fn take_fixed(&mut self, table: &BlockTable, need: &Need) -> Option<Block> {
+        let tag = self.owners.iter().position(|owner| owner.lane == FIXED)? as u32;
+        if self.space.runs().free_bytes(tag) < need.block || !need.lane.is_eager() {
+            return None;
+        }
+        let block = self.take_large(table, need, tag)?;
+        self.notes.insert(block.address(), Note { streams: Vec::new(), graph: tag });
+        Some(block)
+    }
+
     /// Bytes of the largest run that is free for anybody.
     pub fn largest_free(&self) -> u64 {
         let runs = self.space.runs();
@@ -312,7 +342,10 @@ impl Core {
     pub fn take(&mut self, table: &BlockTable, need: &Need, tag: u32) -> Option<Block> {
         let block = match need.class {
             Some(class) => self.take_small(table, class, tag)?,
-            None => self.take_large(table, need, tag)?,
+            None => match self.take_large(table, need, tag) {
+                Some(block) => block,
+                None => self.take_fixed(table, need)?,
+            },
         };
         block.set_word(Word::HELD);
         self.used_peak = self.used_peak.max(self.space.used_bytes());

@@ -20,8 +20,11 @@ impl Pool {
     /// or in it before anything is taken.
     pub fn begin_graph(&self, graph: u64, stream: Stream) -> Result<()> {
         self.check_open()?;
-        if graph == 0 {
-            return Err(fail!(InvalidArgument, "graph is 0; any other number can name a graph"));
+        if graph == 0 || graph == u64::MAX {
+            return Err(fail!(
+                InvalidArgument,
+                "graph is {graph}; any number but 0 and 2^64 - 1 can name a graph"
+            ));
         }
         if !self.order.can_capture() {
             return Err(fail!(

@@ -13,6 +13,9 @@ use crate::error::{Result, fail};
 use crate::order::Stream;
 use crate::space::{PAGE, READY};
 
+/// Most bytes of pages that are moved at a time: they are nobody's meanwhile.
+const DEFRAG_PASS: u64 = 128 << 20;
+
 /// What [`Pool::defragment`] did.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DefragReport {
@@ -179,13 +182,14 @@ impl Pool {
         Ok(self.release(mapped.saturating_sub(keep_bytes), GiveBack::Now))
     }
 
-    /// Moves idle pages together, so that the largest free run is as large as can be.
+    /// Moves idle pages together, so that the largest free run is as large as can be: a bounded
+    /// number at a time, between which others get at the pool.
     pub fn defragment(&self) -> Result<DefragReport> {
         self.check_open()?;
         self.check_awake()?;
         self.flush_all();
         let calls = self.device.calls();
-        let mut core = self.polled();
+        let core = self.polled();
         if !core.sleep.is_awake() {
             drop(core);
             self.check_awake()?;
@@ -197,11 +201,35 @@ impl Pool {
             DefragReport { largest_before: before, largest_after: before, ..Default::default() };
         // The window that has all idle pages in the end; those that lie in it already stay.
         let window = (idle > before).then(|| core.space.best_window(idle, PAGE, READY)).flatten();
+        drop(core);
         let Some(window) = window.filter(|window| window.pages > 0) else { return Ok(report) };
-        let growth = core.space.begin_growth(window, window.pages);
+        let whole = (window.offset, window.offset + window.size);
+        let mut at = whole.0;
+        while at < whole.1
+            && let Some((end, moved)) = self.defragment_from(at, whole)?
+        {
+            at = end;
+            report.pages_moved += moved / PAGE;
+        }
+        report.largest_after = self.core.lock().largest_free();
+        report.bytes_gained = report.largest_after.saturating_sub(before);
+        report.system_calls = self.device.calls() - calls;
+        Ok(report)
+    }
+
+    /// One pass: fills the addresses `whole` from `at` on. Returns how far it came and the bytes
+    /// it moved; none when it can go no further.
+    fn defragment_from(&self, at: u64, whole: (u64, u64)) -> Result<Option<(u64, u64)>> {
+        let mut core = self.core.lock();
+        if !core.sleep.is_awake() {
+            return Ok(None);
+        }
+        let window = core.space.window_from(at, whole.1, DEFRAG_PASS);
+        let Some(window) = window else { return Ok(None) };
+        let growth = core.space.begin_growth_within(window, whole);
         if growth.fresh_bytes() > 0 {
             core.space.abort_growth(growth);
-            return Ok(report);
+            return Ok(None);
         }
         let moved = growth.moved_bytes();
         core.device_calls += 1;
@@ -209,18 +237,12 @@ impl Pool {
         let mapped = self.map(&growth);
         let mut core = self.core.lock();
         core.device_calls -= 1;
-        match mapped {
-            Ok(()) => core.space.finish_growth_free(growth),
-            Err(error) => {
-                core.space.abort_growth(growth);
-                return Err(error);
-            }
+        if let Err(error) = mapped {
+            core.space.abort_growth(growth);
+            return Err(error);
         }
-        report.pages_moved = moved / PAGE;
-        report.largest_after = core.largest_free();
-        report.bytes_gained = report.largest_after.saturating_sub(before);
-        report.system_calls = self.device.calls() - calls;
-        Ok(report)
+        core.space.finish_growth_free(growth);
+        Ok(Some((window.offset + window.size, moved)))
     }
 
     /// Changes the limit. What is mapped beyond a lower one is given back first; an error,

@@ -25,6 +25,7 @@ mod policy;
 mod registry;
 mod report;
 mod resize;
+mod share;
 mod sleep;
 mod slots;
 mod stats;
@@ -42,6 +43,7 @@ pub use fork::prepare_once as prepare_for_forks;
 pub use ladder::OomCallback;
 pub use maintenance::DefragReport;
 pub use policy::{Policy, Preset, TrimWhen};
+pub use share::Extent;
 pub use sleep::SleepMode;
 pub use stats::Stats;
 

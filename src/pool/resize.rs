@@ -91,13 +91,15 @@ impl Pool {
     /// Cuts a run of its own, or grows it into free memory above it.
     fn resize_run(&self, block: &Block, need: &Need) -> bool {
         let head = block.head();
-        let live = Word(head.word(block.index).load(Ordering::Acquire)).state() == state::LIVE;
-        // What other streams or a graph use too is not cut: nothing says when they are done with
-        // the rest.
-        if need.class.is_some() || !head.is_large() || !live {
+        if need.class.is_some() || !head.is_large() {
             return false;
         }
         let mut core = self.core.lock();
+        // What other streams, a graph or other processes use too is not cut: nothing says when
+        // they are done with the rest.
+        if core.is_noted(block.address()) {
+            return false;
+        }
         let (tag, fence) = core.fence(&*self.order, need.lane.stream);
         if !core.space.resize_large(head.id(), need.block, tag, fence) {
             return false;
@@ -194,7 +196,7 @@ impl Pool {
         let mut core = self.core.lock();
         let tag = core.tag(&*self.order, need.lane);
         core.poll(&self.table, &*self.order);
-        if !core.sleep.is_awake() {
+        if !core.sleep.is_awake() || core.is_noted(block.address()) {
             return None;
         }
         let above = core.space.room_above(run, need.block, tag);

@@ -207,6 +207,8 @@ driver_api! {
         page_access = cuMemSetAccess(address: CUdeviceptr, bytes: usize, access: *const CUmemAccessDesc, count: usize);
         page_export = cuMemExportToShareableHandle(shared: *mut c_void, handle: CUmemGenericAllocationHandle,
              kind: CUmemAllocationHandleType, flags: c_ulonglong);
+        page_import = cuMemImportFromShareableHandle(handle: *mut CUmemGenericAllocationHandle, shared: *mut c_void,
+             kind: CUmemAllocationHandleType);
         can_access_peer = cuDeviceCanAccessPeer(answer: *mut c_int, device: CUdevice, peer: CUdevice);
         // Since 12.0: tells a stream from a later one with the same handle.
         stream_id = cuStreamGetId(stream: CUstream, id: *mut c_ulonglong);

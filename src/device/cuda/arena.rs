@@ -15,7 +15,7 @@ use super::context::Context;
 use super::keep::Handle;
 use crate::device::{GiveBack, PAGE};
 use crate::error::{Result, fail};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, RwLock};
 
 /// Nothing is mapped here.
 const NONE: Handle = u64::MAX;
@@ -26,7 +26,8 @@ const STALE: Handle = u64::MAX - 1;
 /// What the pages of an arena are like, and who may use them.
 pub struct PageKind {
     properties: CUmemAllocationProp,
-    access: Vec<CUmemAccessDesc>,
+    /// Only ever grows.
+    access: RwLock<Vec<CUmemAccessDesc>>,
 }
 
 // SAFETY: plain data; the one pointer in it is null.
@@ -58,11 +59,37 @@ impl PageKind {
                 reserved: [0; 4],
             },
         };
-        let access = |&device: &CUdevice| CUmemAccessDesc {
+        let access = [&[device], peers].concat().into_iter().map(PageKind::access_for).collect();
+        PageKind { properties, access: RwLock::new(access) }
+    }
+
+    fn access_for(device: CUdevice) -> CUmemAccessDesc {
+        CUmemAccessDesc {
             location: at_device(device),
             flags: CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READWRITE,
-        };
-        PageKind { properties, access: [&[device], peers].concat().iter().map(access).collect() }
+        }
+    }
+
+    /// Pages that are mapped from now on are for `device` too.
+    pub fn allow(&self, device: CUdevice) {
+        let mut access = self.access.write();
+        if access.iter().all(|one| one.location.id != device) {
+            access.push(PageKind::access_for(device));
+        }
+    }
+
+    /// Lets all devices that may use such pages use these.
+    pub fn grant(&self, api: &DriverApi, address: usize, bytes: usize) -> Outcome {
+        loop {
+            let access = self.access.read().clone();
+            let (at, count) = (address as u64, access.len());
+            // SAFETY: a range that is mapped; descriptors that are whole.
+            unsafe { api.page_access(at, bytes, access.as_ptr(), count) }?;
+            // One that came meanwhile would miss these pages.
+            if self.access.read().len() == count {
+                return Ok(());
+            }
+        }
     }
 
     /// Whether other processes can be given such pages.
@@ -186,10 +213,7 @@ impl Arena {
             done += 1;
         }
         if outcome.is_ok() {
-            let (access, bytes) = (&self.kind.access, done * PAGE as usize);
-            // SAFETY: a range that was just mapped; descriptors that are whole.
-            outcome =
-                unsafe { api.page_access(address as u64, bytes, access.as_ptr(), access.len()) };
+            outcome = self.kind.grant(api, address, done * PAGE as usize);
         }
         let cells = self.cells(address, (done as u64) * PAGE);
         if outcome.is_err() && done > 0 {
@@ -310,6 +334,32 @@ impl Arena {
             }
         }
         shared
+    }
+
+    /// Grants access to everything that is mapped once more, after [`PageKind::allow`].
+    pub fn grant_all(&self) -> Result<()> {
+        self.context.with(|api| {
+            let is_mapped = |cell: &AtomicU64| cell.load(Ordering::Relaxed) < STALE;
+            let mut first = 0;
+            for range in self.pages.chunk_by(|a, b| is_mapped(a) == is_mapped(b)) {
+                let address = self.base + first * PAGE as usize;
+                first += range.len();
+                let granted = || self.kind.grant(api, address, range.len() * PAGE as usize);
+                if is_mapped(&range[0]) && granted().is_err() {
+                    // Some of it went away meanwhile: page by page what is there.
+                    for (number, cell) in range.iter().enumerate() {
+                        let at = address + number * PAGE as usize;
+                        let page = || self.kind.grant(api, at, PAGE as usize);
+                        if is_mapped(cell) {
+                            page().or_else(|failed| {
+                                if is_mapped(cell) { page() } else { Ok(()) }.map_err(|_| failed)
+                            })?;
+                        }
+                    }
+                }
+            }
+            Ok(())
+        })
     }
 
     /// Whether a page of the range is shared.

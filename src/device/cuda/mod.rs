@@ -7,6 +7,7 @@
 mod api;
 mod arena;
 mod context;
+mod import;
 mod keep;
 #[cfg(test)]
 pub(crate) mod stand_in;
@@ -21,6 +22,7 @@ use cudarc::driver::sys::{CUdevice, CUdevice_attribute, CUdeviceptr, CUresult, C
 
 pub use api::{DriverApi, Failure, Outcome};
 pub use context::Context;
+pub use import::Imported;
 
 use self::arena::{Arena, PageKind};
 use super::{Device, GiveBack, PAGE, Saved};
@@ -269,6 +271,22 @@ impl Device for Cuda {
 
     fn is_shared(&self, address: usize, bytes: u64) -> bool {
         self.arena(address).is_ok_and(|found| found.is_some_and(|it| it.is_shared(address, bytes)))
+    }
+
+    fn allow_peer(&self, ordinal: u32) -> Result<()> {
+        let Ground::Pages(kind, arenas) = &self.ground else {
+            return Err(fail!(
+                Unsupported,
+                "device {} has no virtual memory management; its memory cannot be given to \
+                 other devices",
+                self.context.ordinal()
+            ));
+        };
+        for peer in Cuda::peers(&self.context, &[ordinal])? {
+            kind.allow(peer);
+        }
+        let arenas = arenas.lock().clone();
+        arenas.iter().try_for_each(|arena| arena.grant_all())
     }
 
     fn save(&self, ranges: &[(usize, u64)]) -> Result<Saved> {
