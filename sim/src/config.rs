@@ -22,6 +22,8 @@ pub struct Config {
     pub absent: Vec<String>,
     /// Whether the devices have virtual memory management.
     pub virtual_memory: bool,
+    /// Whether the devices' memory can be exported as file descriptors.
+    pub exports: bool,
     /// What `cuDriverGetVersion` says.
     pub version: i32,
     /// Operations per stream that are remembered for reports.
@@ -42,6 +44,7 @@ impl Default for Config {
             peers: true,
             absent: Vec::new(),
             virtual_memory: true,
+            exports: true,
             version: 12080,
             history: 4096,
             check_order: true,

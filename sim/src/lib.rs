@@ -11,11 +11,15 @@ mod config;
 mod context;
 mod event;
 mod graph;
+mod host;
 mod log;
 mod memory;
 mod object;
 mod order;
+mod page;
+mod piece;
 mod pointer;
+mod span;
 mod stream;
 mod work;
 

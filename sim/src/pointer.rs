@@ -86,7 +86,7 @@ impl State {
                 start,
                 bytes: mapping.bytes,
                 id: mapping.piece.id,
-                exports: 0,
+                exports: mapping.piece.exports(),
                 pool: 0,
                 mapped: false,
             };

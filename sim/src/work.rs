@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use crate::code::*;
 use crate::graph::{Objects, Task};
-use crate::memory::Piece;
 use crate::order::{Clock, Epoch, Kind, What};
+use crate::piece::Piece;
 use crate::stream::Point;
 use crate::{HOST, State};
 

@@ -53,7 +53,7 @@ entry_points! {
             41 => 1,
             // Virtual memory management, and its export as file descriptors.
             102 => i32::from(state.config.virtual_memory),
-            103 => 0,
+            103 => i32::from(state.config.virtual_memory && state.config.exports),
             // Memory pools of the driver.
             115 => 0,
             1..=150 => 0,
