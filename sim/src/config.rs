@@ -24,6 +24,8 @@ pub struct Config {
     pub virtual_memory: bool,
     /// Whether the devices' memory can be exported as file descriptors.
     pub exports: bool,
+    /// Whether the driver has pools of its own.
+    pub memory_pools: bool,
     /// What `cuDriverGetVersion` says.
     pub version: i32,
     /// Operations per stream that are remembered for reports.
@@ -45,6 +47,7 @@ impl Default for Config {
             absent: Vec::new(),
             virtual_memory: true,
             exports: true,
+            memory_pools: true,
             version: 12080,
             history: 4096,
             check_order: true,

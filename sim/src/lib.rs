@@ -19,6 +19,7 @@ mod order;
 mod page;
 mod piece;
 mod pointer;
+mod pool;
 mod span;
 mod stream;
 mod work;
@@ -48,6 +49,7 @@ struct State {
     captures: capture::Captures,
     graphs: graph::Graphs,
     objects: object::Table,
+    pools: pool::Pools,
     log: log::Log,
     order: order::Order,
 }
@@ -72,6 +74,7 @@ impl State {
             captures: capture::Captures::default(),
             graphs: graph::Graphs::default(),
             objects: object::Table::default(),
+            pools: pool::Pools::default(),
             log: log::Log::default(),
             order: order::Order::new(config.history, config.check_order),
             config,

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::code::{ERROR_INVALID_VALUE, ERROR_OUT_OF_MEMORY, Outcome};
-use crate::order::{Accesses, Clock, What};
+use crate::order::{Accesses, Clock, Epoch, What};
 use crate::piece::Piece;
 use crate::span::Span;
 use crate::{HOST, State};
@@ -16,7 +16,7 @@ use crate::{HOST, State};
 /// The granularity of virtual memory management.
 pub const PAGE: u64 = 2 << 20;
 /// What plain allocations are counted in.
-const PLAIN: u64 = 512;
+pub const PLAIN: u64 = 512;
 
 /// What `cuMemCreate` gave.
 pub struct Handle {
@@ -34,6 +34,10 @@ pub struct Mapping {
     pub access: u64,
     /// Operations that used it.
     pub uses: Clock,
+    /// The driver's pool that it came from.
+    pub pool: Option<u64>,
+    /// The operation of a stream that takes it back.
+    pub freed: Option<Epoch>,
 }
 
 /// A part of a range of device addresses: the piece, and where in it.
@@ -108,16 +112,27 @@ impl State {
         if room > self.config.capacity {
             return Err(ERROR_OUT_OF_MEMORY);
         }
-        let span = Span::new(room.next_multiple_of(4096), libc::PROT_NONE, 4096)?;
         let piece = self.piece(device, room, 0)?;
-        let address = span.base as u64;
-        let mapping = Mapping {
-            bytes: room,
-            piece,
-            handle: None,
-            access: 1 << device,
-            uses: Clock::default(),
+        self.place_plain(piece, 1 << device, None)
+    }
+
+    /// Gives a piece addresses of its own, as plain memory of the devices in `access`.
+    pub fn place_plain(
+        &mut self,
+        piece: Arc<Piece>,
+        access: u64,
+        pool: Option<u64>,
+    ) -> Outcome<u64> {
+        let bytes = piece.bytes;
+        let span = match Span::new(bytes.next_multiple_of(4096), libc::PROT_NONE, 4096) {
+            Ok(span) => span,
+            Err(code) => {
+                self.let_go(&piece);
+                return Err(code);
+            }
         };
+        let (address, uses) = (span.base as u64, Clock::default());
+        let mapping = Mapping { bytes, piece, handle: None, access, uses, pool, freed: None };
         self.memory.reserved.insert(address, span);
         self.memory.mapped.insert(address, mapping);
         Ok(address)
@@ -127,13 +142,16 @@ impl State {
         if address == 0 {
             return Ok(());
         }
-        let memory = &mut self.memory;
-        if memory.mapped.get(&address).is_none_or(|mapping| mapping.handle.is_some()) {
+        let mapping = self.memory.mapped.get(&address);
+        if mapping.is_none_or(|it| it.handle.is_some() || it.freed.is_some()) {
             return Err(ERROR_INVALID_VALUE);
         }
         self.retire("cuMemFree", address);
         if let Some(mapping) = self.memory.mapped.remove(&address) {
             self.let_go(&mapping.piece);
+            if let Some(pool) = mapping.pool {
+                self.return_to(pool, mapping.bytes);
+            }
         }
         self.memory.reserved.remove(&address);
         Ok(())
@@ -148,31 +166,35 @@ impl State {
         }
     }
 
-    /// The parts of a range that work of a device may use; none if it may not use all of it.
-    /// `mark` is told of every mapping's uses.
+    /// The parts of a range that an operation of a device uses. If it may not use all of it,
+    /// the operation that took the memory back, or none.
     pub fn parts(
         &mut self,
+        at: Epoch,
         device: usize,
         (address, bytes): (u64, u64),
-        mut mark: impl FnMut(&mut Clock),
-    ) -> Option<Vec<Part>> {
-        let end = address.checked_add(bytes)?;
+    ) -> Result<Vec<Part>, Epoch> {
+        let end = address.checked_add(bytes).ok_or(Epoch::NONE)?;
         let (mut parts, mut reached) = (Vec::new(), address);
+        let (contexts, clock) = (&self.contexts, self.order.clock(at.slot));
         while reached < end {
-            let contexts = &self.contexts;
-            let (start, mapping) = self.memory.around(reached)?;
+            let (start, mapping) = self.memory.around(reached).ok_or(Epoch::NONE)?;
+            let plain = mapping.handle.is_none() && mapping.pool.is_none();
             let may = mapping.access & 1 << device != 0
-                || mapping.handle.is_none() && contexts.reaches(device, mapping.piece.device);
-            if !may {
-                return None;
+                || plain && contexts.reaches(device, mapping.piece.device);
+            if let Some(freed) = mapping.freed.filter(|&freed| clock.covers(freed)) {
+                return Err(freed);
             }
-            mark(&mut mapping.uses);
+            if !may {
+                return Err(Epoch::NONE);
+            }
+            mapping.uses.set(at);
             let stop = end.min(start + mapping.bytes);
             let piece = Arc::clone(&mapping.piece);
             let (offset, bytes) = (reached - start, stop - reached);
             parts.push(Part { piece, offset, address: reached, bytes });
             reached = stop;
         }
-        Some(parts)
+        Ok(parts)
     }
 }

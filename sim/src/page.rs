@@ -108,7 +108,15 @@ impl State {
         }
         it.mappings += 1;
         let (piece, uses) = (Arc::clone(&it.piece), Clock::default());
-        let mapping = Mapping { bytes, piece, handle: Some(handle), access: 0, uses };
+        let mapping = Mapping {
+            bytes,
+            piece,
+            handle: Some(handle),
+            access: 0,
+            uses,
+            pool: None,
+            freed: None,
+        };
         memory.mapped.insert(address, mapping);
         Ok(())
     }

@@ -138,15 +138,25 @@ impl State {
         Ok(Arc::new(piece))
     }
 
+    /// Memory of a device that its pool counts.
+    pub fn uncounted(&mut self, device: usize, bytes: u64) -> Outcome<Arc<Piece>> {
+        let header = Header { bytes, device: device as u64 };
+        let piece = Piece::new(self.handle(), header, self.config.bookkeeping, None)?;
+        Ok(Arc::new(piece))
+    }
+
     /// One holder of a piece less: a handle, or a plain allocation.
     pub fn let_go(&mut self, piece: &Piece) {
         let memory = &mut self.memory;
-        let Some(holders) = memory.holders.get_mut(&piece.id) else { return };
-        *holders -= 1;
-        if *holders == 0 {
-            memory.holders.remove(&piece.id);
-            memory.used[piece.device] -= piece.bytes;
-            memory.accesses.remove(&piece.id);
+        match memory.holders.get_mut(&piece.id) {
+            Some(holders) if *holders > 1 => *holders -= 1,
+            counted => {
+                if counted.is_some() {
+                    memory.used[piece.device] -= piece.bytes;
+                }
+                memory.holders.remove(&piece.id);
+                memory.accesses.remove(&piece.id);
+            }
         }
     }
 

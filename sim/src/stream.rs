@@ -60,7 +60,7 @@ pub fn thread() -> u64 {
 }
 
 impl Streams {
-    fn is_done(&self, (key, count): Point) -> bool {
+    pub fn is_done(&self, (key, count): Point) -> bool {
         self.rows.get(&key).is_none_or(|row| row.done >= count)
     }
 }
@@ -230,7 +230,10 @@ impl State {
         }
         match self.sticky {
             Some(code) => Err(code),
-            None => Ok(()),
+            None => {
+                self.shrink_pools();
+                Ok(())
+            }
         }
     }
 

@@ -41,6 +41,8 @@ pub enum Work {
     },
     /// A call, and what happens before it.
     Host(Call, Clock),
+    /// Memory is taken back.
+    Free(u64),
     /// References of a graph to objects.
     Release(Objects),
     /// It used addresses that are not mapped.
@@ -65,18 +67,21 @@ pub enum Place {
 type Ranges<'a> = &'a [(u64, u64)];
 
 /// The runs of a range, none where it may not be used.
-type Runs = Option<Vec<Run>>;
+pub type Runs = Option<Vec<Run>>;
 
 impl State {
     /// Notes an access of an operation to a range of device addresses.
-    fn access(&mut self, at: Epoch, device: usize, range: (u64, u64), write: bool) -> Runs {
+    pub fn access(&mut self, at: Epoch, device: usize, range: (u64, u64), write: bool) -> Runs {
         if self.memory.is_pinned(range.0, range.1) {
             let (base, bytes) = (range.0 as *mut u8, range.1 as usize);
             return Some(vec![Run { base, bytes, _piece: None, _staged: None }]);
         }
-        let Some(parts) = self.parts(device, range, |uses| uses.set(at)) else {
-            self.order.report(Kind::Unmapped, range, Epoch::NONE, at);
-            return None;
+        let parts = match self.parts(at, device, range) {
+            Ok(parts) => parts,
+            Err(earlier) => {
+                self.order.report(Kind::Unmapped, range, earlier, at);
+                return None;
+            }
         };
         let mut runs = Vec::new();
         for part in parts {
@@ -254,6 +259,7 @@ impl State {
         match work {
             Work::Nothing => {}
             Work::Record { event, number } => self.passed(event, number),
+            Work::Free(address) => self.freed(address),
             Work::Release(objects) => self.release_objects(&objects),
             Work::Host(call, clock) => {
                 call.make();

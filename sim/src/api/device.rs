@@ -55,7 +55,7 @@ entry_points! {
             102 => i32::from(state.config.virtual_memory),
             103 => i32::from(state.config.virtual_memory && state.config.exports),
             // Memory pools of the driver.
-            115 => 0,
+            115 => i32::from(state.config.memory_pools),
             1..=150 => 0,
             _ => return Err(ERROR_INVALID_VALUE),
         };
