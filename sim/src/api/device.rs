@@ -62,7 +62,8 @@ entry_points! {
         give(value, known)
     }
     fn cuDeviceCanAccessPeer(answer: *mut i32, device: i32, peer: i32) |state| {
-        let reach = state.config.peers && state.device(device)? != state.device(peer)?;
+        let apart = state.device(device)? != state.device(peer)?;
+        let reach = state.config.peers && apart;
         give(answer, i32::from(reach))
     }
 }
