@@ -46,6 +46,8 @@ struct State {
     memory: memory::Memory,
     streams: stream::Streams,
     events: HashMap<u64, event::Event>,
+    /// Handles of events that are gone, for the next ones.
+    spare_events: Vec<u64>,
     captures: capture::Captures,
     graphs: graph::Graphs,
     objects: object::Table,
@@ -71,6 +73,7 @@ impl State {
             memory: memory::Memory::new(config.devices),
             streams: stream::Streams::default(),
             events: HashMap::new(),
+            spare_events: Vec::new(),
             captures: capture::Captures::default(),
             graphs: graph::Graphs::default(),
             objects: object::Table::default(),

@@ -100,6 +100,9 @@ entry_points! {
     fn cuMemHostUnregister(at: u64) |state| { state.unpin(at) }
     fn cuMemGetAllocationGranularity(bytes: *mut usize, properties: *const Properties, which: u32)
     |state| {
+        if !state.config.virtual_memory {
+            return Err(ERROR_NOT_SUPPORTED);
+        }
         state.device(checked(properties)?.location.id)?;
         if which > 1 { Err(ERROR_INVALID_VALUE) } else { give(bytes, PAGE as usize) }
     }
