@@ -39,6 +39,7 @@ codes! {
     ERROR_ILLEGAL_ADDRESS = 700, "an illegal memory access was encountered";
     ERROR_LAUNCH_TIMEOUT = 702, "the launch timed out and was terminated";
     ERROR_PEER_ACCESS_ALREADY_ENABLED = 704, "peer access is already enabled";
+    ERROR_PEER_ACCESS_NOT_ENABLED = 705, "peer access has not been enabled";
     ERROR_HOST_MEMORY_ALREADY_REGISTERED = 712, "part or all of the memory is already mapped";
     ERROR_HOST_MEMORY_NOT_REGISTERED = 713, "pointer does not correspond to a registered region";
     ERROR_LAUNCH_FAILED = 719, "unspecified launch failure";

@@ -22,6 +22,12 @@ pub struct Config {
     pub absent: Vec<String>,
     /// Whether the devices have virtual memory management.
     pub virtual_memory: bool,
+    /// Whether the devices' memory can be exported as file descriptors.
+    pub exports: bool,
+    /// Whether the driver has pools of its own.
+    pub memory_pools: bool,
+    /// Whether a new stream or event may have the handle of one that is gone, as with drivers.
+    pub reuse_handles: bool,
     /// What `cuDriverGetVersion` says.
     pub version: i32,
     /// Operations per stream that are remembered for reports.
@@ -42,6 +48,9 @@ impl Default for Config {
             peers: true,
             absent: Vec::new(),
             virtual_memory: true,
+            exports: true,
+            memory_pools: true,
+            reuse_handles: false,
             version: 12080,
             history: 4096,
             check_order: true,
@@ -52,7 +61,7 @@ impl Default for Config {
 impl Config {
     /// The default with what the environment says, for programs that load this as their
     /// driver: `SIM_CUDA_DEVICES`, `SIM_CUDA_CAPACITY` (bytes), `SIM_CUDA_BOOKKEEPING` (0 or
-    /// 1), `SIM_CUDA_TICK_NS`.
+    /// 1), `SIM_CUDA_TICK_NS`, `SIM_CUDA_REUSE_HANDLES` (0 or 1).
     pub fn from_env() -> Config {
         fn number(name: &str) -> Option<u64> {
             std::env::var(name).ok()?.parse().ok()
@@ -63,6 +72,7 @@ impl Config {
             capacity: number("SIM_CUDA_CAPACITY").unwrap_or(default.capacity),
             bookkeeping: number("SIM_CUDA_BOOKKEEPING").is_some_and(|n| n != 0),
             tick_ns: number("SIM_CUDA_TICK_NS").unwrap_or(default.tick_ns),
+            reuse_handles: number("SIM_CUDA_REUSE_HANDLES").is_some_and(|n| n != 0),
             ..default
         }
     }

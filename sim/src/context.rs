@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use crate::State;
 use crate::code::{
     ERROR_INVALID_CONTEXT, ERROR_INVALID_DEVICE, ERROR_PEER_ACCESS_ALREADY_ENABLED,
-    ERROR_PEER_ACCESS_UNSUPPORTED, Outcome,
+    ERROR_PEER_ACCESS_NOT_ENABLED, ERROR_PEER_ACCESS_UNSUPPORTED, Outcome,
 };
 
 /// Contexts of all devices: the handle of device `n` is `FIRST + 16 n`.
@@ -107,6 +107,16 @@ impl State {
                 stack.push(context);
             }
         });
+        Ok(())
+    }
+
+    pub fn disable_peer(&mut self, peer: u64) -> Outcome {
+        let from = self.current_device()?;
+        let to = self.context_device(peer)?;
+        if from == to || !self.contexts.reaches(from, to) {
+            return Err(ERROR_PEER_ACCESS_NOT_ENABLED);
+        }
+        self.contexts.reach[from] &= !(1 << to);
         Ok(())
     }
 

@@ -10,8 +10,8 @@ use crate::work::Work;
 pub struct Event {
     device: usize,
     timing: bool,
-    /// Records so far; only the last one counts.
-    records: u64,
+    /// The last record, by a number that no other has; only that one counts.
+    last: u64,
     point: Option<Point>,
     /// What happens before the last record.
     clock: Clock,
@@ -31,19 +31,23 @@ impl State {
         let event = Event {
             device,
             timing: flags & 2 == 0,
-            records: 0,
+            last: 0,
             point: None,
             clock: Clock::default(),
             passed: None,
             mark: None,
         };
-        let handle = self.handle();
+        let handle = self.spare_events.pop().unwrap_or_else(|| self.handle());
         self.events.insert(handle, event);
         Ok(handle)
     }
 
     pub fn destroy_event(&mut self, event: u64) -> Outcome {
-        self.events.remove(&event).map(drop).ok_or(ERROR_INVALID_HANDLE)
+        self.events.remove(&event).ok_or(ERROR_INVALID_HANDLE)?;
+        if self.config.reuse_handles {
+            self.spare_events.push(event);
+        }
+        Ok(())
     }
 
     fn event(&self, event: u64) -> Outcome<&Event> {
@@ -64,11 +68,11 @@ impl State {
             return Ok(());
         }
         let (at, after) = self.place(key, What::Record(event))?;
-        let number = self.event(event)?.records + 1;
+        let number = self.handle();
         let point = self.enqueue(key, after, 0, Work::Record { event, number });
         let clock = self.order.clock(at.slot).clone();
         if let Some(it) = self.events.get_mut(&event) {
-            (it.records, it.point, it.clock, it.passed) = (number, Some(point), clock, None);
+            (it.last, it.point, it.clock, it.passed) = (number, Some(point), clock, None);
             it.mark = None;
         }
         Ok(())
@@ -77,7 +81,7 @@ impl State {
     /// The record with this number was passed.
     pub fn passed(&mut self, event: u64, number: u64) {
         let now = self.streams.now;
-        if let Some(it) = self.events.get_mut(&event).filter(|it| it.records == number) {
+        if let Some(it) = self.events.get_mut(&event).filter(|it| it.last == number) {
             it.passed = Some(now);
         }
     }

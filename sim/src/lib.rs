@@ -11,11 +11,16 @@ mod config;
 mod context;
 mod event;
 mod graph;
+mod host;
 mod log;
 mod memory;
 mod object;
 mod order;
+mod page;
+mod piece;
 mod pointer;
+mod pool;
+mod span;
 mod stream;
 mod work;
 
@@ -41,9 +46,12 @@ struct State {
     memory: memory::Memory,
     streams: stream::Streams,
     events: HashMap<u64, event::Event>,
+    /// Handles of events that are gone, for the next ones.
+    spare_events: Vec<u64>,
     captures: capture::Captures,
     graphs: graph::Graphs,
     objects: object::Table,
+    pools: pool::Pools,
     log: log::Log,
     order: order::Order,
 }
@@ -65,9 +73,11 @@ impl State {
             memory: memory::Memory::new(config.devices),
             streams: stream::Streams::default(),
             events: HashMap::new(),
+            spare_events: Vec::new(),
             captures: capture::Captures::default(),
             graphs: graph::Graphs::default(),
             objects: object::Table::default(),
+            pools: pool::Pools::default(),
             log: log::Log::default(),
             order: order::Order::new(config.history, config.check_order),
             config,

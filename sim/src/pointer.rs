@@ -77,7 +77,7 @@ impl State {
         let current = self.current_device().ok();
         if let Some((start, mapping)) = self.memory.around(address) {
             let device = mapping.piece.device;
-            let plain = mapping.handle.is_none();
+            let plain = mapping.handle.is_none() && mapping.pool.is_none();
             let access = mapping.access;
             let known = Known {
                 device: Some(device),
@@ -86,8 +86,8 @@ impl State {
                 start,
                 bytes: mapping.bytes,
                 id: mapping.piece.id,
-                exports: 0,
-                pool: 0,
+                exports: mapping.piece.exports(),
+                pool: mapping.pool.unwrap_or(0),
                 mapped: false,
             };
             let mapped = current.is_some_and(|current| {

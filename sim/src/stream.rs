@@ -37,6 +37,10 @@ struct Op {
 #[derive(Default)]
 pub struct Streams {
     rows: BTreeMap<u64, Stream>,
+    /// Keys by the handles that the program has.
+    handles: HashMap<u64, u64>,
+    /// Handles of streams that are gone, for the next ones.
+    spare: Vec<u64>,
     /// The streams that no one makes: the legacy one of a device under thread 0, and those of
     /// threads.
     own: HashMap<(u64, usize), u64>,
@@ -60,7 +64,7 @@ pub fn thread() -> u64 {
 }
 
 impl Streams {
-    fn is_done(&self, (key, count): Point) -> bool {
+    pub fn is_done(&self, (key, count): Point) -> bool {
         self.rows.get(&key).is_none_or(|row| row.done >= count)
     }
 }
@@ -79,7 +83,12 @@ impl State {
     pub fn create_stream(&mut self, flags: u32) -> Outcome<u64> {
         let device = self.current_device()?;
         match flags {
-            0 | 1 => Ok(self.add_stream(device, "stream", flags == 0)),
+            0 | 1 => {
+                let key = self.add_stream(device, "stream", flags == 0);
+                let handle = self.streams.spare.pop().unwrap_or(key);
+                self.streams.handles.insert(handle, key);
+                Ok(handle)
+            }
             _ => Err(ERROR_INVALID_VALUE),
         }
     }
@@ -88,8 +97,7 @@ impl State {
     /// the thread.
     pub fn stream_key(&mut self, handle: u64) -> Outcome<u64> {
         if handle > 2 {
-            let live = self.streams.rows.get(&handle).is_some_and(|row| !row.gone);
-            return if live { Ok(handle) } else { Err(ERROR_INVALID_HANDLE) };
+            return self.streams.handles.get(&handle).copied().ok_or(ERROR_INVALID_HANDLE);
         }
         let device = self.current_device()?;
         let (of, name) = if handle == 2 { (thread(), "thread's stream") } else { (0, "legacy") };
@@ -128,9 +136,13 @@ impl State {
         if handle <= 2 {
             return Err(ERROR_INVALID_HANDLE);
         }
-        self.stream_key(handle)?;
-        self.refuse_capture(handle)?;
-        self.end_stream(handle)
+        let key = self.stream_key(handle)?;
+        self.refuse_capture(key)?;
+        self.streams.handles.remove(&handle);
+        if self.config.reuse_handles {
+            self.streams.spare.push(handle);
+        }
+        self.end_stream(key)
     }
 
     /// A stream takes no more work; what it has still runs.
@@ -230,7 +242,10 @@ impl State {
         }
         match self.sticky {
             Some(code) => Err(code),
-            None => Ok(()),
+            None => {
+                self.shrink_pools();
+                Ok(())
+            }
         }
     }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use crate::code::*;
 use crate::graph::{Objects, Task};
-use crate::memory::Piece;
 use crate::order::{Clock, Epoch, Kind, What};
+use crate::piece::Piece;
 use crate::stream::Point;
 use crate::{HOST, State};
 
@@ -41,6 +41,8 @@ pub enum Work {
     },
     /// A call, and what happens before it.
     Host(Call, Clock),
+    /// Memory is taken back.
+    Free(u64),
     /// References of a graph to objects.
     Release(Objects),
     /// It used addresses that are not mapped.
@@ -58,6 +60,8 @@ pub struct Call {
 #[derive(Clone, Copy)]
 pub enum Place {
     Device(u64),
+    /// Memory of a device as that device sees it, whichever one copies.
+    Of(usize, u64),
     Host(u64),
 }
 
@@ -65,18 +69,21 @@ pub enum Place {
 type Ranges<'a> = &'a [(u64, u64)];
 
 /// The runs of a range, none where it may not be used.
-type Runs = Option<Vec<Run>>;
+pub type Runs = Option<Vec<Run>>;
 
 impl State {
     /// Notes an access of an operation to a range of device addresses.
-    fn access(&mut self, at: Epoch, device: usize, range: (u64, u64), write: bool) -> Runs {
+    pub fn access(&mut self, at: Epoch, device: usize, range: (u64, u64), write: bool) -> Runs {
         if self.memory.is_pinned(range.0, range.1) {
             let (base, bytes) = (range.0 as *mut u8, range.1 as usize);
             return Some(vec![Run { base, bytes, _piece: None, _staged: None }]);
         }
-        let Some(parts) = self.parts(device, range, |uses| uses.set(at)) else {
-            self.order.report(Kind::Unmapped, range, Epoch::NONE, at);
-            return None;
+        let parts = match self.parts(at, device, range) {
+            Ok(parts) => parts,
+            Err(earlier) => {
+                self.order.report(Kind::Unmapped, range, earlier, at);
+                return None;
+            }
         };
         let mut runs = Vec::new();
         for part in parts {
@@ -123,6 +130,8 @@ impl State {
                 for place in [to, from] {
                     match *place {
                         Place::Device(address) => self.owner_of(address).map(drop)?,
+                        Place::Of(device, address) if self.owner_of(address)? == device => {}
+                        Place::Of(..) => return Err(ERROR_INVALID_VALUE),
                         Place::Host(0) => return Err(ERROR_INVALID_VALUE),
                         Place::Host(_) => {}
                     }
@@ -136,7 +145,7 @@ impl State {
     fn may_capture(&self, task: &Task) -> bool {
         let Task::Copy { to, from, bytes } = *task else { return true };
         [to, from].iter().all(|place| match *place {
-            Place::Device(_) => true,
+            Place::Device(_) | Place::Of(..) => true,
             Place::Host(address) => self.memory.is_pinned(address, bytes),
         })
     }
@@ -214,7 +223,7 @@ impl State {
     fn copy(&mut self, key: u64, to: Place, from: Place, bytes: u64) -> Outcome<Point> {
         let device = self.stream(key)?.device;
         let number = |place| match place {
-            Place::Device(address) | Place::Host(address) => address,
+            Place::Device(address) | Place::Of(_, address) | Place::Host(address) => address,
         };
         let what = What::Copy { to: number(to), from: number(from), bytes };
         let (at, after) = self.place(key, what)?;
@@ -224,7 +233,13 @@ impl State {
             (Some(to), Some(from)) => Work::Copy { to, from },
             _ => Work::Fault,
         };
-        let within = matches!((to, from), (Place::Device(_), Place::Device(_)));
+        // The device that copies, where a side is of no other.
+        let mut of = |place| match place {
+            Place::Device(address) => self.memory.owner(address),
+            Place::Of(device, _) => Some(device),
+            Place::Host(_) => None,
+        };
+        let within = of(to) == Some(device) && of(from) == Some(device);
         let speed = if within { self.config.device_bandwidth } else { self.config.link_bandwidth };
         let point = self.enqueue(key, after, bytes / speed.max(1), work);
         if matches!(to, Place::Host(at) if !self.memory.is_pinned(at, bytes)) {
@@ -236,6 +251,9 @@ impl State {
     fn side(&mut self, at: Epoch, device: usize, place: Place, bytes: u64, write: bool) -> Runs {
         let address = match place {
             Place::Device(address) => return self.access(at, device, (address, bytes), write),
+            Place::Of(device, address) => {
+                return self.access(at, device, (address, bytes), write);
+            }
             Place::Host(address) => address,
         };
         let (mut base, bytes) = (address as *mut u8, bytes as usize);
@@ -254,6 +272,7 @@ impl State {
         match work {
             Work::Nothing => {}
             Work::Record { event, number } => self.passed(event, number),
+            Work::Free(address) => self.freed(address),
             Work::Release(objects) => self.release_objects(&objects),
             Work::Host(call, clock) => {
                 call.make();

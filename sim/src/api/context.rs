@@ -23,6 +23,7 @@ entry_points! {
         }
         if greatest.is_null() { Ok(()) } else { give(greatest, -5) }
     }
+    fn cuCtxDisablePeerAccess(peer: u64) |state| { state.disable_peer(peer) }
     fn cuCtxEnablePeerAccess(peer: u64, flags: u32) |state| {
         if flags != 0 {
             return Err(crate::code::ERROR_INVALID_VALUE);

@@ -4,7 +4,7 @@ use super::entry_points;
 use crate::State;
 use crate::code::Outcome;
 use crate::graph::Task;
-use crate::work::Place::{self, Device, Host};
+use crate::work::Place::{self, Device, Host, Of};
 
 /// A copy in the legacy stream; the host waits if it has a side in it.
 fn at_once(state: &mut State, to: Place, from: Place, bytes: usize) -> Outcome {
@@ -57,6 +57,12 @@ entry_points! {
     }
     fn cuMemcpyAsync(to: u64, from: u64, bytes: usize, stream: u64) |state| {
         let (to, from) = (state.find_place(to), state.find_place(from));
+        later(state, to, from, bytes, stream)
+    }
+    fn cuMemcpyPeerAsync(to: u64, target: u64, from: u64, source: u64, bytes: usize, stream: u64)
+    |state| {
+        let to = Of(state.context_device(target)?, to);
+        let from = Of(state.context_device(source)?, from);
         later(state, to, from, bytes, stream)
     }
     fn cuMemsetD8_v2(to: u64, value: u8, bytes: usize) |state| {

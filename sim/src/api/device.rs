@@ -53,16 +53,17 @@ entry_points! {
             41 => 1,
             // Virtual memory management, and its export as file descriptors.
             102 => i32::from(state.config.virtual_memory),
-            103 => 0,
+            103 => i32::from(state.config.virtual_memory && state.config.exports),
             // Memory pools of the driver.
-            115 => 0,
+            115 => i32::from(state.config.memory_pools),
             1..=150 => 0,
             _ => return Err(ERROR_INVALID_VALUE),
         };
         give(value, known)
     }
     fn cuDeviceCanAccessPeer(answer: *mut i32, device: i32, peer: i32) |state| {
-        let reach = state.config.peers && state.device(device)? != state.device(peer)?;
+        let apart = state.device(device)? != state.device(peer)?;
+        let reach = state.config.peers && apart;
         give(answer, i32::from(reach))
     }
 }

@@ -1,8 +1,11 @@
 //! Memory: plain, virtual, and pinned memory of the host.
 
+use std::os::fd::IntoRawFd;
+
 use super::{entry_points, give, take};
 use crate::code::{ERROR_INVALID_VALUE, ERROR_NOT_SUPPORTED};
 use crate::memory::PAGE;
+use crate::piece::FILE;
 
 /// Where memory is: 1 is a device, with its number.
 #[repr(C)]
@@ -31,6 +34,11 @@ pub struct Properties {
 }
 
 impl Properties {
+    /// The same, for export as these kinds of handles.
+    pub fn exported(self, exports: u32) -> Properties {
+        Properties { exports, ..self }
+    }
+
     /// Memory of a device that is not exported.
     pub fn on(device: i32) -> Properties {
         let location = Location { kind: 1, id: device };
@@ -92,6 +100,9 @@ entry_points! {
     fn cuMemHostUnregister(at: u64) |state| { state.unpin(at) }
     fn cuMemGetAllocationGranularity(bytes: *mut usize, properties: *const Properties, which: u32)
     |state| {
+        if !state.config.virtual_memory {
+            return Err(ERROR_NOT_SUPPORTED);
+        }
         state.device(checked(properties)?.location.id)?;
         if which > 1 { Err(ERROR_INVALID_VALUE) } else { give(bytes, PAGE as usize) }
     }
@@ -120,7 +131,7 @@ entry_points! {
         if flags != 0 || handle.is_null() {
             return Err(ERROR_INVALID_VALUE);
         }
-        let created = state.create(properties.location.id, bytes as u64)?;
+        let created = state.create(properties.location.id, bytes as u64, properties.exports)?;
         give(handle, created)
     }
     fn cuMemRelease(handle: u64) |state| { state.release_page(handle) }
@@ -135,6 +146,34 @@ entry_points! {
         state.map(address, bytes as u64, offset as u64, handle)
     }
     fn cuMemUnmap(address: u64, bytes: usize) |state| { state.unmap(address, bytes as u64) }
+    fn cuMemGetAllocationPropertiesFromHandle(properties: *mut Properties, handle: u64) |state| {
+        let (device, exports) = state.properties(handle)?;
+        give(properties, Properties::on(device as i32).exported(exports))
+    }
+    fn cuMemExportToShareableHandle(to: *mut i32, handle: u64, kind: u32, flags: u64) |state| {
+        if flags != 0 || kind != FILE || to.is_null() {
+            return Err(ERROR_INVALID_VALUE);
+        }
+        let file = state.export(handle)?;
+        give(to, file.into_raw_fd())
+    }
+    fn cuMemImportFromShareableHandle(handle: *mut u64, from: usize, kind: u32) |state| {
+        // The descriptor itself is the pointer.
+        let file = i32::try_from(from).map_err(|_| ERROR_INVALID_VALUE)?;
+        if kind != FILE || handle.is_null() {
+            return Err(ERROR_INVALID_VALUE);
+        }
+        let imported = state.import(file)?;
+        give(handle, imported)
+    }
+    fn cuMemGetAccess(flags: *mut u64, of: *const Location, address: u64) |state| {
+        let of = take(of)?;
+        if of.kind != 1 {
+            return Err(ERROR_INVALID_VALUE);
+        }
+        let may = state.access_of(address, of.id)?;
+        give(flags, if may { 3 } else { 0 })
+    }
     fn cuMemSetAccess(address: u64, bytes: usize, access: *const Access, count: usize) |state| {
         if access.is_null() || count == 0 {
             return Err(ERROR_INVALID_VALUE);

@@ -8,6 +8,7 @@ pub mod device;
 pub mod graph;
 pub mod memory;
 pub mod pointer;
+pub mod pool;
 pub mod procedure;
 pub mod sim;
 pub mod stream;
@@ -88,6 +89,7 @@ pub(crate) fn find(name: &str) -> Option<*mut c_void> {
         graph::find,
         memory::find,
         pointer::find,
+        pool::find,
         procedure::find,
         stream::find,
     ];
