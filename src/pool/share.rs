@@ -45,10 +45,24 @@ impl Pool {
     pub fn export(&self, address: usize) -> Result<Vec<OwnedFd>> {
         let extent = self.exported_extent(address)?;
         self.check_awake()?;
-        // Before anything is shared: wherever it goes from here, its pages stay.
-        self.core.lock().fix(address);
         let first = address - extent.offset as usize;
-        (0..extent.pages).map(|page| self.device.share(first + (page * PAGE) as usize)).collect()
+        let mut pages = Vec::new();
+        let mut result = Ok(());
+        for page in 0..extent.pages {
+            match self.device.share(first + (page * PAGE) as usize) {
+                Ok(page) => pages.push(page),
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
+            }
+        }
+        // Wherever it goes from here, its pages stay; of some of them another process may have
+        // been told even if not of all.
+        if !pages.is_empty() {
+            self.core.lock().fix(address);
+        }
+        result.map(|()| pages)
     }
 
     /// Lets the device with the number `ordinal` use the pool's memory, now and from now on.

@@ -66,6 +66,7 @@ macro_rules! cu {
         }
     }};
 }
+#[allow(unused_imports)]
 pub(crate) use cu;
 
 impl Gpu {

@@ -96,8 +96,16 @@ impl Cuda {
 
     fn peers(context: &Context, ordinals: &[u32]) -> Result<Vec<CUdevice>> {
         let find = |&ordinal: &u32| {
-            let (mut peer, mut can) = (0, 0);
+            let (mut peer, mut can, mut count) = (0, 0, 0);
             let own = context.device();
+            // SAFETY: a place for the answer.
+            context.with(|api| unsafe { api.device_count(&mut count) })?;
+            if i64::from(ordinal) >= i64::from(count) {
+                return Err(fail!(
+                    InvalidArgument,
+                    "device_index is {ordinal}; this machine has {count} CUDA devices"
+                ));
+            }
             context.with(|api| {
                 // SAFETY: places for the answers.
                 unsafe {
