@@ -604,6 +604,8 @@ impl Pool {
             // A device is not called under a lock, and nobody's bytes are overwritten before
             // they are this call's. A fork in between loses the block, in the child.
             let poison = self.flags.poison_on_free;
+            // A word that says that it is held has no room for what was asked for.
+            let (requested, size) = (head.requested(block.index), head.size());
             if poison {
                 if !hold() {
                     continue;
@@ -615,7 +617,6 @@ impl Pool {
             // SAFETY: the owner's thread, outside the door.
             let mut locked = slot.map(|slot| unsafe { slot.lock() });
             let slotless = slot.is_none().then(|| self.slotless.cells.lock());
-            let (requested, size) = (head.requested(block.index), head.size());
             if !poison && !hold() {
                 continue;
             }
