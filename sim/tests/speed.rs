@@ -1,4 +1,5 @@
 //! A million operations through the checker, in bounded time and memory.
+#![allow(clippy::unwrap_used)]
 
 #[allow(dead_code, unused_imports)]
 mod common;
