@@ -56,7 +56,8 @@ thread_local! {
 }
 
 /// Calls that may do something to a device behind the streams, and are therefore illegal
-/// for threads that are not in relaxed mode.
+/// for threads that are not in relaxed mode. Those that wait, ask or use the legacy stream are
+/// so too, and are looked at where what they wait for is known.
 fn is_unsafe(name: &str) -> bool {
     matches!(
         name,
@@ -71,16 +72,6 @@ fn is_unsafe(name: &str) -> bool {
             | "cuMemMap"
             | "cuMemUnmap"
             | "cuMemSetAccess"
-            | "cuMemcpy"
-            | "cuMemcpyHtoD_v2"
-            | "cuMemcpyDtoH_v2"
-            | "cuMemcpyDtoD_v2"
-            | "cuMemsetD8_v2"
-            | "cuStreamQuery"
-            | "cuStreamSynchronize"
-            | "cuCtxSynchronize"
-            | "cuEventQuery"
-            | "cuEventSynchronize"
     )
 }
 
@@ -108,7 +99,12 @@ impl State {
 
     /// Whether this thread may make this call with regard to all captures.
     pub fn allow(&mut self, name: &str) -> Outcome {
-        if self.captures.0.is_empty() || !is_unsafe(name) {
+        if is_unsafe(name) { self.allow_unsafe() } else { Ok(()) }
+    }
+
+    /// Whether this thread may make calls that are unsafe.
+    pub fn allow_unsafe(&mut self) -> Outcome {
+        if self.captures.0.is_empty() {
             return Ok(());
         }
         let (mode, thread) = (self.mode(), thread());
@@ -158,6 +154,12 @@ impl State {
     }
 
     /// The host may not wait for a stream that captures, nor ask for its progress.
+    pub fn refuse_to_wait(&mut self, key: u64) -> Outcome {
+        self.refuse_capture(key)?;
+        self.allow_unsafe()
+    }
+
+    /// What cannot be done with a stream that captures.
     pub fn refuse_capture(&mut self, key: u64) -> Outcome {
         if self.captures.0.is_empty() {
             return Ok(());
@@ -175,7 +177,7 @@ impl State {
         if self.invalidate(|capture| keys.iter().any(|key| capture.streams.contains_key(key))) {
             return Err(ERROR_STREAM_CAPTURE_UNSUPPORTED);
         }
-        Ok(())
+        self.allow_unsafe()
     }
 
     /// Nor for an event that was last recorded in one.

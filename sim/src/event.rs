@@ -109,7 +109,7 @@ impl State {
     fn refuse_mark(&mut self, event: u64) -> Outcome {
         match self.event(event)?.mark.clone() {
             Some(mark) => Err(self.refuse_captured(&mark)),
-            None => Ok(()),
+            None => self.allow_unsafe(),
         }
     }
 
@@ -141,8 +141,11 @@ impl State {
 
     /// Milliseconds between two records.
     pub fn elapsed(&mut self, from: u64, to: u64) -> Outcome<f32> {
-        self.refuse_mark(from)?;
-        self.refuse_mark(to)?;
+        for event in [from, to] {
+            if let Some(mark) = self.event(event)?.mark.clone() {
+                return Err(self.refuse_captured(&mark));
+            }
+        }
         let (from, to) = (self.event(from)?, self.event(to)?);
         if !from.timing || !to.timing || from.point.is_none() || to.point.is_none() {
             return Err(ERROR_INVALID_HANDLE);

@@ -299,7 +299,14 @@ struct Segment {
 
 /// The last accesses to the bytes of one piece of memory.
 #[derive(Default)]
-pub struct Accesses(BTreeMap<u64, Segment>);
+pub struct Accesses {
+    rows: BTreeMap<u64, Segment>,
+    /// Rows at which old ones are forgotten.
+    limit: usize,
+}
+
+/// Rows that are kept without a look at their age.
+const ROWS: usize = 1024;
 
 impl Accesses {
     /// Notes an access to `[from, to)` and tells `conflict` of each earlier one that is not in
@@ -316,13 +323,13 @@ impl Accesses {
             return;
         }
         // Most accesses are to the range of an earlier one.
-        if self.0.get(&from).is_none_or(|segment| segment.end != to) {
+        if self.rows.get(&from).is_none_or(|segment| segment.end != to) {
             self.split(from);
             self.split(to);
         }
         if write {
             let mut whole = false;
-            for (&start, segment) in self.0.range_mut(from..to) {
+            for (&start, segment) in self.rows.range_mut(from..to) {
                 let range = (start, segment.end);
                 if !clock.covers(segment.write) {
                     conflict(segment.write, range);
@@ -335,17 +342,17 @@ impl Accesses {
                 segment.reads.clear();
             }
             if !whole {
-                let inner: Vec<u64> = self.0.range(from..to).map(|(&start, _)| start).collect();
+                let inner: Vec<u64> = self.rows.range(from..to).map(|(&start, _)| start).collect();
                 for start in inner {
-                    self.0.remove(&start);
+                    self.rows.remove(&start);
                 }
-                self.0.insert(from, Segment { end: to, write: at, reads: Vec::new() });
+                self.rows.insert(from, Segment { end: to, write: at, reads: Vec::new() });
             }
             return;
         }
         let mut gaps = Vec::new();
         let mut reached = from;
-        for (&start, segment) in self.0.range_mut(from..to) {
+        for (&start, segment) in self.rows.range_mut(from..to) {
             if start > reached {
                 gaps.push((reached, start));
             }
@@ -360,17 +367,34 @@ impl Accesses {
             gaps.push((reached, to));
         }
         for (start, end) in gaps {
-            self.0.insert(start, Segment { end, write: Epoch::NONE, reads: vec![at] });
+            self.rows.insert(start, Segment { end, write: Epoch::NONE, reads: vec![at] });
         }
+    }
+
+    /// Forgets accesses that happen before `known`, and so before all that is still to come, if
+    /// there are many.
+    pub fn forget(&mut self, known: &Clock) {
+        if self.rows.len() >= self.limit.max(ROWS) {
+            self.sweep(known);
+            // Half of the rows are new when it is looked again: a look costs little each.
+            self.limit = 2 * self.rows.len();
+        }
+    }
+
+    fn sweep(&mut self, known: &Clock) {
+        self.rows.retain(|_, segment| {
+            segment.reads.retain(|&read| !known.covers(read));
+            !segment.reads.is_empty() || !known.covers(segment.write)
+        });
     }
 
     /// Makes `point` a border.
     fn split(&mut self, point: u64) {
-        let Some((_, segment)) = self.0.range_mut(..point).next_back() else { return };
+        let Some((_, segment)) = self.rows.range_mut(..point).next_back() else { return };
         if segment.end > point {
             let end = std::mem::replace(&mut segment.end, point);
             let (write, reads) = (segment.write, segment.reads.clone());
-            self.0.insert(point, Segment { end, write, reads });
+            self.rows.insert(point, Segment { end, write, reads });
         }
     }
 }
@@ -378,6 +402,7 @@ impl Accesses {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::HOST;
 
     /// Byte by byte, beside the segments.
     #[derive(Clone, Default)]
@@ -397,12 +422,20 @@ mod tests {
         let slots: Vec<u32> = (0..4).map(|n| order.slot(format!("s{n}"), None)).collect();
         let mut accesses = Accesses::default();
         let mut model = vec![Byte::default(); 64];
-        let mut conflicts = 0;
+        let (mut conflicts, mut forgotten) = (0, 0);
         for _ in 0..20_000 {
             let slot = slots[random(4) as usize];
             if random(3) == 0 {
                 order.join_slot(slot, slots[random(4) as usize]);
             }
+            // As streams do: what the host knows is before all that it queues.
+            if random(8) == 0 {
+                order.join_slot(HOST, slots[random(4) as usize]);
+            }
+            order.join_slot(slot, HOST);
+            let rows = accesses.rows.len();
+            accesses.sweep(order.clock(HOST));
+            forgotten += rows - accesses.rows.len();
             let at = order.step(slot, What::Wait(0));
             let from = random(64);
             let to = (from + 1 + random(16)).min(64);
@@ -427,11 +460,11 @@ mod tests {
                 conflicts += u32::from(bad);
             }
             let mut last = 0;
-            for (&start, segment) in &accesses.0 {
+            for (&start, segment) in &accesses.rows {
                 assert!(last <= start && start < segment.end);
                 last = segment.end;
             }
         }
-        assert!(conflicts > 1000);
+        assert!(conflicts > 1000 && forgotten > 1000, "{conflicts} {forgotten}");
     }
 }

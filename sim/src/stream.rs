@@ -251,7 +251,7 @@ impl State {
 
     /// The host waits for a stream, and knows then that its work is done.
     pub fn synchronize(&mut self, key: u64) -> Outcome {
-        self.refuse_capture(key)?;
+        self.refuse_to_wait(key)?;
         let row = self.stream(key)?;
         let (slot, point) = (row.slot, (key, row.submitted));
         // What the legacy stream has queued before, blocking streams run behind; that is in
@@ -275,7 +275,7 @@ impl State {
     }
 
     pub fn query(&mut self, key: u64) -> Outcome {
-        self.refuse_capture(key)?;
+        self.refuse_to_wait(key)?;
         let row = self.stream(key)?;
         let (slot, point) = (row.slot, (key, row.submitted));
         if !self.is_done(point) {

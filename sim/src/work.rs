@@ -91,6 +91,8 @@ impl State {
                 let clock = self.order.clock(at.slot).clone();
                 let within = (part.offset, part.offset + part.bytes);
                 let accesses = self.memory.accesses.entry(part.piece.id).or_default();
+                // The host's past is that of every operation to come.
+                accesses.forget(self.order.clock(HOST));
                 let mut found = Vec::new();
                 accesses.access(within, write, at, &clock, |earlier, (from, to)| {
                     found.push((earlier, (part.address + (from - part.offset), to - from)));

@@ -130,10 +130,39 @@ fn the_host_may_not_ask_for_what_is_captured() {
             exchange(mode);
             assert_eq!(begin(a, mode), 0);
             record(inside, a);
-            let expected = if n > 2 && mode == RELAXED { 907 } else { 900 };
+            let expected = if n > 2 { 907 } else { 900 };
             assert_eq!((call(), status(a)), (expected, 2), "call {n}");
             assert_eq!(end(a), (901, 0));
         }
+    }
+}
+
+#[test]
+fn what_waits_or_asks_is_unsafe_beside_a_capture_too() {
+    for mode in [GLOBAL, RELAXED] {
+        let _guard = start(Config::default());
+        let (a, b, outside, at) = (stream(), stream(), event(), alloc(64).unwrap());
+        let calls: [&dyn Fn() -> u32; 5] = [
+            &|| cu!(cuStreamQuery(b => u64)),
+            &|| cu!(cuStreamSynchronize(b => u64)),
+            &|| query(outside),
+            &|| cu!(cuEventSynchronize(outside => u64)),
+            &|| cu!(cuMemsetD8_v2(at => u64, 0 => u8, 64 => usize)),
+        ];
+        for (n, call) in calls.iter().enumerate() {
+            exchange(mode);
+            assert_eq!(begin(a, GLOBAL), 0);
+            let expected = if mode == RELAXED { (0, 1) } else { (900, 2) };
+            assert_eq!((call(), status(a)), expected, "call {n}");
+            end(a);
+            sim_cuda::run_all();
+        }
+        assert_eq!(begin(a, GLOBAL), 0);
+        let mut given = 0u64;
+        let code = cu!(cuMemAllocAsync(&mut given => *mut u64, 64 => usize, b => u64));
+        assert_eq!((code, cu!(cuMemFreeAsync(given => u64, b => u64))), (0, 0));
+        assert_eq!(cu!(cuStreamDestroy_v2(b => u64)), 0);
+        assert_eq!(end(a).0, 0, "these are for streams");
     }
 }
 

@@ -6,11 +6,19 @@ use crate::code::Outcome;
 use crate::graph::Task;
 use crate::work::Place::{self, Device, Host, Of};
 
+/// Whether a call may go to the legacy stream without being told so.
+fn legacy(state: &mut State) -> Outcome {
+    let key = state.stream_key(0)?;
+    state.capture_of(key)?;
+    state.allow_unsafe()
+}
+
 /// A copy in the legacy stream; the host waits if it has a side in it.
 fn at_once(state: &mut State, to: Place, from: Place, bytes: usize) -> Outcome {
     if bytes == 0 {
         return Ok(());
     }
+    legacy(state)?;
     let point = state.submit(0, Task::Copy { to, from, bytes: bytes as u64 })?;
     if matches!((to, from), (Device(_), Device(_))) {
         return Ok(());
@@ -66,6 +74,9 @@ entry_points! {
         later(state, to, from, bytes, stream)
     }
     fn cuMemsetD8_v2(to: u64, value: u8, bytes: usize) |state| {
+        if bytes > 0 {
+            legacy(state)?;
+        }
         set(state, to, value, bytes, 0)
     }
     fn cuMemsetD8Async(to: u64, value: u8, bytes: usize, stream: u64) |state| {
