@@ -319,6 +319,8 @@ impl Core {
     }
 
     /// A run from pages that stay where they are.
+    #[cold]
+    #[inline(never)]
     fn take_fixed(&mut self, table: &BlockTable, need: &Need) -> Option<Block> {
         let tag = self.owners.iter().position(|owner| owner.lane == FIXED)? as u32;
         if self.space.runs().free_bytes(tag) < need.block || !need.lane.is_eager() {
