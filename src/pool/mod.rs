@@ -912,6 +912,11 @@ impl Pool {
         ))
     }
 
+    /// Whether the processor can write to the pool's blocks.
+    pub fn is_cpu_writable(&self) -> bool {
+        !self.device.works_on_streams()
+    }
+
     /// Bytes that the live block at `address` has room for.
     pub fn usable_size(&self, address: usize) -> Result<u64> {
         let block = self.live_block(address)?;
