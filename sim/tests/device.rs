@@ -78,6 +78,9 @@ fn an_old_stream_and_event_are_not_the_new_ones() {
     record(f, b);
     sim_cuda::advance(1000);
     assert_eq!((query(kept), query(f)), (0, 600));
+    let mut ms = 0f32;
+    let elapsed = cu!(cuEventElapsedTime(&mut ms => *mut f32, kept => u64, f => u64));
+    assert_eq!(elapsed, 600, "it was the old one that was passed");
     sim_cuda::run_all();
     assert_eq!(query(f), 0);
 }
