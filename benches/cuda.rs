@@ -26,13 +26,10 @@ const UNMAP_US: f64 = 26.0;
 
 fn emit(case: &str, ours: f64, peer: Option<(&str, f64)>, target: Option<f64>) {
     let number = |value: Option<f64>| value.map_or("null".into(), |value| format!("{value:.4}"));
-    let (name, peer) = peer.map_or((String::from("null"), None), |(name, value)| {
-        (format!("\"{name}\""), Some(value))
-    });
+    let (name, peer) = peer
+        .map_or((String::from("null"), None), |(name, value)| (format!("\"{name}\""), Some(value)));
     let ratio = peer.map(|peer| ours / peer);
-    let met = target.map_or("null".into(), |target| {
-        (ratio.unwrap_or(ours) <= target).to_string()
-    });
+    let met = target.map_or("null".into(), |target| (ratio.unwrap_or(ours) <= target).to_string());
     println!(
         "{{\"bench\":\"cuda\",\"case\":\"{case}\",\"ours\":{ours:.4},\"peer_name\":{name},\
          \"peer\":{},\"ratio\":{},\"target\":{},\"met\":{met}}}",

@@ -3,7 +3,8 @@
 //!
 //! Pages are moved once more is mapped than a little above what was ever used at a time. But a
 //! move is a call of the device, and a program that goes on as it did would have pages moved
-//! for ever. So in two cases new ones are taken after all, up to a quarter of what is used:
+//! for ever. So in two cases new ones are taken after all, up to a share of what is used that the
+//! policy sets (a quarter on the host, nothing on a GPU):
 //!
 //! - Pages for one size keep moving at even intervals: the program repeats a step. Layers of a
 //!   network repeat too, some tens of times; steps go on.
@@ -12,6 +13,7 @@
 
 use std::collections::HashMap;
 
+use super::policy::Preset;
 use crate::space::PAGE;
 
 /// Of how many sizes the times of moves are kept.
@@ -93,8 +95,8 @@ impl Budget {
 
     /// How many bytes of `pages` missing under a block of `size` bytes should be moved there
     /// from where they lie idle, instead of being taken new.
-    pub fn moves_for(&mut self, percent: u64, size: u64, pages: u64, now: &Situation) -> u64 {
-        let above = self.above(percent, pages, now);
+    pub fn moves_for(&mut self, preset: &Preset, size: u64, pages: u64, now: &Situation) -> u64 {
+        let above = self.above(preset.move_above_percent, pages, now);
         if above == 0 {
             return 0;
         }
@@ -102,7 +104,7 @@ impl Budget {
             self.rhythms.clear();
         }
         let even = self.rhythms.entry(size).or_default().hear(now.allocations);
-        let most = now.live / 4;
+        let most = now.live * preset.buy_percent / 100;
         let in_debt = self.moved + above > now.free_moves();
         let share = if in_debt { most } else { most / Rhythm::EVEN * even };
         if share.saturating_sub(self.bought) < above {
@@ -120,6 +122,7 @@ impl Budget {
 
 #[cfg(test)]
 mod tests {
+    use super::super::policy::Policy;
     use super::*;
 
     const LIVE: u64 = 256 * PAGE;
@@ -134,7 +137,7 @@ mod tests {
             allocations,
             allocated: allocations * (LIVE / 8),
         };
-        let moved = budget.moves_for(102, size, pages, &now);
+        let moved = budget.moves_for(&Policy::Balanced.preset(), size, pages, &now);
         budget.note_moved(moved);
         assert!(budget.bought <= LIVE / 4);
         assert!(moved == 0 || budget.moved <= now.free_moves() || budget.bought + pages > LIVE / 4);
@@ -154,7 +157,8 @@ mod tests {
         assert_eq!(budget.above(102, 4 * PAGE, &now(LIVE)), 0);
         assert_eq!(budget.above(102, 4 * PAGE, &now(LIVE + 3 * PAGE)), 2 * PAGE);
         assert_eq!(budget.above(102, 4 * PAGE, &now(2 * LIVE)), 4 * PAGE);
-        assert_eq!(Budget::default().moves_for(102, 1, 4 * PAGE, &now(LIVE)), 0);
+        let preset = Policy::Balanced.preset();
+        assert_eq!(Budget::default().moves_for(&preset, 1, 4 * PAGE, &now(LIVE)), 0);
     }
 
     #[test]

@@ -285,7 +285,7 @@ impl Core {
     /// from where they lie idle, instead of being taken new.
     pub fn bytes_to_move(&mut self, size: u64, pages: u64, sums: &Sums) -> u64 {
         let now = self.situation(size, sums);
-        self.budget.moves_for(self.preset.move_above_percent, size, pages, &now)
+        self.budget.moves_for(&self.preset, size, pages, &now)
     }
 
     /// `bytes` are moved for an allocation.

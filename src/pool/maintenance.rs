@@ -304,7 +304,7 @@ impl Pool {
     /// small blocks keep the classes they have.
     pub fn set_policy(&self, policy: Policy) -> Result<()> {
         self.check_open()?;
-        let preset = policy.preset();
+        let preset = super::preset_on(&*self.device, policy);
         let mut kept = self.classes_kept.lock();
         let mut stopped = self.slots.stop_all();
         for locked in &mut stopped.slots {

@@ -126,6 +126,12 @@ struct SlotlessCounters {
     cells: Mutex<stats::Counters>,
 }
 
+/// What `policy` stands for on `device`.
+fn preset_on(device: &dyn Device, policy: Policy) -> Preset {
+    let preset = policy.preset();
+    if device.works_on_streams() { preset.for_gpu() } else { preset }
+}
+
 impl Pool {
     /// A pool on system memory.
     pub fn on_host(config: &Config) -> Result<Arc<Pool>> {
@@ -178,7 +184,7 @@ impl Pool {
         let wanted = limit.saturating_mul(room).min(SIZE_MAX);
         let (base, bytes) = device.reserve(wanted, 2 * PAGE)?;
         let limit = limit.min(bytes);
-        let preset = config.policy.preset();
+        let preset = preset_on(&*device, config.policy);
         if preset.huge_pages {
             device.advise_huge(base, bytes, true);
         }

@@ -147,8 +147,8 @@ impl Space {
     }
 
     /// Takes a run of `size` bytes (a multiple of [`GRANULE`], at least [`CHUNK`]) at
-    /// `alignment` (a power of two) for `tag`: first from what was freed under the same tag,
-    /// then from what is ready.
+    /// `alignment` (a power of two) for `tag`: from what was freed under the same tag or what is
+    /// ready.
     pub fn take_large(&mut self, size: u64, alignment: u64, tag: u32) -> Option<RunId> {
         let run = self.take_run(size, alignment, tag)?;
         self.map.insert(self.runs.get(run).offset, run);
@@ -157,10 +157,11 @@ impl Space {
 
     fn take_run(&mut self, size: u64, alignment: u64, tag: u32) -> Option<RunId> {
         let alignment = alignment.max(GRANULE);
-        let mut run = self.runs.take(tag, size, alignment);
-        if run.is_none() && tag != READY {
-            run = self.runs.take(READY, size, alignment);
-        }
+        let run = if tag == READY {
+            self.runs.take(READY, size, alignment)
+        } else {
+            self.runs.take_better(tag, size, alignment)
+        };
         self.used_bytes += if run.is_some() { size } else { 0 };
         run
     }

@@ -331,16 +331,38 @@ impl Runs {
     /// that is returned is used.
     pub fn take(&mut self, tag: u32, size: u64, alignment: u64) -> Option<RunId> {
         let id = self.best_fit(tag, size, alignment)?;
+        Some(self.take_from(id, size, alignment))
+    }
+
+    /// As [`Runs::take`], from the better fitting run of `tag` or of what is ready. To take from
+    /// `tag` as long as it has something costs twice the pages moved: large runs that stay
+    /// whole would have been of use.
+    pub fn take_better(&mut self, tag: u32, size: u64, alignment: u64) -> Option<RunId> {
+        let own = self.best_fit(tag, size, alignment);
+        if let Some(own) = own
+            && self.get(own).size == size
+        {
+            return Some(self.take_from(own, size, alignment));
+        }
+        let ready = self.best_fit(READY, size, alignment);
+        let id = match (own, ready) {
+            (Some(own), Some(ready)) if self.get(ready).size < self.get(own).size => ready,
+            (own, ready) => own.or(ready)?,
+        };
+        Some(self.take_from(id, size, alignment))
+    }
+
+    fn take_from(&mut self, id: RunId, size: u64, alignment: u64) -> RunId {
         let from = self.align(self.get(id).offset, alignment);
         let run = self.get(id);
         if from == run.offset && run.size > size && bin_of(run.size - size) == bin_of(run.size) {
             self.take_lower(id, size);
-            return Some(id);
+            return id;
         }
         self.unlist(id);
         let id = self.carve(id, from, from + size);
         self.get_mut(id).state = State::Used;
-        Some(id)
+        id
     }
 
     /// Cuts the first `size` bytes off the free run `id`, for use. The rest, which falls into the
