@@ -73,3 +73,39 @@ fn a_million_operations() {
     assert!(took.as_secs() < 60, "{took:?}");
     assert!(grown < 64 << 20, "{grown} bytes");
 }
+
+/// Streams that know of each other by events alone, on 2 GiB: the host learns nothing, so that
+/// nothing may be forgotten, and what is kept is bounded by the blocks there are.
+#[test]
+fn a_million_operations_that_the_host_never_waits_for() {
+    const BLOCK: u64 = 64 << 10;
+    let _guard = start(Config { bookkeeping: true, ..Config::default() });
+    let streams: Vec<u64> = (0..8).map(|_| stream()).collect();
+    let events: Vec<u64> = (0..8).map(|_| event()).collect();
+    let (at, mut seed, mut early) = (alloc(2 << 30).unwrap(), 1, 0);
+    let blocks = (2 << 30) / BLOCK;
+    let begun = Instant::now();
+    for n in 0..1_000_000u64 {
+        let (me, other) = (random(&mut seed, 8) as usize, random(&mut seed, 8) as usize);
+        match n % 4 {
+            0 => record(events[me], streams[me]),
+            1 => wait(streams[me], events[other]),
+            _ => {
+                let mut block = || (at + random(&mut seed, blocks) * BLOCK, BLOCK);
+                let (reads, write) = ([block(), block()], block());
+                let code = sim_cuda::launch(streams[me], "mixed", &reads, &[write], 100, None);
+                assert_eq!(code, 0);
+            }
+        }
+        if n % 512 == 511 {
+            sim_cuda::run_all();
+        }
+        if n == 200_000 {
+            early = resident();
+        }
+    }
+    let (took, grown) = (begun.elapsed(), resident().saturating_sub(early));
+    println!("{took:?}, {} hazards, grown by {grown} bytes", sim_cuda::take_hazards().len());
+    assert!(took.as_secs() < 30, "{took:?}");
+    assert!(grown < 64 << 20, "{grown} bytes");
+}
