@@ -109,3 +109,29 @@ fn a_million_operations_that_the_host_never_waits_for() {
     assert!(took.as_secs() < 30, "{took:?}");
     assert!(grown < 64 << 20, "{grown} bytes");
 }
+
+#[test]
+fn streams_that_come_and_go_unseen_cost_little() {
+    let _guard = start(Config { bookkeeping: true, ..Config::default() });
+    let at = alloc(1 << 30).unwrap();
+    let (begun, before) = (Instant::now(), resident());
+    for n in 0..10_000u64 {
+        let (a, done) = (stream(), event());
+        assert_eq!(sim_cuda::launch(a, "read", &[(at + n * 4096, 4096)], &[], 100, None), 0);
+        record(done, a);
+        assert_eq!(cu!(cuStreamDestroy_v2(a => u64)), 0);
+        assert_eq!(cu!(cuEventDestroy_v2(done => u64)), 0);
+        if n % 16 == 15 {
+            sim_cuda::run_all();
+        }
+    }
+    let (took, grown) = (begun.elapsed(), resident().saturating_sub(before));
+    println!("{took:?}, grown by {grown} bytes");
+    assert!(took.as_secs() < 30 && grown < 64 << 20, "{took:?}, {grown} bytes");
+    // What is known of them is still enough to find a race, and to tell it.
+    let b = stream();
+    assert_eq!(sim_cuda::launch(b, "write", &[], &[(at, 4096)], 100, None), 0);
+    let found = sim_cuda::take_hazards();
+    assert_eq!(found.len(), 1);
+    assert!(found[0].earlier.contains("kernel read"), "{}", found[0]);
+}
