@@ -153,7 +153,8 @@ impl State {
         let device = self.device(device)?;
         for start in self.memory.exactly(address, bytes)? {
             let Some(mapping) = self.memory.mapped.get_mut(&start) else { continue };
-            if device != mapping.piece.device && !self.config.peers {
+            let owner = mapping.piece.device;
+            if device != owner && !self.config.reaches(device, owner) {
                 return Err(ERROR_INVALID_VALUE);
             }
             mapping.access &= !(1 << device);

@@ -182,11 +182,11 @@ impl State {
 
     /// Lets a device use what comes from a pool, and what came from it before.
     pub fn set_pool_access(&mut self, pool: u64, device: i32, allow: bool) -> Outcome {
-        let (device, peers) = (self.device(device)?, self.config.peers);
-        let it = self.pool(pool)?;
-        if device == it.device && !allow || device != it.device && !peers {
+        let (device, owner) = (self.device(device)?, self.pool(pool)?.device);
+        if device == owner && !allow || device != owner && !self.config.reaches(device, owner) {
             return Err(ERROR_INVALID_VALUE);
         }
+        let it = self.pool(pool)?;
         it.access = it.access & !(1 << device) | u64::from(allow) << device;
         let access = it.access;
         for mapping in self.memory.mapped.values_mut().filter(|it| it.pool == Some(pool)) {
