@@ -164,13 +164,16 @@ impl State {
         let legacy = self.streams.own.get(&(0, device)).copied();
         self.order.join_slot(slot, HOST);
         let mut after = Vec::new();
-        for (&other, row) in &self.streams.rows {
-            let both = row.device == device && row.blocking && blocking && other != key;
-            if both && (Some(key) == legacy || Some(other) == legacy) {
-                self.order.join_slot(slot, row.slot);
-                if row.submitted > row.done {
-                    after.push((other, row.submitted));
-                }
+        let others = match legacy {
+            Some(legacy) if blocking && legacy == key => self.blocking_streams(device),
+            Some(legacy) if blocking => vec![legacy],
+            _ => Vec::new(),
+        };
+        for other in others.into_iter().filter(|&other| other != key) {
+            let Some(row) = self.streams.rows.get(&other) else { continue };
+            self.order.join_slot(slot, row.slot);
+            if row.submitted > row.done {
+                after.push((other, row.submitted));
             }
         }
         Ok((self.order.step(slot, what), after))

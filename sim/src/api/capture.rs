@@ -20,8 +20,8 @@ entry_points! {
     |state| {
         let info = state.capture_info(stream)?;
         give(status, info.status)?;
-        // All but the status may be left out, and is only written while there is a capture.
-        if info.status == 0 {
+        // All but the status may be left out, and is only written while a capture is active.
+        if info.status != 1 {
             return Ok(());
         }
         for (to, value) in [(id, info.id), (graph, info.graph)] {

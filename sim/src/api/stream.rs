@@ -2,7 +2,7 @@
 
 use super::{entry_points, give};
 use crate::State;
-use crate::code::ERROR_INVALID_VALUE;
+use crate::code::{ERROR_INVALID_VALUE, ERROR_NOT_SUPPORTED};
 
 entry_points! {
     fn cuStreamCreate(stream: *mut u64, flags: u32) |state| {
@@ -27,6 +27,10 @@ entry_points! {
     fn cuStreamWaitEvent(stream: u64, event: u64, flags: u32) |state| {
         if flags > 1 {
             return Err(ERROR_INVALID_VALUE);
+        }
+        // 1: for an event outside of the capture, as a node that waits for it in each run.
+        if flags == 1 {
+            return Err(ERROR_NOT_SUPPORTED);
         }
         state.wait_event(stream, event)
     }
