@@ -138,7 +138,7 @@ impl State {
     /// The device of a handle's memory, and what it can be exported as.
     pub fn properties(&self, handle: u64) -> Outcome<(usize, u32)> {
         let it = self.memory.handles.get(&handle).ok_or(ERROR_INVALID_VALUE)?;
-        Ok((it.piece.device, it.piece.exports()))
+        Ok((it.piece.device, it.piece.exports))
     }
 
     /// Whether a device may use what is mapped at an address.
