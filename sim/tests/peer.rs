@@ -122,7 +122,11 @@ fn some_pairs_of_devices_and_one_way() {
         }
     }
     // Memory is of device 0, which nobody else reaches here.
-    assert_eq!((mapped(&[0]).0, mapped(&[0, 1]).0, mapped(&[0, 2]).0), (0, 1, 1));
+    assert_eq!((mapped(&[0]).0, mapped(&[0, 2]).0), (0, 1));
+    let (code, at) = mapped(&[0, 1]);
+    let (mut flags, of) = (9u64, Location { kind: 1, id: 0 });
+    assert_eq!(cu!(cuMemGetAccess(&mut flags => *mut u64, &of => *const Location, at => u64)), 0);
+    assert_eq!((code, flags), (1, 0), "for nobody then");
 }
 
 #[test]
