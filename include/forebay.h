@@ -121,9 +121,10 @@ enum forebay_device_kind
  {
     /// System memory.
     FOREBAY_DEVICE_KIND_HOST = 0,
-    /// An NVIDIA GPU. Not in this release.
+    /// An NVIDIA GPU, by its driver.
     FOREBAY_DEVICE_KIND_CUDA = 1,
-    /// System memory that a GPU copies from at full speed. Not in this release.
+    /// System memory that GPUs copy from and to at full speed. All of the limit is taken, and
+    /// registered with the driver, when the pool is created.
     FOREBAY_DEVICE_KIND_PINNED = 2,
 };
 #ifndef __cplusplus
@@ -203,7 +204,8 @@ typedef struct forebay_pool_config {
     size_t struct_size;
     /// Where the bytes live: a `forebay_device_kind`.
     int32_t device_kind;
-    /// Which device of that kind; 0 on the host.
+    /// Which GPU, as the driver counts them (for pinned memory: whose streams order its use);
+    /// 0 on the host.
     int32_t device_index;
     /// Most bytes mapped at a time; 0 = as many as the device has.
     uint64_t max_bytes;
@@ -238,6 +240,19 @@ typedef struct forebay_defrag_report {
 /// Called when memory is short, with the bytes that are needed and the pointer it was set
 /// with. It may free blocks of the pool. Non-zero: try again. Must not throw.
 typedef int32_t (*forebay_oom_fn)(size_t size, void *user);
+
+/// Where an exported block lies in its pages. Set `struct_size` before the call; another process
+/// needs it together with the descriptors.
+typedef struct forebay_shared_block {
+    /// sizeof(forebay_shared_block).
+    size_t struct_size;
+    /// How many pages of 2 MiB there are, each with a descriptor.
+    uint64_t pages;
+    /// How far into the first page the block begins, in bytes.
+    uint64_t offset;
+    /// Bytes of the block.
+    uint64_t size;
+} forebay_shared_block;
 
 /// The counters of a pool. Set `struct_size` before the call. Requested, allocated and
 /// reserved are three numbers: bytes asked for, bytes of the blocks given out, bytes mapped.
@@ -421,8 +436,9 @@ forebay_status forebay_fence_wait(struct forebay_fence fence);
 /// now, memory is mapped as it is needed.
 ///
 /// Errors, with `*out` untouched: `FOREBAY_ERROR_INVALID_ARGUMENT` (`out` is NULL; the message
-/// names the field of `config`), `FOREBAY_ERROR_UNSUPPORTED` (a device that this release has
-/// not), `FOREBAY_ERROR_OUT_OF_MEMORY` (no addresses, or not `initial_bytes`).
+/// names the field of `config`; there is no device `device_index`), `FOREBAY_ERROR_UNSUPPORTED` (no
+/// CUDA driver, or one that is too old), `FOREBAY_ERROR_OUT_OF_MEMORY` (no addresses, or not
+/// `initial_bytes`), `FOREBAY_ERROR_INVALID_STATE` (the driver failed; CUDA was used before a fork).
 ///
 /// The caller's part:
 /// `config` is NULL or points to a config with `struct_size` set; `out` is NULL or valid for
@@ -486,6 +502,47 @@ forebay_status forebay_pool_set_policy(struct forebay_pool *pool, int32_t policy
 /// `pool` as for every call.
 forebay_status forebay_pool_set_limit(struct forebay_pool *pool,
                                       uint64_t max_bytes);
+
+/// Gives the device all memory of a pool back and keeps every address, blocks included, until
+/// `forebay_pool_wake`. Waits for all work on the device first; nobody queues work that uses the
+/// pool's blocks before it is awake. `mode` is a `forebay_sleep_mode`. Meanwhile blocks may be
+/// freed, and their pages do not come back; calls that need memory answer
+/// `FOREBAY_ERROR_INVALID_STATE`. Pages that were exported stay. What the pool has reserved says
+/// `forebay_pool_stats`.
+///
+/// Errors, with nothing changed: `FOREBAY_ERROR_INVALID_ARGUMENT` (`mode`),
+/// `FOREBAY_ERROR_INVALID_STATE` (it sleeps already; a graph is being captured; the driver
+/// failed), `FOREBAY_ERROR_OUT_OF_MEMORY` (no pinned memory for the backup),
+/// `FOREBAY_ERROR_UNSUPPORTED` (a backup of a host pool; memory that cannot be given back in
+/// parts).
+///
+/// The caller's part:
+/// `pool` as for every call.
+forebay_status forebay_pool_sleep(struct forebay_pool *pool,
+                                  int32_t mode);
+
+/// Gets memory from the device for every address of the pool that has live blocks, and the
+/// backup into it, if there is one.
+///
+/// Errors: `FOREBAY_ERROR_OUT_OF_MEMORY` (the device has not enough: the pool sleeps on, nothing
+/// is lost, and this can be called again), `FOREBAY_ERROR_INVALID_STATE` (it does not sleep; the
+/// driver failed).
+///
+/// The caller's part:
+/// `pool` as for every call.
+forebay_status forebay_pool_wake(struct forebay_pool *pool);
+
+/// Tells a cuda pool that `stream` is about to be destroyed: what was freed on it is everybody's
+/// once its work is done, and the handle may be another stream's afterwards. A stream that was
+/// destroyed without this is found out, and costs a wait for everything on the device.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (the default stream, which stays),
+/// `FOREBAY_ERROR_INVALID_STATE` (the stream is capturing a graph).
+///
+/// The caller's part:
+/// `pool` as for every call; `stream` is a stream of its device.
+forebay_status forebay_pool_forget_stream(struct forebay_pool *pool,
+                                          forebay_stream stream);
 
 /// Has `callback(size, user)` called before an allocation fails for lack of memory, up to 16
 /// times for one allocation; NULL for nothing. `user` stays the caller's and must be valid
@@ -634,6 +691,103 @@ forebay_status forebay_pool_owns(struct forebay_pool *pool,
 forebay_status forebay_record_stream(struct forebay_pool *pool,
                                      void *ptr,
                                      forebay_stream stream);
+
+/// Exports the block at `ptr` of a cuda pool, so that another process on this machine can use it:
+/// writes a file descriptor for each of its pages to `fds`, which has room for `capacity` of
+/// them, and where the block lies in them to `*shared`. The descriptors are the caller's, to be
+/// sent over a socket and closed. With `fds` NULL only `*shared` is written.
+///
+/// What else lies in the block's first and last page is shared with it. A page that was exported
+/// is never moved or given back before the pool is destroyed, and new blocks may come to lie in
+/// it once the block is freed: it is for the two processes to agree when that is.
+///
+/// Errors, with nothing written: `FOREBAY_ERROR_INVALID_ARGUMENT` (`capacity` is too little; the
+/// block has 32 KiB or less; `shared` is NULL), `FOREBAY_ERROR_INVALID_POINTER`,
+/// `FOREBAY_ERROR_UNSUPPORTED` (memory that cannot be shared), `FOREBAY_ERROR_INVALID_STATE` (the
+/// pool sleeps, or the driver failed).
+///
+/// The caller's part:
+/// `pool` as for every call; `fds` is NULL or has room for `capacity` numbers; `shared` is NULL or
+/// points to a struct with `struct_size` set.
+forebay_status forebay_block_export(struct forebay_pool *pool,
+                                    void *ptr,
+                                    int32_t *fds,
+                                    size_t capacity,
+                                    struct forebay_shared_block *shared);
+
+/// Maps a block that another process exported, for the GPU `device_index`, and writes its first
+/// byte to `*out`. `fds` are the descriptors of its pages, in their order; they stay the caller's
+/// and may be closed afterwards. End it with `forebay_block_close`. The processes order
+/// their work on it themselves.
+///
+/// Errors, with `*out` untouched: `FOREBAY_ERROR_INVALID_ARGUMENT` (a NULL, a layout that cannot
+/// be, a descriptor that is no such page, no such device), `FOREBAY_ERROR_UNSUPPORTED` (no
+/// driver, or one that cannot), `FOREBAY_ERROR_OUT_OF_MEMORY` (no addresses).
+///
+/// The caller's part:
+/// `fds` is NULL or has `shared->pages` numbers; `shared` is NULL or points to a struct with
+/// `struct_size` set; `out` is NULL or valid for writing.
+forebay_status forebay_block_import(int32_t device_index,
+                                    const int32_t *fds,
+                                    const struct forebay_shared_block *shared,
+                                    void **out);
+
+/// Unmaps an imported block, once work on the device is done, which this waits for. NULL is fine:
+/// nothing happens.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_POINTER` (not what `forebay_block_import` gave, or closed
+/// before).
+forebay_status forebay_block_close(void *ptr);
+
+/// Lets the GPU `device_index` use the memory of a pool on another GPU, now and from now on. Its
+/// streams are not the pool's: make them wait for the pool's own before they use a block, and the
+/// other way round before it is freed.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (no such device), `FOREBAY_ERROR_UNSUPPORTED` (the
+/// two cannot reach each other, or the pool has no virtual memory management).
+///
+/// The caller's part:
+/// `pool` as for every call.
+forebay_status forebay_pool_allow_peer(struct forebay_pool *pool,
+                                       int32_t device_index);
+
+/// Announces that a graph is about to be captured on `stream`: from now on until
+/// `forebay_graph_end`, what is taken on `stream`, and on streams that take part in its capture,
+/// comes from memory of `graph`'s own, and stays it until `forebay_graph_release`. `graph` is any
+/// number but 0 and 2^64 - 1. Several graphs may have one number, one after the other; they share
+/// memory, and are launched one after the other too. To be called before the capture begins, or
+/// in it before anything is taken. The pool's own calls of the driver do not disturb a capture.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`pool` is NULL, the number, not a stream),
+/// `FOREBAY_ERROR_INVALID_STATE` (the graph, or the stream, is being captured already),
+/// `FOREBAY_ERROR_UNSUPPORTED` (a pool on the host).
+///
+/// The caller's part:
+/// `pool` as for every call; `stream` is a stream of its device.
+forebay_status forebay_graph_begin(struct forebay_pool *pool,
+                                   uint64_t graph,
+                                   forebay_stream stream);
+
+/// The capture of `graph` is over, and all streams that took part have joined. Blocks that live
+/// may be freed from now on like any other, and are the graph's still.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_STATE` (it is not being captured),
+/// `FOREBAY_ERROR_INVALID_ARGUMENT` (`pool` is NULL).
+///
+/// The caller's part:
+/// `pool` as for every call.
+forebay_status forebay_graph_end(struct forebay_pool *pool, uint64_t graph);
+
+/// One graph of this number is gone: to be called once for each `forebay_graph_begin`. With the
+/// last one its memory becomes everybody's, as soon as the work is done that is queued now on
+/// streams that the pool knows: launches on other streams must be done already.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_STATE` (no such graph, or it is being captured),
+/// `FOREBAY_ERROR_INVALID_ARGUMENT` (`pool` is NULL).
+///
+/// The caller's part:
+/// `pool` as for every call.
+forebay_status forebay_graph_release(struct forebay_pool *pool, uint64_t graph);
 
 /// Writes the counters of `pool` to `*out`. Walks over nothing, and makes no thread wait.
 ///

@@ -12,9 +12,9 @@
 //! | [`replay`] | a trace replayed into a pool, or into malloc, and what that cost | yes |
 //! | [`pool`] | the stream-ordered pool: front caches, the core under its lock, the ladder on out-of-memory, policies, numbers | in `batch`, `bin`, `block`, `contents`, `core`, `fast`, `fork`, `front`, `handshake`, `mod`, `resize`, `slots`, `thread` |
 //! | [`trace`] | the log of a pool's traffic: recorder and formats | no |
-//! | [`order`] | streams and fences: who may reuse what, and when | for a fork |
+//! | [`order`] | streams and fences: who may reuse what, and when | for a fork; `cuda` |
 //! | [`space`] | bookkeeping of an arena in offsets: size classes, runs, slabs, page map; no device, no thread | forbidden |
-//! | [`device`] | one trait, its preconditions said once; `host.rs` | yes |
+//! | [`device`] | one trait, its preconditions said once; `host.rs`, `cuda/`, `pinned.rs` | yes |
 //! | [`monitor`] | the ground: what the machine has left | no |
 //!
 //! [`error`] and [`sync`] are what all floors stand on.

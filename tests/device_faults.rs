@@ -124,20 +124,26 @@ impl Device for Faulty {
         self.host.advise_huge(address, bytes, huge);
     }
 
-    unsafe fn fill(&self, address: usize, bytes: usize, value: u8) {
+    unsafe fn fill(&self, address: usize, bytes: usize, value: u8, stream: u64) -> Result<()> {
         self.control.all.fetch_add(1, Ordering::SeqCst);
         // SAFETY: the caller's promise.
-        unsafe { self.host.fill(address, bytes, value) };
+        unsafe { self.host.fill(address, bytes, value, stream) }
     }
 
-    unsafe fn copy(&self, from: usize, to: usize, bytes: usize) {
+    unsafe fn copy(&self, from: usize, to: usize, bytes: usize, stream: u64) -> Result<()> {
         // SAFETY: the caller's promise.
-        unsafe { self.host.copy(from, to, bytes) };
+        unsafe { self.host.copy(from, to, bytes, stream) }
     }
 
-    unsafe fn find_other(&self, address: usize, bytes: usize, value: u8) -> Option<usize> {
+    unsafe fn find_other(
+        &self,
+        address: usize,
+        bytes: usize,
+        value: u8,
+        stream: u64,
+    ) -> Result<Option<usize>> {
         // SAFETY: the caller's promise.
-        unsafe { self.host.find_other(address, bytes, value) }
+        unsafe { self.host.find_other(address, bytes, value, stream) }
     }
 
     fn calls(&self) -> u64 {

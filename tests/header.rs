@@ -57,7 +57,8 @@ fn generated() -> String {
 }
 
 /// In the order of the header.
-const NOUNS: [&str; 7] = ["status", "log", "stream", "pool", "block", "stats", "trace"];
+const NOUNS: [&str; 9] =
+    ["status", "log", "stream", "pool", "block", "share", "graph", "stats", "trace"];
 
 #[test]
 fn the_header_is_what_the_code_says() {

@@ -5,9 +5,11 @@
 //! the limit names it. The order of the nouns in the header is in `tests/header.rs`.
 
 pub mod block;
+pub mod graph;
 mod guard;
 pub mod log;
 pub mod pool;
+pub mod share;
 pub mod stats;
 pub mod status;
 pub mod stream;

@@ -8,8 +8,10 @@ use super::guard::{
     PublicStruct, User, check_sized, guard, guard_or, out, read_sized, write_sized,
 };
 use super::status::forebay_status;
+use super::stream::{forebay_stream, stream_of};
+use crate::device::CudaOptions;
 use crate::error::{Error, Result, fail};
-use crate::pool::{Config, Flags, Policy, Pool};
+use crate::pool::{Config, Flags, Policy, Pool, SleepMode};
 
 /// A pool: memory of one device, handed out and taken back in stream order. Opaque. Every
 /// function that takes one may be called from any thread.
@@ -59,9 +61,10 @@ const NO_POOL: u64 = u64::MAX;
 pub enum forebay_device_kind {
     /// System memory.
     Host = 0,
-    /// An NVIDIA GPU. Not in this release.
+    /// An NVIDIA GPU, by its driver.
     Cuda = 1,
-    /// System memory that a GPU copies from at full speed. Not in this release.
+    /// System memory that GPUs copy from and to at full speed. All of the limit is taken, and
+    /// registered with the driver, when the pool is created.
     Pinned = 2,
 }
 
@@ -106,7 +109,8 @@ pub struct forebay_pool_config {
     pub struct_size: usize,
     /// Where the bytes live: a `forebay_device_kind`.
     pub device_kind: i32,
-    /// Which device of that kind; 0 on the host.
+    /// Which GPU, as the driver counts them (for pinned memory: whose streams order its use);
+    /// 0 on the host.
     pub device_index: i32,
     /// Most bytes mapped at a time; 0 = as many as the device has.
     pub max_bytes: u64,
@@ -225,24 +229,6 @@ fn policy_of(number: i32) -> Result<Policy> {
 }
 
 fn config_of(config: &forebay_pool_config) -> Result<Config> {
-    match config.device_kind {
-        0 => {}
-        1 | 2 => {
-            return Err(fail!(
-                Unsupported,
-                "device_kind is {}; this release has host pools (0) only",
-                config.device_kind
-            ));
-        }
-        other => return Err(fail!(InvalidArgument, "device_kind is {other}; it must be 0 to 2")),
-    }
-    if config.device_index != 0 {
-        return Err(fail!(
-            InvalidArgument,
-            "device_index is {}; the host has one device, 0",
-            config.device_index
-        ));
-    }
     let known = FOREBAY_POOL_ZERO_ON_ALLOC
         | FOREBAY_POOL_POISON_ON_FREE
         | FOREBAY_POOL_GUARD_BYTES
@@ -271,13 +257,32 @@ fn config_of(config: &forebay_pool_config) -> Result<Config> {
     })
 }
 
+/// The pool that `config` asks for.
+fn create(config: &forebay_pool_config) -> Result<Arc<Pool>> {
+    let plain = config_of(config)?;
+    let Ok(index) = u32::try_from(config.device_index) else {
+        let index = config.device_index;
+        return Err(fail!(InvalidArgument, "device_index is {index}; devices count from 0"));
+    };
+    match config.device_kind {
+        0 if index != 0 => {
+            Err(fail!(InvalidArgument, "device_index is {index}; the host has one device, 0"))
+        }
+        0 => Pool::on_host(&plain),
+        1 => Pool::on_cuda(&plain, &CudaOptions { ordinal: index, ..CudaOptions::default() }),
+        2 => Pool::on_pinned(&plain, index),
+        other => Err(fail!(InvalidArgument, "device_kind is {other}; it must be 0 to 2")),
+    }
+}
+
 /// Creates a pool and writes it to `*out`. `config` NULL stands for all defaults; it is not
 /// kept. The pool is the caller's, until `forebay_pool_destroy`. Addresses for it are reserved
 /// now, memory is mapped as it is needed.
 ///
 /// Errors, with `*out` untouched: `FOREBAY_ERROR_INVALID_ARGUMENT` (`out` is NULL; the message
-/// names the field of `config`), `FOREBAY_ERROR_UNSUPPORTED` (a device that this release has
-/// not), `FOREBAY_ERROR_OUT_OF_MEMORY` (no addresses, or not `initial_bytes`).
+/// names the field of `config`; there is no device `device_index`), `FOREBAY_ERROR_UNSUPPORTED` (no
+/// CUDA driver, or one that is too old), `FOREBAY_ERROR_OUT_OF_MEMORY` (no addresses, or not
+/// `initial_bytes`), `FOREBAY_ERROR_INVALID_STATE` (the driver failed; CUDA was used before a fork).
 ///
 /// # Safety
 /// `config` is NULL or points to a config with `struct_size` set; `out` is NULL or valid for
@@ -291,13 +296,12 @@ pub unsafe extern "C" fn forebay_pool_create(
     guard(|| {
         // SAFETY: the caller's promise.
         let out = unsafe { self::out(out, "out")? };
-        let config = if config.is_null() {
-            Config::default()
+        let pool = if config.is_null() {
+            Pool::on_host(&Config::default())?
         } else {
             // SAFETY: the caller's promise.
-            config_of(&unsafe { read_sized(config)? })?
+            create(&unsafe { read_sized(config)? })?
         };
-        let pool = Pool::on_host(&config)?;
         *out = handle_of(pool).cast();
         Ok(())
     })
@@ -422,6 +426,76 @@ pub unsafe extern "C" fn forebay_pool_set_limit(
 ) -> forebay_status {
     // SAFETY: the caller's promise.
     unsafe { with_pool(pool, |pool| pool.set_limit(max_bytes)) }
+}
+
+/// What becomes of the bytes of a pool that sleeps.
+#[allow(non_camel_case_types)]
+#[repr(i32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum forebay_sleep_mode {
+    /// They are gone: after waking, blocks hold anything.
+    Discard = 0,
+    /// They are kept in pinned system memory, and come back. Cuda pools only.
+    Backup = 1,
+}
+
+/// Gives the device all memory of a pool back and keeps every address, blocks included, until
+/// `forebay_pool_wake`. Waits for all work on the device first; nobody queues work that uses the
+/// pool's blocks before it is awake. `mode` is a `forebay_sleep_mode`. Meanwhile blocks may be
+/// freed, and their pages do not come back; calls that need memory answer
+/// `FOREBAY_ERROR_INVALID_STATE`. Pages that were exported stay. What the pool has reserved says
+/// `forebay_pool_stats`.
+///
+/// Errors, with nothing changed: `FOREBAY_ERROR_INVALID_ARGUMENT` (`mode`),
+/// `FOREBAY_ERROR_INVALID_STATE` (it sleeps already; a graph is being captured; the driver
+/// failed), `FOREBAY_ERROR_OUT_OF_MEMORY` (no pinned memory for the backup),
+/// `FOREBAY_ERROR_UNSUPPORTED` (a backup of a host pool; memory that cannot be given back in
+/// parts).
+///
+/// # Safety
+/// `pool` as for every call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forebay_pool_sleep(pool: *mut forebay_pool, mode: i32) -> forebay_status {
+    let body = |pool: &Pool| match mode {
+        0 => pool.sleep(SleepMode::Discard),
+        1 => pool.sleep(SleepMode::Backup),
+        _ => Err(fail!(InvalidArgument, "mode is {mode}; it must be 0 or 1")),
+    };
+    // SAFETY: the caller's promise.
+    unsafe { with_pool(pool, body) }
+}
+
+/// Gets memory from the device for every address of the pool that has live blocks, and the
+/// backup into it, if there is one.
+///
+/// Errors: `FOREBAY_ERROR_OUT_OF_MEMORY` (the device has not enough: the pool sleeps on, nothing
+/// is lost, and this can be called again), `FOREBAY_ERROR_INVALID_STATE` (it does not sleep; the
+/// driver failed).
+///
+/// # Safety
+/// `pool` as for every call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forebay_pool_wake(pool: *mut forebay_pool) -> forebay_status {
+    // SAFETY: the caller's promise.
+    unsafe { with_pool(pool, Pool::wake) }
+}
+
+/// Tells a cuda pool that `stream` is about to be destroyed: what was freed on it is everybody's
+/// once its work is done, and the handle may be another stream's afterwards. A stream that was
+/// destroyed without this is found out, and costs a wait for everything on the device.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (the default stream, which stays),
+/// `FOREBAY_ERROR_INVALID_STATE` (the stream is capturing a graph).
+///
+/// # Safety
+/// `pool` as for every call; `stream` is a stream of its device.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forebay_pool_forget_stream(
+    pool: *mut forebay_pool,
+    stream: forebay_stream,
+) -> forebay_status {
+    // SAFETY: the caller's promise.
+    unsafe { with_pool(pool, |pool| pool.forget_stream(stream_of(stream))) }
 }
 
 /// Has `callback(size, user)` called before an allocation fails for lack of memory, up to 16

@@ -208,7 +208,7 @@ impl Device for Host {
         // pages exist together with the source's for that long.
         self.commit(to, bytes)?;
         // SAFETY: both ranges have pages now and belong to the caller.
-        unsafe { self.copy(from, to, bytes as usize) };
+        unsafe { self.copy(from, to, bytes as usize, 0) }?;
         self.decommit(from, bytes, GiveBack::Now)
     }
 
@@ -240,20 +240,28 @@ impl Device for Host {
         let _ = self.advise(address, bytes, advice);
     }
 
-    unsafe fn fill(&self, address: usize, bytes: usize, value: u8) {
+    unsafe fn fill(&self, address: usize, bytes: usize, value: u8, _: u64) -> Result<()> {
         // SAFETY: the caller's promise.
         unsafe { std::ptr::write_bytes(address as *mut u8, value, bytes) };
+        Ok(())
     }
 
-    unsafe fn copy(&self, from: usize, to: usize, bytes: usize) {
+    unsafe fn copy(&self, from: usize, to: usize, bytes: usize, _: u64) -> Result<()> {
         // SAFETY: the caller's promise.
         unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes) };
+        Ok(())
     }
 
-    unsafe fn find_other(&self, address: usize, bytes: usize, value: u8) -> Option<usize> {
+    unsafe fn find_other(
+        &self,
+        address: usize,
+        bytes: usize,
+        value: u8,
+        _: u64,
+    ) -> Result<Option<usize>> {
         // SAFETY: the caller's promise.
         let slice = unsafe { std::slice::from_raw_parts(address as *const u8, bytes) };
-        slice.iter().position(|&byte| byte != value).map(|index| address + index)
+        Ok(slice.iter().position(|&byte| byte != value).map(|index| address + index))
     }
 
     fn calls(&self) -> u64 {
@@ -279,13 +287,20 @@ mod tests {
             host.commit(address, PAGE).unwrap();
             // SAFETY: the page is committed and ours.
             unsafe {
-                host.fill(address, PAGE as usize, 7);
-                assert_eq!(host.find_other(address, PAGE as usize, 7), None);
+                host.fill(address, PAGE as usize, 7, 0).unwrap();
+                assert_eq!(host.find_other(address, PAGE as usize, 7, 0).unwrap(), None);
                 host.decommit(address, PAGE, GiveBack::Now).unwrap();
                 host.commit(address, PAGE).unwrap();
-                assert_eq!(host.find_other(address, PAGE as usize, 0), None, "fresh pages");
-                host.fill(address + 100, 1, 1);
-                assert_eq!(host.find_other(address, PAGE as usize, 0), Some(address + 100));
+                assert_eq!(
+                    host.find_other(address, PAGE as usize, 0, 0).unwrap(),
+                    None,
+                    "fresh pages"
+                );
+                host.fill(address + 100, 1, 1, 0).unwrap();
+                assert_eq!(
+                    host.find_other(address, PAGE as usize, 0, 0).unwrap(),
+                    Some(address + 100)
+                );
             }
             host.decommit(address, PAGE, GiveBack::Lazily).unwrap();
             host.commit(address, PAGE).unwrap();
@@ -302,11 +317,11 @@ mod tests {
             let to = address + 2 * PAGE as usize;
             // SAFETY: the pages are committed and ours.
             unsafe {
-                host.fill(address, PAGE as usize, 9);
+                host.fill(address, PAGE as usize, 9, 0).unwrap();
                 host.move_pages(address, to, PAGE).unwrap();
-                assert_eq!(host.find_other(to, PAGE as usize, 9), None);
+                assert_eq!(host.find_other(to, PAGE as usize, 9, 0).unwrap(), None);
                 host.commit(address, PAGE).unwrap();
-                assert_eq!(host.find_other(address, PAGE as usize, 0), None);
+                assert_eq!(host.find_other(address, PAGE as usize, 0, 0).unwrap(), None);
             }
             host.release(address, bytes);
         }

@@ -286,6 +286,21 @@ impl Order for HostOrder {
         let stream = registry().read().get(&fence.stream).cloned();
         stream.is_none_or(|stream| stream.synchronize(fence.sequence))
     }
+
+    fn wait_for_all(&self) -> Result<()> {
+        let streams: Vec<_> = registry().read().values().cloned().collect();
+        let stuck = streams
+            .iter()
+            .find(|stream| !stream.synchronize(stream.submitted.load(Ordering::Acquire)));
+        stuck.map_or(Ok(()), |stream| {
+            Err(fail!(
+                InvalidState,
+                "stream {:#x} is not done and cannot be waited for: this is work on it, or it \
+                 was made before fork()",
+                stream.handle.0
+            ))
+        })
+    }
 }
 
 #[cfg(test)]

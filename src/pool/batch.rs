@@ -8,6 +8,7 @@ use super::block::{Found, Word, state};
 use super::core::Block;
 use super::front::Slot;
 use super::handshake::attention;
+use super::lane::Lane;
 use super::{Pool, fast};
 use crate::error::{Error, Result, fail};
 use crate::order::Stream;
@@ -89,12 +90,12 @@ impl Pool {
         // SAFETY: the owner's thread, outside the door.
         let mut locked = unsafe { slot.lock() };
         let mut core = self.core.lock();
-        let tag = core.tag(&*self.order, stream);
+        let tag = core.tag(&*self.order, Lane::eager(stream));
         core.poll(&self.table, &*self.order);
         let mut number = from;
         for (&size, address) in sizes.iter().zip(&mut *addresses).skip(from) {
             if *address == 0 {
-                let Ok(need) = self.need(size, 1, stream) else { break };
+                let Ok(need) = self.need(size, 1, Lane::eager(stream)) else { break };
                 let block = match self.pop(&mut locked, &need) {
                     Some(block) => block,
                     None => {
@@ -103,7 +104,7 @@ impl Pool {
                         block
                     }
                 };
-                self.give_out(&block, need.size, Some(slot));
+                self.give_out(&block, need.size, Some(slot), state::LIVE);
                 *address = block.address();
             }
             number += 1;

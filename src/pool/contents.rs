@@ -15,18 +15,30 @@ const GUARD: u8 = 0xFD;
 const GUARD_MOST: u64 = 4096;
 
 impl Pool {
-    /// This thread is about to write to bytes that were freed on `stream`, where work may be
-    /// queued that still uses them: waits for it.
+    /// The device is about to write to bytes that were freed on `stream`, where work may be
+    /// queued that still uses them: waits for it, unless the writing is work on `stream` too.
     pub(super) fn settle(&self, stream: Stream) {
+        if !self.device.works_on_streams() {
+            self.finish(stream);
+        }
+    }
+
+    /// Waits for what is queued on `stream`.
+    fn finish(&self, stream: Stream) {
         if !self.order.is_immediate(stream) {
             self.order.wait(Fence { stream, sequence: self.order.mark(stream) });
         }
     }
 
     /// Prepares the bytes of a block that is about to be given out on `stream`.
-    pub(super) fn prepare_contents(&self, block: &Block, size: usize, stream: Stream) {
+    pub(super) fn prepare_contents(
+        &self,
+        block: &Block,
+        size: usize,
+        stream: Stream,
+    ) -> Result<()> {
         if self.attention.load(Ordering::Relaxed) & attention::SLOW == 0 {
-            return;
+            return Ok(());
         }
         let address = block.address();
         let zero = self.flags.zero_on_alloc || self.zeroed.load(Ordering::Relaxed);
@@ -35,13 +47,14 @@ impl Pool {
         }
         if zero {
             // SAFETY: the block was just taken for the caller and has pages.
-            unsafe { self.device.fill(address, size, 0) };
+            unsafe { self.device.fill(address, size, 0, stream.0) }?;
         }
         if self.flags.guard_bytes {
             let (from, bytes) = guarded(block, size as u64);
             // SAFETY: as above; the bytes behind `size` up to the block's end are the pool's.
-            unsafe { self.device.fill(from, bytes, GUARD) };
+            unsafe { self.device.fill(from, bytes, GUARD, stream.0) }?;
         }
+        Ok(())
     }
 
     /// Before the bytes of a live block are poisoned: waits for the work that is queued on
@@ -50,29 +63,53 @@ impl Pool {
         if self.flags.poison_on_free {
             self.settle(stream);
             let followers = self.core.lock().followers(block.address());
-            followers.into_iter().for_each(|follower| self.settle(follower));
+            followers.into_iter().for_each(|follower| self.finish(follower));
         }
     }
 
-    /// Overwrites the bytes of a block that was just taken back.
-    pub(super) fn poison_contents(&self, block: &Block) {
-        if self.flags.poison_on_free {
+    /// Overwrites the bytes of a block that was just taken back on `stream`.
+    pub(super) fn poison_contents(&self, block: &Block, stream: Stream) {
+        if self.flags.poison_on_free && self.check_awake().is_ok() {
+            let (address, bytes) = (block.address(), block.head().size() as usize);
             // SAFETY: the block was taken back from its owner and is in nobody's hands yet.
-            unsafe {
-                self.device.fill(block.address(), block.head().size() as usize, POISON);
+            let filled = unsafe { self.device.fill(address, bytes, POISON, stream.0) };
+            if let Err(error) = filled {
+                tracing::warn!(pool = self.id, %error, "a freed block was not overwritten");
             }
         }
     }
 
-    /// Checks the guard bytes behind a live block.
-    pub(super) fn check_guard(&self, block: &Block) -> Result<()> {
+    /// Writes the guard bytes of all live blocks again, whose contents were given up.
+    pub(super) fn renew_guards(&self) -> Result<()> {
         if !self.flags.guard_bytes {
             return Ok(());
         }
+        // Nobody frees a block meanwhile.
+        let _stopped = self.slots.stop_all();
+        let _slotless = self.slotless.cells.lock();
+        let live = self.core.lock().live_blocks();
+        for block in &live {
+            let (from, bytes) = guarded(block, block.head().requested(block.index));
+            // SAFETY: the bytes behind what was asked for are the pool's; they have pages.
+            unsafe { self.device.fill(from, bytes, GUARD, Stream::DEFAULT.0) }?;
+        }
+        if self.device.works_on_streams() { self.order.wait_for_all() } else { Ok(()) }
+    }
+
+    /// Checks the guard bytes behind a live block, in the order of `stream`.
+    pub(super) fn check_guard(&self, block: &Block, stream: Stream) -> Result<()> {
+        if !self.flags.guard_bytes || self.check_awake().is_err() {
+            return Ok(());
+        }
         let size = block.head().requested(block.index);
+        if !block.is_live() {
+            // Another thread is freeing it, which checks them too and then overwrites them.
+            return Ok(());
+        }
         let (from, bytes) = guarded(block, size);
         // SAFETY: guard bytes are the pool's; their block has pages.
-        match unsafe { self.device.find_other(from, bytes, GUARD) } {
+        match unsafe { self.device.find_other(from, bytes, GUARD, stream.0) }? {
+            Some(_) if !block.is_live() => Ok(()),
             None => Ok(()),
             Some(at) => Err(fail!(
                 Corruption,

@@ -9,7 +9,9 @@ use std::time::Instant;
 use super::block::{BlockTable, Head, Heads, Word, state};
 use super::budget::{Budget, Situation};
 use super::housekeeper;
+use super::lane::Lane;
 use super::policy::{Preset, TrimWhen};
+use super::sleep::Sleep;
 use super::stats::Sums;
 use super::stock::Stock;
 use crate::order::{Fence, Order, Stream};
@@ -57,8 +59,8 @@ pub struct Need {
     pub class: Option<usize>,
     /// The block's first byte is a multiple of this.
     pub alignment: u64,
-    /// On which stream.
-    pub stream: Stream,
+    /// In whose order it is used.
+    pub lane: Lane,
 }
 
 impl Need {
@@ -71,11 +73,38 @@ impl Need {
     }
 }
 
-/// A block that several streams have to be done with.
-struct Followed {
-    fences: Vec<Fence>,
+/// A freed block that more than one stream, or the rest of a capture, has to be done with.
+struct Waiting {
     block: Block,
+    fences: Vec<Fence>,
+    /// The graph whose capture has to end, 0 for none.
+    graph: u64,
+    /// The tag that it is free under then.
+    to: u32,
 }
+
+/// The graph of pages that stay where they are, because other processes have them: of no
+/// capture, and never released.
+const FIXED: Lane = Lane { stream: Stream::DEFAULT, graph: u64::MAX };
+
+/// What is known of a live block besides its word.
+#[derive(Default)]
+struct Note {
+    /// Streams that use it besides the one it was allocated on.
+    streams: Vec<Stream>,
+    /// The tag that it goes back to, of a graph or [`FIXED`]; `READY` for none.
+    graph: u32,
+}
+
+/// What a tag stands for.
+struct Owner {
+    lane: Lane,
+    /// Of a graph that was released: what has to pass until its memory is anybody's.
+    closing: Option<Vec<Fence>>,
+}
+
+/// What a graph freed has no fence of its own, and is not passed as long as the graph lives.
+const OF_GRAPH: u64 = 1;
 
 /// What the threads of a pool share.
 pub struct Core {
@@ -83,11 +112,19 @@ pub struct Core {
     pub space: Space,
     /// The heads of its blocks.
     pub heads: Heads,
-    /// The stream of each tag; tag 0 is `READY`.
-    streams: Vec<Stream>,
-    /// Streams that use a live block besides the one it was allocated on, by its address.
-    followers: HashMap<usize, Vec<Stream>>,
-    waiting: Vec<Followed>,
+    /// Whose tag each is; tag 0 is `READY`.
+    owners: Vec<Owner>,
+    /// Of live blocks, by address.
+    notes: HashMap<usize, Note>,
+    waiting: Vec<Waiting>,
+    /// Graphs that are being captured, and on which stream that was announced.
+    pub captures: Vec<Lane>,
+    /// Whether the pool sleeps.
+    pub sleep: Sleep,
+    /// Calls that are asking the device for pages, or giving it some.
+    pub device_calls: u32,
+    /// How often each graph was begun, less how often it was released.
+    pub graphs: HashMap<u64, u32>,
     /// Blocks on their way from one front cache to another.
     pub stock: Stock,
     /// What the policy says.
@@ -120,9 +157,13 @@ impl Core {
         Core {
             space,
             heads: Heads::default(),
-            streams: vec![Stream::DEFAULT],
-            followers: HashMap::new(),
+            owners: vec![Owner { lane: Lane::eager(Stream::DEFAULT), closing: None }],
+            notes: HashMap::new(),
             waiting: Vec::new(),
+            captures: Vec::new(),
+            sleep: Sleep::default(),
+            device_calls: 0,
+            graphs: HashMap::new(),
             stock: Stock::default(),
             preset,
             limit,
@@ -136,41 +177,53 @@ impl Core {
         }
     }
 
-    /// The tag of `stream`.
-    pub fn tag(&mut self, order: &dyn Order, stream: Stream) -> u32 {
-        if order.is_immediate(stream) {
+    /// The tag of `lane`.
+    pub fn tag(&mut self, order: &dyn Order, lane: Lane) -> u32 {
+        if lane.is_eager() && order.is_immediate(lane.stream) {
             return READY;
         }
-        if let Some(tag) = self.streams[1..].iter().position(|&other| other == stream) {
+        let same = |owner: &Owner| owner.lane == lane && owner.closing.is_none();
+        if let Some(tag) = self.owners[1..].iter().position(same) {
             return tag as u32 + 1;
         }
         // A tag whose stream is done with everything and owns nothing any more serves again.
         let owns = |tag: u32| {
             self.space.runs().free_bytes(tag) > 0
                 || self.space.slabs().any(|(_, slab)| slab.tag == tag)
+                || self.notes.values().any(|note| note.graph == tag)
+                || self.waiting.iter().any(|waiting| waiting.to == tag)
         };
-        let gone = (1..self.streams.len() as u32)
-            .find(|&tag| order.passed(self.streams[tag as usize]) == u64::MAX && !owns(tag));
+        let gone = self.tags().find(|&tag| self.passed(order, tag) == u64::MAX && !owns(tag));
+        let owner = Owner { lane, closing: None };
         match gone {
             Some(tag) => {
-                self.streams[tag as usize] = stream;
+                self.owners[tag as usize] = owner;
                 tag
             }
             None => {
-                self.streams.push(stream);
-                self.streams.len() as u32 - 1
+                self.owners.push(owner);
+                self.owners.len() as u32 - 1
             }
         }
     }
 
-    /// The stream of `tag`.
-    pub fn stream_of(&self, tag: u32) -> Stream {
-        self.streams[tag as usize]
+    fn lane_of(&self, tag: u32) -> Lane {
+        self.owners[tag as usize].lane
+    }
+
+    /// Up to which fence what was freed under `tag` is anybody's.
+    fn passed(&self, order: &dyn Order, tag: u32) -> u64 {
+        let Owner { lane, closing } = &self.owners[tag as usize];
+        if lane.is_eager() {
+            return order.passed(lane.stream);
+        }
+        let done = |fence: &Fence| order.passed(fence.stream) >= fence.sequence;
+        if closing.as_ref().is_some_and(|fences| fences.iter().all(done)) { u64::MAX } else { 0 }
     }
 
     /// Tags in use, but for `READY`.
     pub fn tags(&self) -> impl Iterator<Item = u32> + use<> {
-        1..self.streams.len() as u32
+        1..self.owners.len() as u32
     }
 
     /// Makes ready what streams are done with by now.
@@ -181,30 +234,34 @@ impl Core {
         // Behind those: a block that comes back may have been the last of its slab.
         for tag in self.tags() {
             if self.space.runs().free_bytes(tag) > 0 {
-                self.space.pass(tag, order.passed(self.stream_of(tag)));
+                self.space.pass(tag, self.passed(order, tag));
             }
         }
     }
 
     fn poll_waiting(&mut self, table: &BlockTable, order: &dyn Order) {
-        let passed = |followed: &Followed| {
-            followed.fences.iter().all(|fence| order.passed(fence.stream) >= fence.sequence)
+        let passed = |waiting: &Waiting| {
+            (waiting.graph == 0 || self.captures.iter().all(|it| it.graph != waiting.graph))
+                && waiting.fences.iter().all(|fence| order.passed(fence.stream) >= fence.sequence)
         };
         let (ready, waiting) = std::mem::take(&mut self.waiting).into_iter().partition(passed);
         self.waiting = waiting;
-        let ready: Vec<Followed> = ready;
-        for followed in ready {
-            self.put_back(table, followed.block, READY, 0);
+        let ready: Vec<Waiting> = ready;
+        for Waiting { block, to, .. } in ready {
+            self.put_back(table, block, to, if to == READY { 0 } else { OF_GRAPH });
         }
     }
 
     /// The last fence that somebody's freed memory waits for, of every stream.
     pub fn fences(&self, order: &dyn Order) -> Vec<Fence> {
         let mut fences: Vec<Fence> =
-            self.waiting.iter().flat_map(|followed| followed.fences.iter().copied()).collect();
+            self.waiting.iter().flat_map(|waiting| waiting.fences.iter().copied()).collect();
         for tag in self.tags() {
-            if let Some(sequence) = self.space.runs().latest_fence(tag) {
-                fences.push(Fence { stream: self.stream_of(tag), sequence });
+            let lane = self.lane_of(tag);
+            if lane.is_eager()
+                && let Some(sequence) = self.space.runs().latest_fence(tag)
+            {
+                fences.push(Fence { stream: lane.stream, sequence });
             }
         }
         fences.retain(|fence| order.passed(fence.stream) < fence.sequence);
@@ -246,6 +303,34 @@ impl Core {
         }
     }
 
+    /// The block at `address` is in pages that stay where they are from now on.
+    pub fn fix(&mut self, address: usize) {
+        let same = |owner: &Owner| owner.lane == FIXED;
+        let tag = self.owners.iter().position(same).unwrap_or_else(|| {
+            self.owners.push(Owner { lane: FIXED, closing: None });
+            self.owners.len() - 1
+        });
+        self.notes.entry(address).or_default().graph = tag as u32;
+    }
+
+    /// Whether something is known of the live block at `address` that its word does not say.
+    pub fn is_noted(&self, address: usize) -> bool {
+        self.notes.contains_key(&address)
+    }
+
+    /// A run from pages that stay where they are.
+    #[cold]
+    #[inline(never)]
+    fn take_fixed(&mut self, table: &BlockTable, need: &Need) -> Option<Block> {
+        let tag = self.owners.iter().position(|owner| owner.lane == FIXED)? as u32;
+        if self.space.runs().free_bytes(tag) < need.block || !need.lane.is_eager() {
+            return None;
+        }
+        let block = self.take_large(table, need, tag)?;
+        self.notes.insert(block.address(), Note { streams: Vec::new(), graph: tag });
+        Some(block)
+    }
+
     /// Bytes of the largest run that is free for anybody.
     pub fn largest_free(&self) -> u64 {
         let runs = self.space.runs();
@@ -259,7 +344,10 @@ impl Core {
     pub fn take(&mut self, table: &BlockTable, need: &Need, tag: u32) -> Option<Block> {
         let block = match need.class {
             Some(class) => self.take_small(table, class, tag)?,
-            None => self.take_large(table, need, tag)?,
+            None => match self.take_large(table, need, tag) {
+                Some(block) => block,
+                None => self.take_fixed(table, need)?,
+            },
         };
         block.set_word(Word::HELD);
         self.used_peak = self.used_peak.max(self.space.used_bytes());
@@ -311,9 +399,15 @@ impl Core {
         block
     }
 
-    /// Takes back a block that was freed on `stream`.
-    pub fn give(&mut self, table: &BlockTable, order: &dyn Order, block: Block, stream: Stream) {
-        self.give_all(table, order, std::iter::once(block), stream);
+    /// Takes back a block that was freed in `lane`.
+    pub fn give(&mut self, table: &BlockTable, order: &dyn Order, block: Block, lane: Lane) {
+        let of_graph = |note: &Note| self.lane_of(note.graph).graph == lane.graph;
+        if !lane.is_eager() && self.notes.get(&block.address()).is_some_and(of_graph) {
+            return self.give_in_capture(table, order, block, lane);
+        }
+        // What is not the graph's own is used by work that ran before, or by other graphs. Its
+        // fence is recorded when the capture is over.
+        self.give_all(table, order, std::iter::once(block), lane.stream);
     }
 
     /// Takes back blocks that were freed on `stream`. They are all behind one fence.
@@ -329,10 +423,29 @@ impl Core {
         self.look_for_idle();
     }
 
+    /// Takes back a block of the graph that is being captured in `lane`.
+    fn give_in_capture(&mut self, table: &BlockTable, order: &dyn Order, block: Block, lane: Lane) {
+        block.set_word(Word::new(state::FREE, 0, 0));
+        let note = self.notes.remove(&block.address()).unwrap_or_default();
+        let to = self.tag(order, lane);
+        let alone = note.streams.is_empty();
+        let own = match block.place() {
+            Place::Large { .. } => alone,
+            Place::Small { slab, .. } => alone && self.space.slab(slab).tag == to,
+        };
+        if own {
+            self.put_back(table, block, to, OF_GRAPH);
+        } else {
+            // All streams of a capture are joined where it ends.
+            let (fences, graph) = (Vec::new(), lane.graph);
+            self.waiting.push(Waiting { block, fences, graph, to });
+        }
+    }
+
     /// The tag of `stream`, and the sequence number behind what is queued there.
     #[inline(always)]
     pub fn fence(&mut self, order: &dyn Order, stream: Stream) -> (u32, u64) {
-        let tag = self.tag(order, stream);
+        let tag = self.tag(order, Lane::eager(stream));
         (tag, if tag == READY { 0 } else { order.mark(stream) })
     }
 
@@ -348,17 +461,18 @@ impl Core {
     ) {
         block.set_word(Word::new(state::FREE, 0, 0));
         // Mostly there are none: then nothing is hashed.
-        if !self.followers.is_empty()
-            && let Some(followers) = self.followers.remove(&block.address())
+        if !self.notes.is_empty()
+            && let Some(note) = self.notes.remove(&block.address())
         {
-            let mut fences: Vec<Fence> = followers
+            let mut fences: Vec<Fence> = note
+                .streams
                 .into_iter()
                 .map(|stream| Fence { stream, sequence: order.mark(stream) })
                 .collect();
             if tag != READY {
-                fences.push(Fence { stream: self.stream_of(tag), sequence });
+                fences.push(Fence { stream: self.lane_of(tag).stream, sequence });
             }
-            self.waiting.push(Followed { fences, block });
+            self.waiting.push(Waiting { block, fences, graph: 0, to: note.graph });
             return;
         }
         let own = match block.place() {
@@ -369,8 +483,8 @@ impl Core {
             self.put_back(table, block, tag, sequence);
         } else {
             // A slab is one stream's; its block was freed on another one.
-            let fences = vec![Fence { stream: self.stream_of(tag), sequence }];
-            self.waiting.push(Followed { fences, block });
+            let fences = vec![Fence { stream: self.lane_of(tag).stream, sequence }];
+            self.waiting.push(Waiting { block, fences, graph: 0, to: READY });
         }
     }
 
@@ -413,21 +527,82 @@ impl Core {
 
     /// Notes that work queued on `stream` uses the live block at `address`.
     pub fn follow(&mut self, address: usize, stream: Stream) {
-        let followers = self.followers.entry(address).or_default();
-        if !followers.contains(&stream) {
-            followers.push(stream);
+        let streams = &mut self.notes.entry(address).or_default().streams;
+        if !streams.contains(&stream) {
+            streams.push(stream);
         }
     }
 
     /// The streams that were recorded for the block at `address`.
     pub fn followers(&self, address: usize) -> Vec<Stream> {
-        self.followers.get(&address).cloned().unwrap_or_default()
+        self.notes.get(&address).map(|note| note.streams.clone()).unwrap_or_default()
     }
 
-    /// Moves what was freed under `from` with a fence of at most `sequence` over to `to`,
-    /// whose stream was made to wait for that fence; the new fence lies behind that wait.
-    pub fn hand_over(&mut self, from: u32, sequence: u64, to: u32, fence: u64) {
-        self.space.hand_over(from, sequence, to, fence);
+    /// Notes that `block`, which is about to be given out, belongs to the graph of `lane`.
+    pub fn enter_graph(&mut self, order: &dyn Order, block: &Block, lane: Lane) {
+        let graph = self.tag(order, lane);
+        self.notes.insert(block.address(), Note { streams: Vec::new(), graph });
+    }
+
+    /// A capture in `lane` begins: what the graph had freed on other streams is free on this
+    /// one. The captures of a graph, and their launches, come one after the other.
+    pub fn begin_capture(&mut self, order: &dyn Order, lane: Lane) {
+        *self.graphs.entry(lane.graph).or_default() += 1;
+        let to = self.tag(order, lane);
+        for from in self.tags_of(lane.graph) {
+            self.space.hand_over(from, u64::MAX, to, OF_GRAPH);
+        }
+        self.captures.push(lane);
+    }
+
+    fn tags_of(&self, graph: u64) -> Vec<u32> {
+        let of = |&tag: &u32| {
+            let owner = &self.owners[tag as usize];
+            owner.lane.graph == graph && owner.closing.is_none()
+        };
+        self.tags().filter(of).collect()
+    }
+
+    /// The last use of `graph` is over: what it freed is everybody's once `fences` have passed.
+    pub fn close_graph(&mut self, graph: u64, fences: &[Fence]) {
+        for tag in self.tags_of(graph) {
+            self.owners[tag as usize].closing = Some(fences.to_vec());
+        }
+    }
+
+    /// Moves what was freed before the last of the fences in `waited` over to `to`, whose
+    /// stream was made to wait for all of them; `behind` is a fence of it behind those waits.
+    /// The same for blocks that wait for several streams, if these are the ones.
+    pub fn hand_over(
+        &mut self,
+        table: &BlockTable,
+        order: &dyn Order,
+        waited: &[Fence],
+        to: u32,
+        behind: Fence,
+    ) {
+        if let Some(last) = waited.last() {
+            let from = self.tag(order, Lane::eager(last.stream));
+            self.space.hand_over(from, last.sequence, to, behind.sequence);
+        }
+        let is_behind = |fence: &Fence| {
+            let covers = |it: &Fence| it.stream == fence.stream && it.sequence >= fence.sequence;
+            fence.stream == behind.stream || waited.iter().any(covers)
+        };
+        for at in (0..self.waiting.len()).rev() {
+            let Waiting { block, fences, graph: 0, to: READY } = &self.waiting[at] else {
+                continue;
+            };
+            let own = match block.place() {
+                Place::Large { .. } => true,
+                Place::Small { slab, .. } => self.space.slab(slab).tag == to,
+            };
+            if own && fences.iter().all(is_behind) {
+                let block = *block;
+                self.waiting.swap_remove(at);
+                self.put_back(table, block, to, behind.sequence);
+            }
+        }
     }
 
     /// The block that `address` lies in, if it is given out.
@@ -488,7 +663,7 @@ impl Core {
                 state::CACHED if !free && word == Word::HELD => {}
                 state::CACHED if !free => in_caches += 1,
                 state::LIVE if !free => {}
-                state::FOLLOWED if !free && self.followers.contains_key(&address) => {}
+                state::FOLLOWED if !free && self.notes.contains_key(&address) => {}
                 _ => return Err(format!("block {address:#x} has word {word:?}, free {free}")),
             }
         }

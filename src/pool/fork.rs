@@ -100,6 +100,9 @@ extern "C" fn in_child() {
     if let Some(Held { locks, pools, .. }) = &mut held {
         for (locks, pool) in locks.iter_mut().zip(&*pools) {
             locks.slots.leave_doors();
+            if pool.device.is_lost_in_child() {
+                pool.close_in_child();
+            }
             // The trace is the parent's: rows that the child has a copy of are not its to write.
             if let Some(recorder) = locks.recorder.take() {
                 recorder.abandon();

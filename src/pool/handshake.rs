@@ -26,9 +26,11 @@ pub mod attention {
     pub const CLOSED: u32 = 4;
     /// Other threads take back what this owner gave out: it has to compare and swap.
     pub const SHARED: u32 = 8;
+    /// The stream was destroyed. Its handle may be that of another one, which has to be checked.
+    pub const UNCHECKED: u32 = 16;
     /// Any of them.
     pub const ALL: u32 = u32::MAX;
-    /// All but the last, for those who compare and swap, or have no need to.
+    /// All but that, for those who compare and swap, or have no need to.
     pub const BUT_SHARED: u32 = !SHARED;
 }
 
@@ -72,6 +74,11 @@ impl Door {
     /// Lowers a flag.
     pub fn lower(&self, flag: u32) {
         self.attention.fetch_and(!flag, Ordering::Release);
+    }
+
+    /// Whether a flag is raised.
+    pub fn is_raised(&self, flag: u32) -> bool {
+        self.attention.load(Ordering::Acquire) & flag != 0
     }
 
     /// Waits until the owner is outside; with a flag raised and a barrier behind it, it stays

@@ -46,6 +46,7 @@ impl Pool {
     /// no lock across calls of the device, of streams or of the user.
     #[cold]
     pub(super) fn climb(&self, need: &Need) -> Result<Block> {
+        self.check_eager(need.lane)?;
         let mut callbacks = 0;
         loop {
             if let Some(block) = self.climb_once(need) {
@@ -63,16 +64,15 @@ impl Pool {
                 break;
             }
         }
+        self.check_awake()?;
         Err(self.out_of_memory(need))
     }
 
     fn climb_once(&self, need: &Need) -> Option<Block> {
-        // 0. What is on its way from one thread to another.
-        if self.flush_stock() > 0
-            && let Some(block) = self.take_from_core(need)
-        {
-            return Some(block);
-        }
+        // 0. What is on its way from one thread to another, and what streams are done with: this
+        // is where they are asked.
+        self.flush_stock();
+        self.order.refresh();
         // New pages within the budget cost nobody else anything.
         if let Grown::Done(block) = self.grow(need, Growing::WithinBudget) {
             return Some(block);
@@ -102,14 +102,18 @@ impl Pool {
         // device, or else the caller does here.
         let (tag, fences) = {
             let mut core = self.core.lock();
-            (core.tag(&*self.order, need.stream), core.fences(&*self.order))
+            (core.tag(&*self.order, need.lane), core.fences(&*self.order))
         };
+        let (stream, eager) = (need.lane.stream, need.lane.is_eager());
+        // Fences of which `stream` is behind, whatever it is given from now on.
+        let mut waited = Vec::new();
         for fence in fences {
-            if fence.stream == need.stream {
+            if fence.stream == stream {
                 continue;
             }
-            if tag != READY && self.order.make_wait(need.stream, fence) {
-                self.hand_over(fence, tag, need);
+            if tag != READY && eager && self.order.make_wait(stream, fence) {
+                waited.push(fence);
+                self.hand_over(&waited, tag, need);
             } else if !self.order.wait(fence) {
                 continue;
             }
@@ -121,8 +125,8 @@ impl Pool {
             }
         }
         // 6. What this stream itself has queued: once that is done, its memory can be moved.
-        if tag != READY {
-            let own = Fence { stream: need.stream, sequence: self.order.mark(need.stream) };
+        if tag != READY && eager {
+            let own = Fence { stream, sequence: self.order.mark(stream) };
             if self.order.passed(own.stream) < own.sequence && self.order.wait(own) {
                 self.core.lock().poll(&self.table, &*self.order);
                 if let Grown::Done(block) = self.grow(need, Growing::ToTheLimit) {
@@ -133,18 +137,18 @@ impl Pool {
         None
     }
 
-    /// The stream of `tag` waits for `fence` from now on: what was freed before it is its
-    /// own, behind that wait.
-    fn hand_over(&self, fence: Fence, tag: u32, need: &Need) {
+    /// The stream of `tag` is behind all fences in `waited` from now on: what was freed before
+    /// the last of them is its own, behind that wait.
+    fn hand_over(&self, waited: &[Fence], tag: u32, need: &Need) {
         let mut core = self.core.lock();
-        let from = core.tag(&*self.order, fence.stream);
-        let behind = self.order.mark(need.stream);
-        core.hand_over(from, fence.sequence, tag, behind);
+        let behind =
+            Fence { stream: need.lane.stream, sequence: self.order.mark(need.lane.stream) };
+        core.hand_over(&self.table, &*self.order, waited, tag, behind);
     }
 
     /// Empties other threads' front caches into the core, when they hold enough to matter.
     fn flush_others(&self, need: &Need) -> bool {
-        let own = thread::find_slot(self.id, need.stream);
+        let own = thread::find_slot(self.id, need.lane.stream);
         let others = self.slots.iter().filter(|&slot| own != Some(std::ptr::from_ref(slot)));
         let held: u64 = others.map(|slot| slot.held.get()).sum();
         held >= need.block.min(PAGE) && self.flush_all() > 0
@@ -166,7 +170,7 @@ impl Pool {
     fn grow(&self, need: &Need, how: Growing) -> Grown {
         let sums = self.sums();
         let mut core = self.core.lock();
-        let tag = core.tag(&*self.order, need.stream);
+        let tag = core.tag(&*self.order, need.lane);
         core.poll(&self.table, &*self.order);
         if let Some(block) = core.take(&self.table, need, tag) {
             return Grown::Done(block);
@@ -175,11 +179,15 @@ impl Pool {
         let Some(window) = core.space.best_window(bytes, alignment, tag) else {
             return Grown::NoAddresses;
         };
+        if !core.sleep.is_awake() {
+            return Grown::Limit;
+        }
         let mapped = core.space.mapped_bytes();
         if how == Growing::WithinBudget && !core.within_budget(bytes, window.pages, &sums) {
             return Grown::Limit;
         }
-        let to_move = core.bytes_to_move(bytes, window.pages, &sums);
+        let to_move =
+            if self.device.can_move() { core.bytes_to_move(bytes, window.pages, &sums) } else { 0 };
         let growth = core.space.begin_growth(window, to_move);
         if mapped + growth.fresh_bytes() > core.limit {
             core.space.abort_growth(growth);
@@ -187,9 +195,11 @@ impl Pool {
         }
         core.note_reserved(growth.fresh_bytes());
         core.note_moved(growth.moved_bytes());
+        core.device_calls += 1;
         drop(core);
         let mapped = self.map(&growth);
         let mut core = self.core.lock();
+        core.device_calls -= 1;
         if mapped.is_err() {
             core.reserved_total -= growth.fresh_bytes();
             core.space.abort_growth(growth);

@@ -10,7 +10,11 @@ use super::policy::TrimWhen;
 use super::{OomCallback, Policy, Pool, housekeeper};
 use crate::device::GiveBack;
 use crate::error::{Result, fail};
+use crate::order::Stream;
 use crate::space::{PAGE, READY};
+
+/// Most bytes of pages that are moved at a time: they are nobody's meanwhile.
+const DEFRAG_PASS: u64 = 128 << 20;
 
 /// What [`Pool::defragment`] did.
 #[derive(Clone, Copy, Debug, Default)]
@@ -60,10 +64,22 @@ impl Pool {
         self.release(bytes, GiveBack::Lazily)
     }
 
+    /// Gives everything idle back to the device.
+    pub(super) fn give_back_idle(&self) {
+        self.release(u64::MAX, GiveBack::Now);
+    }
+
     fn release(&self, bytes: u64, how: GiveBack) -> u64 {
-        let mut core = self.core.lock();
-        core.poll(&self.table, &*self.order);
+        if !self.device.can_move() {
+            // It has all its pages from the start, and keeps them.
+            return 0;
+        }
+        let mut core = self.polled();
+        if !core.sleep.is_awake() {
+            return 0;
+        }
         let taken = core.space.begin_release(bytes);
+        core.device_calls += 1;
         drop(core);
         let mut released = 0;
         let mut done = Vec::with_capacity(taken.len());
@@ -74,6 +90,7 @@ impl Pool {
             done.push((run, gone));
         }
         let mut core = self.core.lock();
+        core.device_calls -= 1;
         for (run, gone) in done {
             if gone {
                 core.space.finish_release(run);
@@ -99,10 +116,8 @@ impl Pool {
     fn give_up_idle(&self) {
         // Before the lock is taken: what becomes idle behind it raises it again.
         self.idle_pages.store(false, Ordering::Relaxed);
-        let mut core = self.core.lock();
-        if core.preset.trim == TrimWhen::AtOnce {
-            core.poll(&self.table, &*self.order);
-        }
+        let at_once = self.core.lock().preset.trim == TrimWhen::AtOnce;
+        let core = if at_once { self.polled() } else { self.core.lock() };
         let idle = core.space.idle_bytes();
         if idle == 0 {
             return;
@@ -150,7 +165,8 @@ impl Pool {
     }
 
     /// The core, with everything ready that streams are done with by now.
-    fn polled(&self) -> MutexGuard<'_, Core> {
+    pub(super) fn polled(&self) -> MutexGuard<'_, Core> {
+        self.order.refresh();
         let mut core = self.core.lock();
         core.poll(&self.table, &*self.order);
         core
@@ -166,41 +182,67 @@ impl Pool {
         Ok(self.release(mapped.saturating_sub(keep_bytes), GiveBack::Now))
     }
 
-    /// Moves idle pages together, so that the largest free run is as large as can be.
+    /// Moves idle pages together, so that the largest free run is as large as can be: a bounded
+    /// number at a time, between which others get at the pool.
     pub fn defragment(&self) -> Result<DefragReport> {
         self.check_open()?;
+        self.check_awake()?;
         self.flush_all();
         let calls = self.device.calls();
-        let mut core = self.core.lock();
-        core.poll(&self.table, &*self.order);
+        let core = self.polled();
+        if !core.sleep.is_awake() {
+            drop(core);
+            self.check_awake()?;
+            return Ok(DefragReport::default());
+        }
         let before = core.largest_free();
         let idle = core.space.idle_bytes();
         let mut report =
             DefragReport { largest_before: before, largest_after: before, ..Default::default() };
         // The window that has all idle pages in the end; those that lie in it already stay.
         let window = (idle > before).then(|| core.space.best_window(idle, PAGE, READY)).flatten();
-        let Some(window) = window.filter(|window| window.pages > 0) else { return Ok(report) };
-        let growth = core.space.begin_growth(window, window.pages);
-        if growth.fresh_bytes() > 0 {
-            core.space.abort_growth(growth);
-            return Ok(report);
-        }
-        let moved = growth.moved_bytes();
         drop(core);
-        let mapped = self.map(&growth);
-        let mut core = self.core.lock();
-        match mapped {
-            Ok(()) => core.space.finish_growth_free(growth),
-            Err(error) => {
-                core.space.abort_growth(growth);
-                return Err(error);
-            }
+        let Some(window) = window.filter(|window| window.pages > 0) else { return Ok(report) };
+        let whole = (window.offset, window.offset + window.size);
+        let mut at = whole.0;
+        while at < whole.1
+            && let Some((end, moved)) = self.defragment_from(at, whole)?
+        {
+            at = end;
+            report.pages_moved += moved / PAGE;
         }
-        report.pages_moved = moved / PAGE;
-        report.largest_after = core.largest_free();
+        report.largest_after = self.core.lock().largest_free();
         report.bytes_gained = report.largest_after.saturating_sub(before);
         report.system_calls = self.device.calls() - calls;
         Ok(report)
+    }
+
+    /// One pass: fills the addresses `whole` from `at` on. Returns how far it came and the bytes
+    /// it moved; none when it can go no further.
+    fn defragment_from(&self, at: u64, whole: (u64, u64)) -> Result<Option<(u64, u64)>> {
+        let mut core = self.core.lock();
+        if !core.sleep.is_awake() {
+            return Ok(None);
+        }
+        let window = core.space.window_from(at, whole.1, DEFRAG_PASS);
+        let Some(window) = window else { return Ok(None) };
+        let growth = core.space.begin_growth_within(window, whole);
+        if growth.fresh_bytes() > 0 {
+            core.space.abort_growth(growth);
+            return Ok(None);
+        }
+        let moved = growth.moved_bytes();
+        core.device_calls += 1;
+        drop(core);
+        let mapped = self.map(&growth);
+        let mut core = self.core.lock();
+        core.device_calls -= 1;
+        if let Err(error) = mapped {
+            core.space.abort_growth(growth);
+            return Err(error);
+        }
+        core.space.finish_growth_free(growth);
+        Ok(Some((window.offset + window.size, moved)))
     }
 
     /// Changes the limit. What is mapped beyond a lower one is given back first; an error,
@@ -312,6 +354,16 @@ impl Pool {
         if let Err(what) = core.validate(&self.table, cached) {
             return Err(fail!(Internal, "the bookkeeping of pool {} is wrong: {what}", self.id));
         }
-        core.live_blocks().iter().try_for_each(|block| self.check_guard(block))
+        if !self.flags.guard_bytes {
+            return Ok(());
+        }
+        let live = core.live_blocks();
+        // The device is not called under the core's lock. All others are held, so that nobody
+        // frees a block meanwhile.
+        drop(core);
+        if self.device.works_on_streams() {
+            self.order.wait_for_all()?;
+        }
+        live.iter().try_for_each(|block| self.check_guard(block, Stream::DEFAULT))
     }
 }

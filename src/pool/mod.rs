@@ -15,14 +15,18 @@ mod core;
 pub(crate) mod fast;
 mod fork;
 mod front;
+mod graph;
 mod handshake;
 mod housekeeper;
 mod ladder;
+mod lane;
 mod maintenance;
 mod policy;
 mod registry;
 mod report;
 mod resize;
+mod share;
+mod sleep;
 mod slots;
 mod stats;
 mod stock;
@@ -39,6 +43,8 @@ pub use fork::prepare_once as prepare_for_forks;
 pub use ladder::OomCallback;
 pub use maintenance::DefragReport;
 pub use policy::{Policy, Preset, TrimWhen};
+pub use share::Extent;
+pub use sleep::SleepMode;
 pub use stats::Stats;
 
 use self::bin::Entry;
@@ -46,11 +52,12 @@ use self::block::{BlockTable, Found, NO_OWNER, Word, large_bin, state};
 use self::core::{Block, Core, Need};
 use self::front::{Locked, Pooled, SMALL_BATCH, Slot};
 use self::handshake::attention;
+use self::lane::Lane;
 use self::slots::Slots;
 use self::stock::Batch;
-use crate::device::{Device, Host, HostOptions};
+use crate::device::{Cuda, CudaOptions, Device, Host, HostOptions, Pinned};
 use crate::error::{self, Result, fail};
-use crate::order::{HostOrder, Order, Stream};
+use crate::order::{CudaOrder, HostOrder, Order, Stream};
 use crate::space::{CHUNK, PAGE, SizeClasses, Space, round_large};
 use crate::trace::Recorder;
 
@@ -61,6 +68,9 @@ pub const SIZE_MAX: u64 = 1 << 46;
 
 /// Largest alignment, in bytes.
 pub const ALIGNMENT_MAX: usize = 1 << 30;
+
+/// Sizes on a GPU are multiples of this, in bytes.
+const CUDA_BLOCK: u64 = 512;
 
 /// Most bytes that a front cache holds, and the share of the limit that it is.
 const FRONT_BYTES: u64 = 64 << 20;
@@ -99,7 +109,13 @@ pub struct Pool {
     invalid_frees: AtomicU64,
     trims: AtomicU64,
     barriers: AtomicU64,
+    /// The pool sleeps, or is about to.
+    asleep: AtomicBool,
+    /// Graphs that are being captured.
+    captures: AtomicU32,
     poisoned: AtomicBool,
+    /// The pool's device cannot be used any more: this is a forked child.
+    forked: AtomicBool,
     /// Panics are wished for here, by tests of what follows one.
     panic_at: AtomicUsize,
 }
@@ -114,6 +130,29 @@ impl Pool {
     /// A pool on system memory.
     pub fn on_host(config: &Config) -> Result<Arc<Pool>> {
         Pool::create(config, Box::new(Host::new(HostOptions::default())), Box::new(HostOrder))
+    }
+
+    /// A pool on a GPU.
+    pub fn on_cuda(config: &Config, options: &CudaOptions) -> Result<Arc<Pool>> {
+        config.check()?;
+        Pool::on_device(config, Cuda::open(options)?)
+    }
+
+    /// As [`Pool::on_cuda`], of a device that is open.
+    pub fn on_device(config: &Config, device: Cuda) -> Result<Arc<Pool>> {
+        let order = Box::new(CudaOrder::new(device.context()));
+        // Copies and kernels are at their best from such addresses on.
+        let config = Config { block_size: config.block_size.max(CUDA_BLOCK), ..*config };
+        Pool::create(&config, Box::new(device), order)
+    }
+
+    /// A pool on system memory that GPUs copy from and to at full speed, in the order of the
+    /// streams of the one with the number `ordinal`.
+    pub fn on_pinned(config: &Config, ordinal: u32) -> Result<Arc<Pool>> {
+        config.check()?;
+        let device = Pinned::open(ordinal)?;
+        let order = Box::new(CudaOrder::new(device.context()));
+        Pool::create(config, Box::new(device), order)
     }
 
     /// A pool on `device`, whose streams are `order`'s.
@@ -135,7 +174,8 @@ impl Pool {
         }
         // Room beyond the limit, because addresses are cut up by what lives while pages are
         // moved to where they fit.
-        let wanted = limit.saturating_mul(4).min(SIZE_MAX);
+        let room = if device.can_move() { 4 } else { 1 };
+        let wanted = limit.saturating_mul(room).min(SIZE_MAX);
         let (base, bytes) = device.reserve(wanted, 2 * PAGE)?;
         let limit = limit.min(bytes);
         let preset = config.policy.preset();
@@ -174,13 +214,18 @@ impl Pool {
             invalid_frees: AtomicU64::new(0),
             trims: AtomicU64::new(0),
             barriers: AtomicU64::new(0),
+            asleep: AtomicBool::new(false),
+            captures: AtomicU32::new(0),
             poisoned: AtomicBool::new(false),
+            forked: AtomicBool::new(false),
             panic_at: AtomicUsize::new(0),
         });
         pool.front_bound.store(pool.front_bound_for(&preset, limit), Ordering::Relaxed);
         pool.attention.store(pool.steady_attention(), Ordering::Relaxed);
-        if config.initial_bytes > 0 {
-            pool.map_initial(config.initial_bytes, preset.touch_initial)?;
+        // Where pages cannot be moved they all are there already.
+        let initial = if pool.device.can_move() { config.initial_bytes } else { bytes };
+        if initial > 0 {
+            pool.map_initial(initial, preset.touch_initial)?;
         }
         registry::enter(&pool);
         tracing::debug!(pool = pool.id, limit, policy = config.policy.name(), "pool created");
@@ -204,8 +249,10 @@ impl Pool {
         let slow = self.flags.touch_contents()
             || self.zeroed.load(Ordering::Relaxed)
             || self.recorder.read().is_some()
+            || self.asleep.load(Ordering::Acquire)
+            || self.captures.load(Ordering::Acquire) > 0
             || !handshake::available();
-        let closed = self.poisoned.load(Ordering::Relaxed);
+        let closed = self.poisoned.load(Ordering::Relaxed) || self.forked.load(Ordering::Relaxed);
         let flag = |raised: bool, flag: u32| if raised { flag } else { 0 };
         flag(slow, attention::SLOW) | flag(closed, attention::CLOSED)
     }
@@ -278,7 +325,7 @@ impl Pool {
     /// What an allocation of `size` bytes at `alignment` needs, or why it cannot be. Inlined,
     /// for a result of this size would go through memory.
     #[inline(always)]
-    fn need(&self, size: usize, alignment: usize, stream: Stream) -> Result<Need> {
+    fn need(&self, size: usize, alignment: usize, lane: Lane) -> Result<Need> {
         if size == 0 {
             return Err(fail!(InvalidArgument, "size is 0; the least is 1 byte"));
         }
@@ -294,10 +341,10 @@ impl Pool {
             let block = round_large(rounded as u64).unwrap_or(SIZE_MAX).max(CHUNK);
             let by_policy = self.large_alignment.load(Ordering::Relaxed);
             let alignment = if block >= PAGE { by_policy } else { 1 }.max(alignment as u64);
-            return Ok(Need { size: size as u64, block, class: None, alignment, stream });
+            return Ok(Need { size: size as u64, block, class: None, alignment, lane });
         };
         let block = classes.size(class) as u64;
-        Ok(Need { size: size as u64, block, class: Some(class), alignment: 1, stream })
+        Ok(Need { size: size as u64, block, class: Some(class), alignment: 1, lane })
     }
 
     #[cold]
@@ -309,13 +356,24 @@ impl Pool {
         stream: Stream,
     ) -> Result<usize> {
         self.check_open()?;
+        self.check_awake()?;
         let slot = self.slot_for(stream)?;
-        let block = self.find_block(size, alignment, stream, slot).inspect_err(|_| {
+        let lane = self.lane_for(stream)?;
+        let block = self.find_block(size, alignment, lane, slot).inspect_err(|_| {
             self.failed.fetch_add(1, Ordering::Relaxed);
         })?;
         let address = block.address();
-        self.prepare_contents(&block, size, stream);
-        self.give_out(&block, size as u64, slot);
+        if !lane.is_eager() {
+            self.core.lock().enter_graph(&*self.order, &block, lane);
+        }
+        if let Err(error) = self.prepare_contents(&block, size, stream) {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+            self.core.lock().give(&self.table, &*self.order, block, lane);
+            return Err(error);
+        }
+        // A graph's block is nothing for front caches.
+        let state = if lane.is_eager() { state::LIVE } else { state::FOLLOWED };
+        self.give_out(&block, size as u64, slot, state);
         if self.slots.len() > 1 {
             self.publish_peaks();
         }
@@ -328,18 +386,18 @@ impl Pool {
         &self,
         size: usize,
         alignment: usize,
-        stream: Stream,
+        lane: Lane,
         slot: Option<&Slot>,
     ) -> Result<Block> {
-        let Some(slot) = slot else {
-            let need = self.need(size, alignment, stream)?;
+        let Some(slot) = slot.filter(|_| lane.is_eager()) else {
+            let need = self.need(size, alignment, lane)?;
             let block = self.take_from_core(&need);
             return block.map_or_else(|| self.climb(&need), Ok);
         };
         // SAFETY: the owner's thread, outside the door.
         let mut locked = unsafe { slot.lock() };
         // Under the slot's lock, because the size classes only change with every slot locked.
-        let need = self.need(size, alignment, stream)?;
+        let need = self.need(size, alignment, lane)?;
         if let Some(block) = self.pop(&mut locked, &need) {
             return Ok(block);
         }
@@ -367,7 +425,7 @@ impl Pool {
             let mut locked = unsafe { slot.lock() };
             if self.classes().size(class) as u64 == need.block {
                 let mut core = self.core.lock();
-                let tag = core.tag(&*self.order, stream);
+                let tag = core.tag(&*self.order, lane);
                 self.top_up(&mut locked, &mut core, class, need.block, tag);
             }
         }
@@ -398,11 +456,11 @@ impl Pool {
     /// Takes a block from the core and, of small ones, some more for the slot's cache.
     fn refill(&self, locked: &mut Locked<'_>, need: &Need) -> Option<Block> {
         let mut core = self.core.lock();
-        let tag = core.tag(&*self.order, need.stream);
+        let tag = core.tag(&*self.order, need.lane);
         core.poll(&self.table, &*self.order);
         let number = need.class.unwrap_or_else(|| large_bin(need.block));
         if need.alignment == 1
-            && let Some(batch) = core.stock.take(number, need.block, need.stream)
+            && let Some(batch) = core.stock.take(number, need.block, need.lane.stream)
         {
             drop(core);
             return self.unpack(locked, batch);
@@ -478,21 +536,21 @@ impl Pool {
     /// A block from what is mapped and free.
     fn take_from_core(&self, need: &Need) -> Option<Block> {
         let mut core = self.core.lock();
-        let tag = core.tag(&*self.order, need.stream);
+        let tag = core.tag(&*self.order, need.lane);
         core.poll(&self.table, &*self.order);
         core.take(&self.table, need, tag)
     }
 
-    /// Marks a block as given out for `size` bytes, and counts it.
-    fn give_out(&self, block: &Block, size: u64, slot: Option<&Slot>) {
+    /// Marks a block as given out for `size` bytes in `state`, and counts it.
+    fn give_out(&self, block: &Block, size: u64, slot: Option<&Slot>, state: u32) {
         let head = block.head();
         let owner = slot.map_or(NO_OWNER, |slot| slot.id);
         let waste = (head.size() - size) as u32;
         if head.is_large() {
             let entry = Entry { address: block.address(), word: head.word(block.index) };
-            fast::set_large_live(Word::new(state::LIVE, owner, 0).0, &entry, waste);
+            fast::set_large_live(Word::new(state, owner, 0).0, &entry, waste);
         } else {
-            block.set_word(Word::new(state::LIVE, owner, waste));
+            block.set_word(Word::new(state, owner, waste));
         }
         match slot {
             Some(slot) => slot.counters.allocated(size, head.size()),
@@ -522,9 +580,10 @@ impl Pool {
         let block = self.live_block(address)?;
         let head = block.head();
         let word = head.word(block.index);
-        let guard = self.check_guard(&block);
+        let guard = self.check_guard(&block, stream);
         // Streams are waited for without a lock.
         self.settle_for_poison(&block, stream);
+        let lane = self.lane_for_free(stream)?;
         loop {
             let seen = Word(word.load(Ordering::Acquire));
             if !seen.is_live() {
@@ -538,18 +597,30 @@ impl Pool {
                     slot.frees_for_others.set(1);
                 }
             }
+            let hold = || {
+                let held = Word::HELD.0;
+                word.compare_exchange(seen.0, held, Ordering::AcqRel, Ordering::Acquire).is_ok()
+            };
+            // A device is not called under a lock, and nobody's bytes are overwritten before
+            // they are this call's. A fork in between loses the block, in the child.
+            let poison = self.flags.poison_on_free;
+            // A word that says that it is held has no room for what was asked for.
+            let (requested, size) = (head.requested(block.index), head.size());
+            if poison {
+                if !hold() {
+                    continue;
+                }
+                self.poison_contents(&block, stream);
+            }
             // From here to the end under the slot's lock (or that of those who have none): who
             // stops all slots finds no block that is half freed.
             // SAFETY: the owner's thread, outside the door.
             let mut locked = slot.map(|slot| unsafe { slot.lock() });
             let slotless = slot.is_none().then(|| self.slotless.cells.lock());
-            let (requested, size) = (head.requested(block.index), head.size());
-            let held = Word::HELD.0;
-            if word.compare_exchange(seen.0, held, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            if !poison && !hold() {
                 continue;
             }
             self.record(crate::trace::Action::Free, address, requested as usize, stream);
-            self.poison_contents(&block);
             let counters = slot.map(|slot| &slot.counters).or(slotless.as_deref());
             if let Some(counters) = counters {
                 counters.freed(requested, size);
@@ -562,7 +633,7 @@ impl Pool {
             let over = match kept {
                 Some(locked) => self.keep(locked, &block),
                 None => {
-                    self.core.lock().give(&self.table, &*self.order, block, stream);
+                    self.core.lock().give(&self.table, &*self.order, block, lane);
                     false
                 }
             };
@@ -587,8 +658,8 @@ impl Pool {
         if !locked.cache().prepare(number, size) {
             // Another size is in the bin, and makes way when this one is not a rare one.
             if head.is_large() && !locked.cache().claim(number) {
-                let stream = locked.slot().stream();
-                self.core.lock().give(&self.table, &*self.order, *block, stream);
+                let lane = Lane::eager(locked.slot().stream());
+                self.core.lock().give(&self.table, &*self.order, *block, lane);
                 return false;
             }
             let count = locked.cache().bins[number].len();
@@ -720,9 +791,38 @@ impl Pool {
     fn slot_for(&self, stream: Stream) -> Result<Option<&Slot>> {
         if let Some(slot) = thread::find_slot(self.id, stream) {
             // SAFETY: a slot of this pool, which is here to be called.
-            return Ok(Some(unsafe { &*slot }));
+            let slot = unsafe { &*slot };
+            if slot.door.is_raised(attention::UNCHECKED) {
+                self.order.check(stream)?;
+                slot.door.lower(attention::UNCHECKED);
+            }
+            return Ok(Some(slot));
         }
         self.own_slot(stream)
+    }
+
+    /// `stream` is about to be destroyed: what was freed on it is everybody's once its work
+    /// is done, and its handle may be that of a new stream afterwards.
+    pub fn forget_stream(&self, stream: Stream) -> Result<()> {
+        self.check_open()?;
+        let stream = self.order.name(stream);
+        if self.core.lock().captures.iter().any(|lane| lane.stream == stream) {
+            return Err(fail!(
+                InvalidState,
+                "stream {:#x} is capturing a graph; end that before the stream is destroyed",
+                stream.0
+            ));
+        }
+        // What caches hold of it gets its fence while there is a stream to record it on.
+        let mut stopped = self.slots.stop_all();
+        let own = stopped.slots.iter_mut().filter(|locked| locked.slot().stream() == stream);
+        for locked in own {
+            self.flush(locked);
+            locked.slot().door.raise(attention::UNCHECKED);
+        }
+        drop(stopped);
+        self.flush_stock();
+        self.order.forget(stream)
     }
 
     /// The calling thread meets `stream` here for the first time. Not inlined, for a new slot
@@ -744,7 +844,7 @@ impl Pool {
             let bound = self.front_bound.load(Ordering::Acquire);
             Slot::new(id, stream, bound, self.attention.load(Ordering::Acquire), pooled)
         };
-        let Some(slot) = self.slots.own(stream, make) else { return Ok(None) };
+        let Some(slot) = self.slots.own(self.order.name(stream), make) else { return Ok(None) };
         if thread::remember_slot(self.id, stream, slot) {
             Ok(Some(slot))
         } else {
@@ -767,6 +867,7 @@ impl Pool {
     pub fn record_stream(&self, address: usize, stream: Stream) -> Result<()> {
         self.check_open()?;
         self.order.check(stream)?;
+        let stream = self.order.name(stream);
         let block = self.live_block(address)?;
         if self.order.is_immediate(stream) {
             return Ok(());
@@ -811,6 +912,11 @@ impl Pool {
         ))
     }
 
+    /// Whether the processor can write to the pool's blocks.
+    pub fn is_cpu_writable(&self) -> bool {
+        !self.device.works_on_streams()
+    }
+
     /// Bytes that the live block at `address` has room for.
     pub fn usable_size(&self, address: usize) -> Result<u64> {
         let block = self.live_block(address)?;
@@ -831,6 +937,15 @@ impl Pool {
             self.panic_at.store(0, Ordering::Relaxed);
             panic!("a panic that a test wished for");
         }
+        if self.forked.load(Ordering::Relaxed) {
+            return Err(fail!(
+                InvalidState,
+                "pool {} is on {} and was made before fork(); the child cannot use it. Make a \
+                 pool after the fork, or start the child anew with exec()",
+                self.id,
+                self.device.name()
+            ));
+        }
         if self.poisoned.load(Ordering::Relaxed) {
             return Err(fail!(
                 Poisoned,
@@ -846,6 +961,13 @@ impl Pool {
         self.poisoned.store(true, Ordering::Release);
         self.attention.fetch_or(attention::CLOSED, Ordering::AcqRel);
         self.slots.raise(attention::CLOSED);
+    }
+
+    /// This is a forked child, where the pool's device cannot be used.
+    fn close_in_child(&self) {
+        self.forked.store(true, Ordering::Release);
+        self.attention.fetch_or(attention::CLOSED, Ordering::AcqRel);
+        self.slots.iter().for_each(|slot| slot.door.raise(attention::CLOSED));
     }
 
     /// Has the next call that leaves the fast path panic, for tests of what follows one.

@@ -32,7 +32,9 @@ impl Pool {
         let (requested_peak, allocated_peak) = self.publish_peaks();
         let sums = self.sums();
         let core = self.core.lock();
-        let reserved = [core.space.mapped_bytes(), core.reserved_peak, core.reserved_total];
+        let asleep = core.sleep.bytes();
+        let reserved =
+            [core.space.mapped_bytes() - asleep, core.reserved_peak, core.reserved_total];
         let limit = core.limit;
         drop(core);
         let misses = self.misses.load(Ordering::Relaxed);
@@ -106,6 +108,7 @@ impl Pool {
             }
         }
         let addresses = core.space.bytes();
+        let asleep = core.sleep.bytes();
         drop(core);
         let held: u64 = self.slots.iter().map(|slot| slot.held.get()).sum();
         let ratio =
@@ -124,11 +127,12 @@ impl Pool {
         };
         put(format_args!(
             "{{\"schema\":{SCHEMA},\"pool\":{},\"device\":\"{}\",\"policy\":\"{}\",\
-             \"limit_bytes\":{},\"address_bytes\":{addresses}",
+             \"limit_bytes\":{},\"address_bytes\":{addresses},\"moves_pages\":{}",
             self.id,
             self.device.name(),
             self.policy().name(),
-            stats.limit
+            stats.limit,
+            self.device.can_move()
         ));
         for (name, [current, peak, total]) in [
             ("requested", stats.requested),
@@ -155,6 +159,7 @@ impl Pool {
             ("idle_bytes", idle),
             ("waiting_bytes", waiting),
             ("front_cache_bytes", held),
+            ("asleep_bytes", asleep),
             ("unmapped_runs", unmapped_holes),
             ("largest_free_run", largest_free),
         ] {

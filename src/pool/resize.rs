@@ -6,7 +6,7 @@ use super::Pool;
 use super::block::{Word, state};
 use super::core::{Block, Need};
 use super::front::Slot;
-use crate::error::Result;
+use crate::error::{self, Result};
 use crate::order::Stream;
 use crate::space::{Growth, PAGE};
 
@@ -34,8 +34,9 @@ impl Pool {
     /// succeeds, and untouched when it fails.
     pub fn realloc(&self, address: usize, size: usize, stream: Stream) -> Result<usize> {
         self.check_open()?;
+        self.check_awake()?;
         let block = self.live_block(address)?;
-        let need = self.need(size, 1, stream)?;
+        let need = self.need(size, 1, self.lane_for(stream)?)?;
         let head = block.head();
         let old @ (old_size, old_requested) = (head.size(), head.requested(block.index));
         // A trace has no row for a change in place, and debug flags have bytes to write.
@@ -71,12 +72,18 @@ impl Pool {
             return Ok(address);
         }
         // Before anything is taken: a free that finds them overwritten would lose the new block.
-        self.check_guard(&block)?;
+        self.check_guard(&block, stream)?;
         let fresh = self.alloc(size, stream)?;
         // Work on `stream` that was queued before may still use what became `fresh`.
         self.settle(stream);
+        let bytes = (old_requested as usize).min(size);
         // SAFETY: both blocks are live, the caller's, and distinct.
-        unsafe { self.device.copy(address, fresh, (old_requested as usize).min(size)) };
+        if let Err(error) = unsafe { self.device.copy(address, fresh, bytes, stream.0) } {
+            let message = error.message();
+            // Allocated a moment ago, so this cannot fail.
+            let _ = self.free(fresh, stream);
+            return Err(error::Error::new(error.kind(), format_args!("{message}")));
+        }
         self.free(address, stream)?;
         Ok(fresh)
     }
@@ -88,8 +95,12 @@ impl Pool {
             return false;
         }
         let mut core = self.core.lock();
-        let tag = core.tag(&*self.order, need.stream);
-        let fence = self.order.mark(need.stream);
+        // What other streams, a graph or other processes use too is not cut: nothing says when
+        // they are done with the rest.
+        if core.is_noted(block.address()) {
+            return false;
+        }
+        let (tag, fence) = core.fence(&*self.order, need.lane.stream);
         if !core.space.resize_large(head.id(), need.block, tag, fence) {
             return false;
         }
@@ -114,7 +125,7 @@ impl Pool {
         {
             return Ok(Regrown::Not);
         }
-        let slot = self.slot_for(need.stream)?;
+        let slot = self.slot_for(need.lane.stream)?;
         let word = head.word(block.index);
         let seen = Word(word.load(Ordering::Acquire));
         // Pages that other streams may be using stay where they are.
@@ -147,7 +158,7 @@ impl Pool {
         let mapped = match growth.carried {
             None => self.map(&growth),
             Some(pages) => self.map(&growth).and_then(|()| {
-                let moved = self.carry(block, &growth, pages, need.stream);
+                let moved = self.carry(block, &growth, pages, need.lane.stream);
                 moved.inspect_err(|_| {
                     self.unmap(&growth, (growth.moved.len(), growth.fresh.len()));
                 })
@@ -155,14 +166,14 @@ impl Pool {
         };
         let run = block.head().id();
         let mut core = self.core.lock();
+        core.device_calls -= 1;
         if mapped.is_err() {
             core.reserved_total -= growth.fresh_bytes();
             core.space.abort_growth(growth);
             return Regrown::Not;
         }
         let regrown = if growth.carried.is_some() {
-            let tag = core.tag(&*self.order, need.stream);
-            let fence = self.order.mark(need.stream);
+            let (tag, fence) = core.fence(&*self.order, need.lane.stream);
             block.set_word(Word::new(state::FREE, 0, 0));
             core.heads.remove_run(&self.table, run);
             let fresh = core.space.finish_relocation(growth, run, tag, fence);
@@ -183,8 +194,11 @@ impl Pool {
         let run = block.head().id();
         let missing = need.block - block.head().size();
         let mut core = self.core.lock();
-        let tag = core.tag(&*self.order, need.stream);
+        let tag = core.tag(&*self.order, need.lane);
         core.poll(&self.table, &*self.order);
+        if !core.sleep.is_awake() || core.is_noted(block.address()) {
+            return None;
+        }
         let above = core.space.room_above(run, need.block, tag);
         let window = above.or_else(|| core.space.relocation_window(run, need.block, tag))?;
         let mapped = core.space.mapped_bytes();
@@ -198,6 +212,7 @@ impl Pool {
             core.space.abort_growth(growth);
             return None;
         }
+        core.device_calls += 1;
         core.note_reserved(growth.fresh_bytes());
         Some(growth)
     }
@@ -222,7 +237,7 @@ impl Pool {
             if start < end {
                 // SAFETY: the block is the call's own, and so are the held addresses, which
                 // have pages but for those that are about to be moved.
-                unsafe { self.device.copy(old + start, fresh + start, end - start) };
+                unsafe { self.device.copy(old + start, fresh + start, end - start, stream.0) }?;
             }
         }
         self.device.move_pages(base + from as usize, base + to as usize, bytes)
@@ -245,7 +260,7 @@ impl Pool {
             }
             None => self.slotless.cells.lock().freed(old_requested, old_size),
         }
-        self.give_out(fresh, need.size, slot);
+        self.give_out(fresh, need.size, slot, state::LIVE);
         if self.slots.len() > 1 {
             self.publish_peaks();
         }

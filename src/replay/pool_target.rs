@@ -5,8 +5,7 @@ use crate::error::Result;
 use crate::order::Stream;
 use crate::pool::Pool;
 
-// SAFETY: a block of a pool has the bytes asked for and is nobody else's until it is freed;
-// host pools are the only ones there are.
+// SAFETY: a block of a pool has the bytes asked for and is nobody else's until it is freed.
 unsafe impl Target for Pool {
     fn alloc(&self, size: usize, stream: usize) -> Result<*mut u8> {
         self.alloc(size, Stream(stream as u64)).map(|address| address as *mut u8)
@@ -18,6 +17,6 @@ unsafe impl Target for Pool {
     }
 
     fn cpu_writable(&self) -> bool {
-        true
+        self.is_cpu_writable()
     }
 }

@@ -158,20 +158,55 @@ impl Space {
         region
     }
 
+    /// The addresses from `from` on, at most up to `end`, that lack at most `pages` bytes of
+    /// pages. `None` when somebody uses some of them; both ends are multiples of [`PAGE`].
+    pub fn window_from(&self, from: u64, end: u64, pages: u64) -> Option<Window> {
+        let first = self.runs.at(from);
+        let (mut at, mut reached, mut missing) = (first, from, 0);
+        while reached < end {
+            let run = self.runs.get(at);
+            let to = run.end().min(end);
+            match run.state {
+                State::Free if run.tag == READY => reached = to,
+                State::Unmapped if missing + (to - reached) > pages => {
+                    reached += pages - missing;
+                    missing = pages;
+                    break;
+                }
+                State::Unmapped => {
+                    missing += to - reached;
+                    reached = to;
+                }
+                State::Free | State::Used | State::Vacant => return None,
+            }
+            at = run.above;
+        }
+        let size = reached - from;
+        (size > 0).then_some(Window { offset: from, size, pages: missing, first })
+    }
+
+    /// As [`Space::begin_growth`], of a part of `(from, end)`, whose idle pages stay where they
+    /// are.
+    pub fn begin_growth_within(&mut self, window: Window, whole: (u64, u64)) -> Growth {
+        self.begin(window, window.pages, None, whole)
+    }
+
     /// Holds the addresses of `window`, which must be fresh from [`Space::best_window`], and
     /// up to `move_bytes` of idle pages from elsewhere to be moved there; the rest gets fresh
     /// pages.
     pub fn begin_growth(&mut self, window: Window, move_bytes: u64) -> Growth {
-        self.begin(window, move_bytes, None)
+        self.begin(window, move_bytes, None, (0, 0))
     }
 
     /// As [`Space::begin_growth`], with pages that are `carried` along: `(from, to, bytes)`,
-    /// the target in one piece of addresses without pages.
+    /// the target in one piece of addresses without pages. None of the idle pages that are moved
+    /// are from the addresses `but`.
     pub(super) fn begin(
         &mut self,
         window: Window,
         move_bytes: u64,
         carried: Option<(u64, u64, u64)>,
+        but: (u64, u64),
     ) -> Growth {
         let end = window.offset + window.size;
         let mut pieces = Vec::new();
@@ -217,18 +252,24 @@ impl Space {
             carried,
             donors: Vec::new(),
         };
-        self.choose_pages(&mut growth, holes, move_bytes);
+        self.choose_pages(&mut growth, holes, move_bytes, but);
         self.mapped_bytes += growth.fresh_bytes() + growth.moved_bytes();
         self.moving_bytes += growth.moved_bytes();
         growth
     }
 
     /// Divides `holes`, of which some may be empty, between idle pages from elsewhere and fresh ones.
-    fn choose_pages(&mut self, growth: &mut Growth, holes: Vec<(u64, u64)>, move_bytes: u64) {
+    fn choose_pages(
+        &mut self,
+        growth: &mut Growth,
+        holes: Vec<(u64, u64)>,
+        move_bytes: u64,
+        but: (u64, u64),
+    ) {
         let mut left = move_bytes / PAGE * PAGE;
         for (mut at, mut bytes) in holes {
             while bytes > 0 && left > 0 {
-                let Some(donor) = self.runs.idle_run() else { break };
+                let Some(donor) = self.runs.idle_run_outside(but) else { break };
                 let run = *self.runs.get(donor);
                 let (first, end) = run.pages();
                 let take = bytes.min(left).min(end - first);

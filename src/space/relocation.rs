@@ -77,7 +77,7 @@ impl Space {
         let old = *self.runs.get(run);
         let (first, end) = old.pages();
         let to = first - old.offset + window.offset;
-        self.begin(window, move_bytes, Some((first, to, end - first)))
+        self.begin(window, move_bytes, Some((first, to, end - first)), (0, 0))
     }
 
     /// The whole pages of the used run `run` are in its new place, which becomes a run of its

@@ -491,8 +491,19 @@ impl Runs {
         best
     }
 
+    /// The run that `offset` lies in.
+    pub fn at(&self, offset: u64) -> RunId {
+        let found = self.iter().find(|(_, run)| offset < run.end());
+        found.map_or(NONE, |(id, _)| id)
+    }
+
     /// The ready run with the most whole pages inside.
     pub fn idle_run(&self) -> Option<RunId> {
+        self.idle_run_outside((0, 0))
+    }
+
+    /// As [`Runs::idle_run`], of those that have nothing in the addresses `(from, end)`.
+    pub fn idle_run_outside(&self, (from, outside): (u64, u64)) -> Option<RunId> {
         let bins = &self.bins[READY as usize];
         let mut bin = bins.last_filled();
         while let Some(at) = bin {
@@ -501,7 +512,8 @@ impl Runs {
             while id != NONE {
                 let run = self.get(id);
                 let (first, end) = run.pages();
-                if end - first > best_pages {
+                let inside = from < run.end() && run.offset < outside;
+                if end - first > best_pages && !inside {
                     (best, best_pages) = (id, end - first);
                 }
                 id = run.in_bin_next;

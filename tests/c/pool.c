@@ -64,10 +64,21 @@ static void configs(void)
         refused_config(&one, expected, name, number);                                          \
     } while (0)
     const forebay_status invalid = FOREBAY_ERROR_INVALID_ARGUMENT;
-    REFUSED(device_kind, FOREBAY_DEVICE_KIND_CUDA, FOREBAY_ERROR_UNSUPPORTED, "device_kind is",
-            "1");
-    REFUSED(device_kind, FOREBAY_DEVICE_KIND_PINNED, FOREBAY_ERROR_UNSUPPORTED, "device_kind is",
-            "2");
+    // A machine without a GPU says what is missing.
+    for (int32_t kind = FOREBAY_DEVICE_KIND_CUDA; kind <= FOREBAY_DEVICE_KIND_PINNED; kind++) {
+        forebay_pool_config gpu = FOREBAY_POOL_CONFIG_INIT;
+        gpu.device_kind = kind;
+        gpu.max_bytes = 64 * MIB;
+        forebay_pool *out = UNTOUCHED;
+        forebay_status status = forebay_pool_create(&gpu, &out);
+        if (status == FOREBAY_OK) {
+            CHECK_OK(forebay_pool_destroy(out));
+        } else {
+            CHECK(out == UNTOUCHED);
+            CHECK_EQ(status, FOREBAY_ERROR_UNSUPPORTED);
+            CHECK(strstr(forebay_last_error(), "CUDA driver") != NULL);
+        }
+    }
     REFUSED(device_kind, 3, invalid, "device_kind is", "3");
     REFUSED(device_kind, -1, invalid, "device_kind is", "-1");
     REFUSED(device_index, 1, invalid, "device_index is", "1");
