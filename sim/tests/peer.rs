@@ -72,7 +72,10 @@ fn devices_that_do_not_reach_each_other() {
     for peers in [false, true] {
         let _guard = start(Config { peers, ..Config::default() });
         let mut may = 9;
-        let ask = |may: &mut i32, device: i32, peer: i32| cu!(cuDeviceCanAccessPeer(may => *mut i32, device => i32, peer => i32));
+        let ask = |may: &mut i32, device: i32, peer: i32| {
+            let may: *mut i32 = may;
+            cu!(cuDeviceCanAccessPeer(may => *mut i32, device => i32, peer => i32))
+        };
         assert_eq!((ask(&mut may, 0, 1), may), (0, i32::from(peers)));
         assert_eq!(ask(&mut may, 0, 2), 101);
         let second = context(1);
