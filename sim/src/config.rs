@@ -18,6 +18,8 @@ pub struct Config {
     pub link_bandwidth: u64,
     /// Whether the devices reach each other's memory.
     pub peers: bool,
+    /// Of those that do, pairs (whose work, whose memory) that do not; one way each.
+    pub apart: Vec<(usize, usize)>,
     /// Entry points that this driver does not have, by name.
     pub absent: Vec<String>,
     /// Whether the devices have virtual memory management.
@@ -46,6 +48,7 @@ impl Default for Config {
             device_bandwidth: 1000,
             link_bandwidth: 25,
             peers: true,
+            apart: Vec::new(),
             absent: Vec::new(),
             virtual_memory: true,
             exports: true,
@@ -59,6 +62,11 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Whether work of a device can be let use the memory of another.
+    pub fn reaches(&self, from: usize, to: usize) -> bool {
+        self.peers && !self.apart.contains(&(from, to))
+    }
+
     /// The default with what the environment says, for programs that load this as their
     /// driver: `SIM_CUDA_DEVICES`, `SIM_CUDA_CAPACITY` (bytes), `SIM_CUDA_BOOKKEEPING` (0 or
     /// 1), `SIM_CUDA_TICK_NS`, `SIM_CUDA_REUSE_HANDLES` (0 or 1).

@@ -123,7 +123,7 @@ impl State {
     pub fn enable_peer(&mut self, peer: u64) -> Outcome {
         let from = self.current_device()?;
         let to = self.context_device(peer)?;
-        if from == to || !self.config.peers {
+        if from == to || !self.config.reaches(from, to) {
             return Err(ERROR_PEER_ACCESS_UNSUPPORTED);
         }
         if self.contexts.reaches(from, to) {

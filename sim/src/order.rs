@@ -173,6 +173,8 @@ struct Slot {
 const KEPT: usize = 64;
 /// Operations of a chain in a report.
 const CHAIN: usize = 8;
+/// Operations of a stream that is gone, for reports.
+const REMEMBERED: usize = 32;
 
 /// All slots, and what was found.
 pub struct Order {
@@ -211,8 +213,14 @@ impl Order {
         slot
     }
 
-    /// The stream of the slot is gone.
+    /// The stream of the slot is gone, with all that it had to do: nobody asks for its clock,
+    /// and only its last operations stay for reports.
     pub fn retire(&mut self, slot: u32) {
+        let row = &mut self.slots[slot as usize];
+        row.clock = Clock::default();
+        let long_ago = row.history.len().saturating_sub(REMEMBERED);
+        row.history.drain(..long_ago);
+        row.history.shrink_to_fit();
         self.retired.push(slot);
     }
 

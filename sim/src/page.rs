@@ -138,7 +138,7 @@ impl State {
     /// The device of a handle's memory, and what it can be exported as.
     pub fn properties(&self, handle: u64) -> Outcome<(usize, u32)> {
         let it = self.memory.handles.get(&handle).ok_or(ERROR_INVALID_VALUE)?;
-        Ok((it.piece.device, it.piece.exports()))
+        Ok((it.piece.device, it.piece.exports))
     }
 
     /// Whether a device may use what is mapped at an address.
@@ -148,14 +148,23 @@ impl State {
         Ok(mapping.access & 1 << device != 0)
     }
 
+    /// Whether a device can be let use mapped memory.
+    pub fn may_access(&self, address: u64, bytes: u64, device: i32) -> Outcome {
+        let device = self.device(device)?;
+        for start in self.memory.exactly(address, bytes)? {
+            let owner = self.memory.mapped.get(&start).map_or(device, |it| it.piece.device);
+            if device != owner && !self.config.reaches(device, owner) {
+                return Err(ERROR_INVALID_VALUE);
+            }
+        }
+        Ok(())
+    }
+
     /// Lets a device use mapped memory, or no longer.
     pub fn set_access(&mut self, address: u64, bytes: u64, device: i32, allow: bool) -> Outcome {
         let device = self.device(device)?;
         for start in self.memory.exactly(address, bytes)? {
             let Some(mapping) = self.memory.mapped.get_mut(&start) else { continue };
-            if device != mapping.piece.device && !self.config.peers {
-                return Err(ERROR_INVALID_VALUE);
-            }
             mapping.access &= !(1 << device);
             mapping.access |= u64::from(allow) << device;
         }

@@ -1,10 +1,11 @@
 //! Physical memory of devices, and files by which other processes reach it.
 //!
-//! A piece that can be exported is in a file of memory: its bytes, and behind them a header
-//! by which an importer knows what it has got.
+//! A piece that was exported is in a file of memory: its bytes, and behind them a header by
+//! which an importer knows what it has got. Before that it has no file, of which a process may
+//! have few.
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::State;
 use crate::code::{
@@ -23,7 +24,10 @@ pub struct Piece {
     pub bytes: u64,
     /// None where only counts are kept.
     alias: Option<Span>,
-    file: Option<OwnedFd>,
+    /// What it can be exported as.
+    pub exports: u32,
+    /// Where the bytes are, once that was asked for.
+    file: OnceLock<OwnedFd>,
 }
 
 /// What is behind the bytes in a file.
@@ -94,12 +98,24 @@ impl Piece {
         Some(alias.base.wrapping_add(offset as usize))
     }
 
-    /// What it can be exported as.
-    pub fn exports(&self) -> u32 {
-        if self.file.is_some() { FILE } else { 0 }
+    /// The file that the bytes are in, from now on.
+    fn file(&self) -> Outcome<&OwnedFd> {
+        if let Some(file) = self.file.get() {
+            return Ok(file);
+        }
+        let file = file(Header { bytes: self.bytes, device: self.device as u64 })?;
+        if let Some(alias) = &self.alias {
+            alias.move_to(file.as_raw_fd())?;
+        }
+        Ok(self.file.get_or_init(|| file))
     }
 
-    fn new(id: u64, header: Header, counted: bool, file: Option<OwnedFd>) -> Outcome<Piece> {
+    fn new(
+        (id, exports): (u64, u32),
+        header: Header,
+        counted: bool,
+        file: Option<OwnedFd>,
+    ) -> Outcome<Piece> {
         let Header { bytes, device } = header;
         let access = libc::PROT_READ | libc::PROT_WRITE;
         let alias = match &file {
@@ -107,7 +123,8 @@ impl Piece {
             Some(file) => Some(Span::of_file(file.as_raw_fd(), bytes)?),
             None => Some(Span::new(bytes, access, 4096)?),
         };
-        Ok(Piece { id, device: device as usize, bytes, alias, file })
+        let file = file.map_or_else(OnceLock::new, OnceLock::from);
+        Ok(Piece { id, device: device as usize, bytes, alias, exports, file })
     }
 }
 
@@ -115,13 +132,10 @@ impl State {
     /// Memory of a device, counted to it until [`State::let_go`].
     pub fn piece(&mut self, device: usize, bytes: u64, exports: u32) -> Outcome<Arc<Piece>> {
         let header = Header { bytes, device: device as u64 };
-        self.fits(header)?;
-        let file = match exports {
-            0 => None,
-            FILE if self.config.exports => Some(file(header)?),
-            _ => return Err(ERROR_NOT_SUPPORTED),
-        };
-        self.held(header, file)
+        if exports != 0 && (exports != FILE || !self.config.exports) {
+            return Err(ERROR_NOT_SUPPORTED);
+        }
+        self.held(header, exports, None)
     }
 
     fn fits(&self, header: Header) -> Outcome<u64> {
@@ -130,9 +144,10 @@ impl State {
         if after > self.config.capacity { Err(ERROR_OUT_OF_MEMORY) } else { Ok(after) }
     }
 
-    fn held(&mut self, header: Header, file: Option<OwnedFd>) -> Outcome<Arc<Piece>> {
+    fn held(&mut self, header: Header, exports: u32, file: Option<OwnedFd>) -> Outcome<Arc<Piece>> {
         let after = self.fits(header)?;
-        let piece = Piece::new(self.handle(), header, self.config.bookkeeping, file)?;
+        let counted = self.config.bookkeeping;
+        let piece = Piece::new((self.handle(), exports), header, counted, file)?;
         self.memory.used[piece.device] = after;
         self.memory.holders.insert(piece.id, 1);
         Ok(Arc::new(piece))
@@ -141,8 +156,8 @@ impl State {
     /// Memory of a device that its pool counts.
     pub fn uncounted(&mut self, device: usize, bytes: u64) -> Outcome<Arc<Piece>> {
         let header = Header { bytes, device: device as u64 };
-        let piece = Piece::new(self.handle(), header, self.config.bookkeeping, None)?;
-        Ok(Arc::new(piece))
+        let counted = self.config.bookkeeping;
+        Ok(Arc::new(Piece::new((self.handle(), 0), header, counted, None)?))
     }
 
     /// One holder of a piece less: a handle, or a plain allocation.
@@ -163,19 +178,21 @@ impl State {
     /// A file descriptor for the memory of a handle.
     pub fn export(&mut self, handle: u64) -> Outcome<OwnedFd> {
         let it = self.memory.handles.get(&handle).ok_or(ERROR_INVALID_VALUE)?;
-        let file = it.piece.file.as_ref().ok_or(ERROR_INVALID_VALUE)?;
-        duplicate(file.as_raw_fd())
+        if it.piece.exports != FILE {
+            return Err(ERROR_INVALID_VALUE);
+        }
+        duplicate(it.piece.file()?.as_raw_fd())
     }
 
     /// A new handle for the memory that a descriptor is of; the descriptor stays the caller's.
     pub fn import(&mut self, file: RawFd) -> Outcome<u64> {
-        if !self.config.exports {
+        if !self.config.exports || !self.config.virtual_memory {
             return Err(ERROR_NOT_SUPPORTED);
         }
         let header = Header::read(file).ok_or(ERROR_INVALID_VALUE)?;
         self.device(header.device as i32)?;
         let known = self.memory.handles.values().find_map(|it| {
-            let own = it.piece.file.as_ref()?;
+            let own = it.piece.file.get()?;
             same(own.as_raw_fd(), file).then(|| Arc::clone(&it.piece))
         });
         let piece = match known {
@@ -183,7 +200,7 @@ impl State {
                 *self.memory.holders.entry(piece.id).or_default() += 1;
                 piece
             }
-            None => self.held(header, Some(duplicate(file)?))?,
+            None => self.held(header, FILE, Some(duplicate(file)?))?,
         };
         let handle = self.handle();
         self.memory.handles.insert(handle, Handle { piece, references: 1, mappings: 0 });

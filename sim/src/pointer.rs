@@ -86,7 +86,7 @@ impl State {
                 start,
                 bytes: mapping.bytes,
                 id: mapping.piece.id,
-                exports: mapping.piece.exports(),
+                exports: mapping.piece.exports,
                 pool: mapping.pool.unwrap_or(0),
                 mapped: false,
             };

@@ -1,7 +1,8 @@
 //! The driver's own pools: memory that is given and taken back in the order of streams.
 //!
-//! Every allocation has addresses of its own, so that to use one that was freed is always
-//! found. A pool only counts: what it has from the device, and what of that is in use.
+//! Every allocation has addresses of its own until what frees it is done, so that to use one
+//! that was freed is found. A pool only counts: what it has from the device, and what of that
+//! is in use.
 
 use std::collections::BTreeMap;
 
@@ -182,11 +183,11 @@ impl State {
 
     /// Lets a device use what comes from a pool, and what came from it before.
     pub fn set_pool_access(&mut self, pool: u64, device: i32, allow: bool) -> Outcome {
-        let (device, peers) = (self.device(device)?, self.config.peers);
-        let it = self.pool(pool)?;
-        if device == it.device && !allow || device != it.device && !peers {
+        let (device, owner) = (self.device(device)?, self.pool(pool)?.device);
+        if device == owner && !allow || device != owner && !self.config.reaches(device, owner) {
             return Err(ERROR_INVALID_VALUE);
         }
+        let it = self.pool(pool)?;
         it.access = it.access & !(1 << device) | u64::from(allow) << device;
         let access = it.access;
         for mapping in self.memory.mapped.values_mut().filter(|it| it.pool == Some(pool)) {
@@ -212,15 +213,16 @@ impl State {
             return Err(ERROR_INVALID_VALUE);
         }
         self.take_from(pool, key, room)?;
-        let piece = match self.uncounted(of, room) {
-            Ok(piece) => piece,
+        let access = self.pool(pool)?.access;
+        let placed =
+            self.uncounted(of, room).and_then(|it| self.place_plain(it, access, Some(pool)));
+        let address = match placed {
+            Ok(address) => address,
             Err(code) => {
-                self.pool(pool)?.used.now -= room;
+                self.return_to(pool, room);
                 return Err(code);
             }
         };
-        let access = self.pool(pool)?.access;
-        let address = self.place_plain(piece, access, Some(pool))?;
         // Nothing may use it that does not come after this.
         let (at, after) = self.place(key, What::Call("cuMemAllocAsync", address, room))?;
         self.access(at, of, (address, room), true);
@@ -243,8 +245,9 @@ impl State {
         let capacity = self.config.capacity;
         if self.memory.used[device].saturating_add(lack) > capacity {
             // What other pools do not use is taken before there is no memory.
-            let others: Vec<u64> =
-                self.pools.rows.keys().copied().filter(|&it| it != pool).collect();
+            let rows = self.pools.rows.iter();
+            let others = rows.filter(|&(&other, it)| other != pool && it.device == device);
+            let others: Vec<u64> = others.map(|(&other, _)| other).collect();
             others.into_iter().for_each(|other| self.shrink(other, 0));
         }
         if self.memory.used[device].saturating_add(lack) > capacity {

@@ -149,8 +149,8 @@ impl State {
     pub fn end_stream(&mut self, key: u64) -> Outcome {
         let row = self.streams.rows.get_mut(&key).ok_or(ERROR_INVALID_HANDLE)?;
         row.gone = true;
-        self.order.retire(row.slot);
         if row.queue.is_empty() {
+            self.order.retire(row.slot);
             self.streams.rows.remove(&key);
         }
         Ok(())
@@ -219,6 +219,7 @@ impl State {
         row.done += 1;
         let op = row.queue.pop_front();
         if row.gone && row.queue.is_empty() {
+            self.order.retire(row.slot);
             streams.rows.remove(&key);
         }
         if let Some(op) = op {

@@ -37,6 +37,9 @@ fn a_device_without_virtual_memory() {
         let asked = cu!(cuMemGetAllocationGranularity(&mut bytes => *mut usize,
             &of => *const Properties, 0 => u32));
         assert_eq!((reserved, created, asked), (code, code, code));
+        let imported = cu!(cuMemImportFromShareableHandle(&mut at => *mut u64, 0 => usize,
+            1 => u32));
+        assert_eq!(imported, if virtual_memory { 1 } else { 801 }, "no such file");
         assert!(alloc(PAGE).is_ok());
     }
 }

@@ -159,3 +159,43 @@ fn another_process_sees_the_same_bytes() {
     assert!(status.unwrap().success());
     assert_eq!(contents(at), 6);
 }
+
+#[test]
+fn bytes_and_work_stay_where_they_are_when_they_are_exported() {
+    let _guard = start(Config::default());
+    let (_, handle) = create(1);
+    let (at, a) = (map(handle), stream());
+    write(a, at, 3);
+    sim_cuda::run_all();
+    // Queued before the export, run behind it.
+    write(a, at + 8192, 4);
+    let files = [export(handle), export(handle)];
+    assert_eq!((files[0].0, files[1].0), (0, 0));
+    sim_cuda::run_all();
+    let mut bytes = [9u8; 3];
+    for (byte, offset) in bytes.iter_mut().zip([0, 8192, PAGE as i64 - 1]) {
+        // SAFETY: a descriptor of the test, and room for a byte.
+        let read = unsafe { libc::pread(files[1].1, (byte as *mut u8).cast(), 1, offset) };
+        assert_eq!(read, 1);
+    }
+    assert_eq!((bytes, contents(at)), ([3, 4, 0], 3));
+    files.iter().for_each(|&(_, file)| close(file));
+}
+
+#[test]
+fn what_could_be_exported_costs_no_descriptor() {
+    let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    for bookkeeping in [false, true] {
+        let _guard = start(Config { bookkeeping, ..Config::default() });
+        let before = open();
+        let handles: Vec<u64> = (0..200).map(|_| create(1).1).collect();
+        assert!(open() < before + 100);
+        // Counted memory is exported, too, though there is nothing in it.
+        let file = export(handles[7]).1;
+        let (code, again) = import(file);
+        assert_eq!((code, sim_cuda::used(0)), (0, 200 * PAGE));
+        close(file);
+        handles.into_iter().chain([again]).for_each(|it| assert_eq!(release(it), 0));
+        assert_eq!(sim_cuda::used(0), 0);
+    }
+}

@@ -72,7 +72,10 @@ fn devices_that_do_not_reach_each_other() {
     for peers in [false, true] {
         let _guard = start(Config { peers, ..Config::default() });
         let mut may = 9;
-        let ask = |may: &mut i32, device: i32, peer: i32| cu!(cuDeviceCanAccessPeer(may => *mut i32, device => i32, peer => i32));
+        let ask = |may: &mut i32, device: i32, peer: i32| {
+            let may: *mut i32 = may;
+            cu!(cuDeviceCanAccessPeer(may => *mut i32, device => i32, peer => i32))
+        };
         assert_eq!((ask(&mut may, 0, 1), may), (0, i32::from(peers)));
         assert_eq!(ask(&mut may, 0, 2), 101);
         let second = context(1);
@@ -103,4 +106,46 @@ fn a_copy_between_devices_needs_no_access_and_takes_the_link() {
     let host = &mut byte as *mut u8 as u64;
     assert_eq!(cu!(cuMemcpyDtoH_v2(host => u64, to => u64, 1 => usize)), 0);
     assert_eq!((byte, kinds()), (4, vec![]));
+}
+
+#[test]
+fn some_pairs_of_devices_and_one_way() {
+    let apart = vec![(0, 2), (2, 0), (1, 0)];
+    let _guard = start(Config { devices: 3, apart, ..Config::default() });
+    let contexts = [0, 1, 2].map(context);
+    for from in 0..3 {
+        context(from);
+        for to in (0..3).filter(|&to| to != from) {
+            let mut may = 9;
+            let code = cu!(cuDeviceCanAccessPeer(&mut may => *mut i32, from => i32, to => i32));
+            let expected = !matches!((from, to), (0, 2) | (2, 0) | (1, 0));
+            assert_eq!((code, may), (0, i32::from(expected)), "{from} {to}");
+            let code = cu!(cuCtxEnablePeerAccess(contexts[to as usize] => u64, 0 => u32));
+            assert_eq!(code, if expected { 0 } else { 217 }, "{from} {to}");
+        }
+    }
+    // Memory is of device 0, which nobody else reaches here.
+    assert_eq!((mapped(&[0]).0, mapped(&[0, 2]).0), (0, 1));
+    let (code, at) = mapped(&[0, 1]);
+    let (mut flags, of) = (9u64, Location { kind: 1, id: 0 });
+    assert_eq!(cu!(cuMemGetAccess(&mut flags => *mut u64, &of => *const Location, at => u64)), 0);
+    assert_eq!((code, flags), (1, 0), "for nobody then");
+}
+
+#[test]
+fn access_that_is_taken_away_again() {
+    let _guard = start(Config::default());
+    let (code, at) = mapped(&[0, 1]);
+    assert_eq!(code, 0);
+    context(1);
+    let a = stream();
+    write(a, at, 1);
+    assert_eq!((synchronize(a), kinds()), (0, vec![]));
+    let none = Access { location: Location { kind: 1, id: 1 }, flags: 0 };
+    let code = cu!(cuMemSetAccess(at => u64, PAGE as usize => usize, &none => *const Access,
+        1 => usize));
+    assert_eq!(code, 0);
+    read(a, at);
+    assert_eq!(kinds(), vec![Kind::Unmapped], "found when it is queued");
+    assert_eq!((synchronize(a), synchronize(a)), (700, 700));
 }

@@ -3,7 +3,7 @@
 #[allow(dead_code, unused_imports)]
 mod common;
 
-use common::{PAGE, alloc, cu, event, read, record, start, stream, wait, write};
+use common::{PAGE, alloc, context, cu, event, read, record, start, stream, wait, write};
 use sim_cuda::api::memory::{Access, Location};
 use sim_cuda::api::pool::Properties;
 use sim_cuda::{Config, Kind};
@@ -220,4 +220,44 @@ fn a_driver_without_pools_and_a_stream_that_captures() {
     let a = stream();
     assert_eq!(cu!(cuStreamBeginCapture_v2(a => u64, 0 => u32)), 0);
     assert_eq!(alloc_async(512, a), Err(900), "not simulated");
+}
+
+#[test]
+fn a_failure_leaves_things_as_they_were() {
+    let _guard = start(Config { capacity: 2 * PAGE, ..Config::default() });
+    let (a, pool) = (stream(), default_pool());
+    assert_eq!(set(pool, THRESHOLD, u64::MAX), 0);
+    let at = alloc_async(PAGE, a).unwrap();
+    assert_eq!(free_async(at, a), 0);
+    synchronize(a);
+    assert_eq!(sim_cuda::used(0), PAGE);
+    context(1);
+    assert_eq!(alloc_async(4 * PAGE, stream()), Err(2));
+    assert_eq!((sim_cuda::used(0), sim_cuda::used(1)), (PAGE, 0), "nobody else's idle bytes");
+}
+
+#[test]
+fn more_than_there_are_addresses_for() {
+    let _guard = start(Config { bookkeeping: true, capacity: 1 << 60, ..Config::default() });
+    let (a, pool) = (stream(), default_pool());
+    assert_eq!(alloc_async(1 << 55, a), Err(2));
+    assert_eq!(get(pool, USED), 0);
+    synchronize(a);
+    assert_eq!((get(pool, RESERVED), sim_cuda::used(0)), (0, 0));
+}
+
+#[test]
+fn an_address_that_is_given_again() {
+    let _guard = start(Config::default());
+    let (a, b) = (stream(), stream());
+    let at = alloc_async(PAGE, a).unwrap();
+    assert_eq!(free_async(at, a), 0);
+    let other = alloc_async(PAGE, a).unwrap();
+    assert_ne!(other, at, "the free is not done");
+    sim_cuda::run_all();
+    let again = alloc_async(PAGE, a).unwrap();
+    // If it is the old address, to use that in another stream is still found.
+    write(b, at, 1);
+    let expected = if again == at { Kind::Race } else { Kind::Unmapped };
+    assert_eq!(kinds(), vec![expected]);
 }

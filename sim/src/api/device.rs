@@ -62,8 +62,8 @@ entry_points! {
         give(value, known)
     }
     fn cuDeviceCanAccessPeer(answer: *mut i32, device: i32, peer: i32) |state| {
-        let apart = state.device(device)? != state.device(peer)?;
-        let reach = state.config.peers && apart;
+        let (from, to) = (state.device(device)?, state.device(peer)?);
+        let reach = from != to && state.config.reaches(from, to);
         give(answer, i32::from(reach))
     }
 }

@@ -186,6 +186,10 @@ entry_points! {
             if flags == 1 {
                 return Err(ERROR_NOT_SUPPORTED);
             }
+            state.may_access(address, bytes as u64, location.id)?;
+        }
+        for index in 0..count {
+            let Access { location, flags } = take(access.wrapping_add(index))?;
             state.set_access(address, bytes as u64, location.id, flags == 3)?;
         }
         Ok(())
