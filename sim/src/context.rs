@@ -35,13 +35,15 @@ impl Contexts {
 }
 
 fn stack<T>(generation: u64, body: impl FnOnce(&mut Vec<u64>) -> T) -> T {
-    STACK.with_borrow_mut(|(of, stack)| {
-        if *of != generation {
-            *of = generation;
-            stack.clear();
-        }
-        body(stack)
-    })
+    let own = STACK.try_with(|own| own.take());
+    // A thread that is ending has none any more, and may still call.
+    let (of, mut stack) = own.unwrap_or_default();
+    if of != generation {
+        stack.clear();
+    }
+    let value = body(&mut stack);
+    let _ = STACK.try_with(|own| own.replace((generation, stack)));
+    value
 }
 
 impl State {

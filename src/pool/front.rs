@@ -51,6 +51,8 @@ const LARGE_PLACES: std::ops::RangeInclusive<usize> = 8..=64;
 /// Bytes of small blocks of one class that a front cache holds, and most of them.
 const SMALL_BYTES: u64 = 128 << 10;
 const SMALL_PLACES: u64 = 1024;
+/// For how many allocations it counts that a front cache had to be emptied.
+const DRAINED_LATELY: u64 = 1024;
 /// Most small blocks that go between a front cache and the core at a time.
 pub const SMALL_BATCH: usize = 64;
 
@@ -165,6 +167,9 @@ pub struct Slot {
     pub counters: Counters,
     /// Bytes of runs in its cache.
     pub held: stats::Cell,
+    /// How many allocations its owner had made, and then some, when it last had to be emptied for
+    /// one; 0 for never.
+    drained: stats::Cell,
     /// 1 if its owner freed a block that another one's cache gave out since its own ran over.
     pub frees_for_others: stats::Cell,
     /// For whoever uses the cache other than through the door's fast path.
@@ -191,6 +196,7 @@ impl Slot {
             stream: AtomicU64::new(stream.0),
             counters: Counters::default(),
             held: stats::Cell::default(),
+            drained: stats::Cell::default(),
             frees_for_others: stats::Cell::default(),
             lock: Mutex::new(()),
             cache: UnsafeCell::new(Cache::new(bound)),
@@ -203,6 +209,16 @@ impl Slot {
     #[inline(always)]
     pub fn cached_word(&self) -> u32 {
         self.live_word ^ state::LIVE ^ state::CACHED
+    }
+
+    /// Its owner has to empty it for an allocation.
+    pub fn note_drained(&self) {
+        self.drained.set(self.counters.allocations.get() + DRAINED_LATELY);
+    }
+
+    /// Whether its owner had to empty it not long ago.
+    pub fn was_drained_lately(&self) -> bool {
+        self.counters.allocations.get() < self.drained.get()
     }
 
     /// The stream on which its blocks were freed.

@@ -165,6 +165,21 @@ impl Pool {
         self.slots.stop().iter_mut().map(|locked| self.flush(locked)).sum::<usize>() + stocked
     }
 
+    /// A block from new pages, if the policy's budget has them for what is given out: what front
+    /// caches hold does not count here, for it is what a pool with less would take from them.
+    pub(super) fn grow_within_budget(&self, need: &Need) -> Option<Block> {
+        let live = self.sums().allocated + need.block;
+        let possible = {
+            let core = self.core.lock();
+            let budget = (live * core.preset.move_above_percent / 100).max(live + 2 * PAGE);
+            core.space.mapped_bytes() + need.block.next_multiple_of(PAGE) <= budget
+        };
+        match possible.then(|| self.grow(need, Growing::WithinBudget)) {
+            Some(Grown::Done(block)) => Some(block),
+            _ => None,
+        }
+    }
+
     /// Puts pages under addresses for `need`: idle pages from elsewhere, above the soft
     /// budget of the policy, or new ones up to the limit.
     fn grow(&self, need: &Need, how: Growing) -> Grown {

@@ -409,7 +409,19 @@ impl Pool {
         }
         slot.counters.misses.add(1);
         let mut block = self.refill(&mut locked, &need);
+        if block.is_none() && slot.was_drained_lately() && self.device.works_on_streams() {
+            // What the cache would be emptied for, again and again, new pages may be worth; the
+            // budget says how many. On the host a repeated step then never settles: there the
+            // budget buys what it needs.
+            drop(locked);
+            if let Some(block) = self.grow_within_budget(&need) {
+                return Ok(block);
+            }
+            // SAFETY: the owner's thread, outside the door.
+            locked = unsafe { slot.lock() };
+        }
         if block.is_none() {
+            slot.note_drained();
             // What the thread itself holds back may be just what is missing: runs above all.
             // Small blocks are many, are little, and are wanted again.
             let entries = locked.drain_runs();

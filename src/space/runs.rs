@@ -352,6 +352,7 @@ impl Runs {
         Some(self.take_from(id, size, alignment))
     }
 
+    #[inline(always)]
     fn take_from(&mut self, id: RunId, size: u64, alignment: u64) -> RunId {
         let from = self.align(self.get(id).offset, alignment);
         let run = self.get(id);
