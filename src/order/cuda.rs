@@ -98,6 +98,9 @@ struct Known {
     /// The stream is destroyed, or about to be: nothing is recorded on it any more until it is
     /// checked anew. Changes under the lock of `line`.
     forgotten: AtomicBool,
+    /// The stream was destroyed without notice, and fences were taken on it: only
+    /// [`Order::recover`], or whoever waits for one, finds out when they have passed.
+    lost: AtomicBool,
     line: Mutex<Line>,
     /// Tells who forgets the stream that nobody records on it.
     recorded: Condvar,
@@ -120,6 +123,7 @@ impl Known {
             dirty: AtomicBool::new(false),
             passed: AtomicU64::new(0),
             forgotten: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
             line: Mutex::new(Line { id, ..Line::default() }),
             recorded: Condvar::new(),
         }
@@ -302,7 +306,18 @@ impl CudaOrder {
     /// `stream` was destroyed without notice. What it had queued may still run, and no event
     /// tells of it: waits for everything on the device and counts it as passed. A stream that
     /// has its handle now goes by `id`.
-    fn bury(&self, api: &DriverApi, stream: Stream, known: &Known, id: Option<u64>) -> Outcome {
+    fn bury(
+        &self,
+        api: &DriverApi,
+        stream: Stream,
+        known: &Known,
+        id: Option<u64>,
+    ) -> Outcome<bool> {
+        if self.is_any_capturing(api) {
+            // To wait now would spoil the capture.
+            known.lost.store(true, Ordering::Release);
+            return Ok(false);
+        }
         // Fences that are taken from now on may be of the new stream.
         let number = known.number(&mut known.line.lock());
         // SAFETY: no preconditions.
@@ -316,8 +331,20 @@ impl CudaOrder {
             Some(id) => line.id = id,
             None => known.forgotten.store(true, Ordering::Release),
         }
+        known.lost.store(false, Ordering::Release);
         known.pass(&mut line, number);
-        Ok(())
+        Ok(true)
+    }
+
+    /// Whether a stream is capturing, of those that are known.
+    fn is_any_capturing(&self, api: &DriverApi) -> bool {
+        let is_there = |known: &Known| !known.is_forgotten() && !known.lost.load(Ordering::Acquire);
+        let streams: Vec<Stream> = {
+            let streams = self.streams.read();
+            streams.iter().filter(|(_, known)| is_there(known)).map(|(&it, _)| it).collect()
+        };
+        let capturing = |&stream: &Stream| CudaOrder::is_capturing(api, stream).unwrap_or(false);
+        streams.iter().any(capturing)
     }
 
     /// Looks which events of a stream have passed, the first ones first.
@@ -350,8 +377,8 @@ impl CudaOrder {
         match why {
             NotRecorded::Capturing => Ok(false),
             NotRecorded::Failed(failure) => Err(failure),
-            NotRecorded::Gone => self.bury(api, stream, known, None).map(|()| true),
-            NotRecorded::Another(id) => self.bury(api, stream, known, Some(id)).map(|()| true),
+            NotRecorded::Gone => self.bury(api, stream, known, None),
+            NotRecorded::Another(id) => self.bury(api, stream, known, Some(id)),
         }
     }
 
@@ -452,7 +479,16 @@ impl Order for CudaOrder {
             return Ok(());
         };
         if !known.is_forgotten() && known.line.lock().id != id {
-            self.context.with(|api| self.bury(api, stream, &known, Some(id)))?;
+            let buried = self.context.with(|api| self.bury(api, stream, &known, Some(id)))?;
+            if !buried {
+                return Err(fail!(
+                    InvalidState,
+                    "stream {:#x} is another one than before, whose memory cannot be waited for \
+                     while a graph is being captured: call forebay_pool_forget_stream before a \
+                     stream is destroyed",
+                    stream.0
+                ));
+            }
         }
         let mut line = known.line.lock();
         if known.is_forgotten() {
@@ -533,9 +569,10 @@ impl Order for CudaOrder {
             .iter()
             .map(|(&stream, known)| (stream, Arc::clone(known)))
             .collect();
-        let busy = |known: &Known| {
-            known.dirty.load(Ordering::Acquire) || !known.line.lock().events.is_empty()
+        let dirty = |known: &Known| {
+            known.dirty.load(Ordering::Acquire) && !known.lost.load(Ordering::Acquire)
         };
+        let busy = |known: &Known| dirty(known) || !known.line.lock().events.is_empty();
         let busy: Vec<_> = streams.into_iter().filter(|(_, known)| busy(known)).collect();
         if busy.is_empty() {
             return;
@@ -543,14 +580,39 @@ impl Order for CudaOrder {
         // Nothing is learned where that fails; calls that can fail say so.
         let _ = self.context.with(|api| {
             for (stream, known) in &busy {
-                if known.dirty.load(Ordering::Acquire)
-                    && let Err(why) = self.record(api, *stream, known)
-                    && let Err(failure) = self.settle(api, *stream, known, why)
-                {
-                    let Failure { call, code } = failure;
-                    tracing::warn!(stream = stream.0, call, code, "fences stay open");
+                if dirty(known) {
+                    match self.record(api, *stream, known) {
+                        Ok(_) | Err(NotRecorded::Capturing) => {}
+                        Err(NotRecorded::Gone | NotRecorded::Another(_)) => {
+                            known.lost.store(true, Ordering::Release);
+                        }
+                        Err(NotRecorded::Failed(Failure { call, code })) => {
+                            tracing::warn!(stream = stream.0, call, code, "fences stay open");
+                        }
+                    }
                 }
                 self.look(api, known);
+            }
+            Ok(())
+        });
+    }
+
+    fn recover(&self) {
+        self.refresh();
+        if self.context.is_of_parent() {
+            return;
+        }
+        let lost: Vec<(Stream, Arc<Known>)> = {
+            let streams = self.streams.read();
+            let lost = |known: &Known| known.lost.load(Ordering::Acquire);
+            let lost = streams.iter().filter(|(_, known)| lost(known));
+            lost.map(|(&stream, known)| (stream, Arc::clone(known))).collect()
+        };
+        // Nothing is learned where that fails.
+        let _ = self.context.with(|api| {
+            for (stream, known) in lost {
+                let id = CudaOrder::id(api, stream).ok().filter(|_| api.has_stream_ids());
+                self.bury(api, stream, &known, id)?;
             }
             Ok(())
         });

@@ -156,6 +156,8 @@ fn fences_of_a_forgotten_stream_pass_and_its_handle_serves_again() {
         let late = order.mark(A);
         assert!(order.passed(A) < late, "a fence on a stream that is gone");
         order.refresh();
+        assert!(order.passed(A) < late, "that would be a wait");
+        order.recover();
         assert!(order.passed(A) >= late);
     });
     assert_eq!(calls, ["cuCtxSynchronize"], "its handle is not touched");
@@ -239,7 +241,7 @@ fn script(order: &CudaOrder) {
     holds(&fences);
     for _ in 0..2 {
         [A, B].into_iter().for_each(finish);
-        order.refresh();
+        order.recover();
         holds(&fences);
     }
     for (fence, _) in &fences {

@@ -27,8 +27,8 @@ impl Stream {
 
 /// What the pool has to know of streams. [`Order::is_immediate`], [`Order::name`],
 /// [`Order::mark`], [`Order::mark_all`] and [`Order::passed`] never ask the system and may be called under a lock; the others may, and
-/// are called without. None waits for a stream but [`Order::wait`] and
-/// [`Order::wait_for_all`], except where a stream was
+/// are called without. None waits for a stream but [`Order::wait`],
+/// [`Order::wait_for_all`] and [`Order::recover`], and [`Order::check`] where a stream was
 /// destroyed without [`Order::forget`].
 pub trait Order: Send + Sync {
     /// An error when there is no such stream.
@@ -69,6 +69,10 @@ pub trait Order: Send + Sync {
         let _ = stream;
         Ok(None)
     }
+
+    /// As [`Order::refresh`], and finds out about streams that were destroyed without
+    /// [`Order::forget`]: if there are any, it waits for everything on the device.
+    fn recover(&self) {}
 
     /// `stream` is about to be destroyed. Fences that were taken on it still pass; its handle
     /// may then be that of a new stream, which has to be checked. An error when it cannot be

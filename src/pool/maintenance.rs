@@ -177,6 +177,7 @@ impl Pool {
     pub fn trim(&self, keep_bytes: u64) -> Result<u64> {
         self.check_open()?;
         self.flush_all();
+        self.order.recover();
         let mapped = self.polled().space.mapped_bytes();
         // Rounded down: what is to be kept is kept.
         Ok(self.release(mapped.saturating_sub(keep_bytes), GiveBack::Now))

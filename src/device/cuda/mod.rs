@@ -266,6 +266,11 @@ impl Device for Cuda {
         }
     }
 
+    fn moves_without_copying(&self) -> bool {
+        // Work that is queued uses pages where they are.
+        false
+    }
+
     fn share(&self, address: usize) -> Result<OwnedFd> {
         match self.arena(address)? {
             Some(arena) => arena.share(address),

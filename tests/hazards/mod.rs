@@ -1,0 +1,347 @@
+//! A random program on the streams of a simulated GPU, for the checker of order: kernels, frees,
+//! waits, captures and streams that come and go, everything in an order that the pool's contract
+//! asks for. So whatever the checker finds is the pool's.
+
+#![allow(dead_code, clippy::unwrap_used)]
+
+use std::sync::Arc;
+
+use forebay::error::Kind;
+use forebay::order::Stream;
+use forebay::pool::{Config, Pool};
+
+use super::gpu::{Gpu, cu};
+
+const KIB: u64 = 1 << 10;
+const LIMIT: u64 = 192 << 20;
+const STREAMS: usize = 8;
+
+/// Numbers that look random and repeat with their seed.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Random {
+        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    /// A number below `end`.
+    pub fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        ((self.0 >> 20) % end as u64) as usize
+    }
+}
+
+#[derive(Clone)]
+struct Block {
+    address: usize,
+    size: usize,
+    /// All of its uses are behind what is queued here, but for those that were recorded.
+    stream: Stream,
+    /// A graph's output, which its next launch writes again: used on the graph's stream alone.
+    output: bool,
+}
+
+struct Graph {
+    number: u64,
+    graph: u64,
+    exec: u64,
+    /// Where it is launched: launches come one after the other.
+    stream: Stream,
+}
+
+/// The program, as far as it has run.
+pub struct Program {
+    gpu: Gpu,
+    pool: Arc<Pool>,
+    random: Random,
+    streams: Vec<Stream>,
+    blocks: Vec<Block>,
+    graphs: Vec<Graph>,
+    next_graph: u64,
+    /// Allocations that found nothing.
+    pub refused: u64,
+}
+
+impl Program {
+    pub fn new(seed: u64) -> Program {
+        let gpu = Gpu::with(sim_cuda::Config { bookkeeping: true, ..Default::default() });
+        let pool = gpu.pool(&Config { max_bytes: LIMIT, ..Config::default() });
+        let streams = (0..STREAMS).map(|_| gpu.stream()).collect();
+        Program {
+            gpu,
+            pool,
+            random: Random::new(seed),
+            streams,
+            blocks: Vec::new(),
+            graphs: Vec::new(),
+            next_graph: 1,
+            refused: 0,
+        }
+    }
+
+    /// Runs `operations` steps, and scans the pool's invariants every `scan`-th.
+    pub fn run(&mut self, operations: usize, scan: usize) {
+        for number in 0..operations {
+            self.step();
+            if number % scan == scan - 1 {
+                self.pool.check().unwrap();
+            }
+        }
+    }
+
+    /// What the checker has found so far.
+    pub fn hazards(&self) -> Vec<sim_cuda::Hazard> {
+        sim_cuda::take_hazards()
+    }
+
+    fn stream(&mut self) -> Stream {
+        self.streams[self.random.below(STREAMS)]
+    }
+
+    fn block(&mut self) -> Option<usize> {
+        let count = self.blocks.len();
+        (count > 0).then(|| self.random.below(count))
+    }
+
+    fn size(&mut self) -> usize {
+        let most = [32 * KIB, 4096 * KIB, 24_000 * KIB][self.random.below(5).saturating_sub(2)];
+        1 + self.random.below(most as usize)
+    }
+
+    fn step(&mut self) {
+        match self.random.below(1000) {
+            0..300 => self.alloc(),
+            300..550 => self.kernel(),
+            550..650 => self.use_elsewhere(),
+            650..890 => self.free(),
+            890..930 => sim_cuda::advance(self.random.below(200_000) as u64),
+            930..940 => {
+                let stream = self.stream();
+                self.gpu.synchronize(stream);
+            }
+            940..950 => self.pool.trim(self.random.below(LIMIT as usize) as u64).map(drop).unwrap(),
+            950..955 => self.pool.defragment().map(drop).unwrap(),
+            955..970 => self.realloc(),
+            970..980 => self.batch(),
+            980..985 => self.replace_stream(),
+            985..990 => self.capture(),
+            990..998 => self.launch(),
+            _ => self.release(),
+        }
+    }
+
+    /// A kernel that reads and writes whole blocks.
+    fn queue(&self, stream: Stream, reads: &[&Block], writes: &[&Block]) {
+        let range = |block: &&Block| (block.address as u64, block.size as u64);
+        let reads: Vec<_> = reads.iter().map(range).collect();
+        let writes: Vec<_> = writes.iter().map(range).collect();
+        let code = sim_cuda::launch(stream.0, "kernel", &reads, &writes, 5_000, None);
+        assert_eq!(code, 0);
+    }
+
+    fn take(&mut self, size: usize, stream: Stream) -> Option<Block> {
+        match self.pool.alloc(size, stream) {
+            Ok(address) => {
+                let block = Block { address, size, stream, output: false };
+                self.queue(stream, &[], &[&block]);
+                Some(block)
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), Kind::OutOfMemory, "{error}");
+                self.refused += 1;
+                None
+            }
+        }
+    }
+
+    fn alloc(&mut self) {
+        let (size, stream) = (self.size(), self.stream());
+        match self.take(size, stream) {
+            Some(block) => self.blocks.push(block),
+            None => (0..4).for_each(|_| self.free()),
+        }
+    }
+
+    fn kernel(&mut self) {
+        let (Some(a), Some(b)) = (self.block(), self.block()) else { return };
+        let (a, b) = (self.blocks[a].clone(), self.blocks[b].clone());
+        if a.stream == b.stream {
+            self.queue(a.stream, &[&b], &[&a]);
+        } else {
+            self.queue(a.stream, &[&a], &[&a]);
+        }
+    }
+
+    /// Another stream uses a block: behind its own stream, and then either that one waits for
+    /// the other, or the pool is told.
+    fn use_elsewhere(&mut self) {
+        let (Some(at), other) = (self.block(), self.stream()) else { return };
+        let block = self.blocks[at].clone();
+        if block.stream == other || block.output {
+            return;
+        }
+        self.gpu.order(block.stream, other);
+        if self.random.below(2) == 0 {
+            self.queue(other, &[], &[&block]);
+            self.gpu.order(other, block.stream);
+        } else {
+            self.queue(other, &[&block], &[]);
+            self.pool.record_stream(block.address, other).unwrap();
+            // What is queued on its own stream from now on may only read.
+            self.gpu.order(other, block.stream);
+            self.queue(other, &[&block], &[]);
+            self.give(at, block.stream);
+        }
+    }
+
+    fn give(&mut self, at: usize, stream: Stream) {
+        let block = self.blocks.swap_remove(at);
+        self.pool.free(block.address, stream).unwrap();
+    }
+
+    fn free(&mut self) {
+        let Some(at) = self.block() else { return };
+        let Block { stream: own, output, .. } = self.blocks[at];
+        let elsewhere = !output && self.random.below(5) == 0;
+        let stream = if elsewhere { self.stream() } else { own };
+        if stream != own {
+            self.gpu.order(own, stream);
+        }
+        self.give(at, stream);
+    }
+
+    fn realloc(&mut self) {
+        let (Some(at), size) = (self.block(), self.size()) else { return };
+        let Block { address, stream, .. } = self.blocks[at];
+        // The bytes are copied in the stream's order.
+        if let Ok(address) = self.pool.realloc(address, size, stream) {
+            self.blocks[at] = Block { address, size, stream, output: false };
+            self.queue(stream, &[], &[&self.blocks[at]]);
+        }
+    }
+
+    fn batch(&mut self) {
+        let stream = self.stream();
+        let sizes: Vec<usize> = (0..8).map(|_| 1 + self.random.below(200_000)).collect();
+        let Ok(addresses) = self.pool.alloc_batch(&sizes, stream) else { return };
+        for (&address, &size) in addresses.iter().zip(&sizes) {
+            self.queue(stream, &[], &[&Block { address, size, stream, output: false }]);
+        }
+        let (done, result) = self.pool.free_batch(&addresses, stream);
+        result.unwrap();
+        assert_eq!(done, addresses.len());
+    }
+
+    /// A stream is destroyed, and another one takes its place. Blocks go over to that.
+    fn replace_stream(&mut self) {
+        let at = self.random.below(STREAMS);
+        let old = self.streams[at];
+        if self.graphs.iter().any(|graph| graph.stream == old) {
+            return;
+        }
+        let fresh = self.gpu.stream();
+        self.gpu.order(old, fresh);
+        for block in self.blocks.iter_mut().filter(|block| block.stream == old) {
+            block.stream = fresh;
+        }
+        self.streams[at] = fresh;
+        if self.random.below(4) > 0 {
+            self.pool.forget_stream(old).unwrap();
+        }
+        self.gpu.destroy(old);
+    }
+
+    /// A graph is captured on one stream, and on another one that joins it.
+    fn capture(&mut self) {
+        if self.graphs.len() >= 4 {
+            return self.release();
+        }
+        let (stream, side) = (self.stream(), self.stream());
+        let number = self.next_graph;
+        self.next_graph += 1;
+        self.pool.begin_graph(number, stream).unwrap();
+        assert_eq!(cu!(self.gpu, cuStreamBeginCapture_v2(stream.0 => u64, 2 => u32)), 0);
+        let mut own: Vec<Block> = Vec::new();
+        for _ in 0..self.random.below(12) {
+            let size = self.size().min(6 << 20);
+            match self.random.below(5) {
+                0..=2 => own.extend(self.take(size, stream)),
+                3 if !own.is_empty() => {
+                    let block = own.swap_remove(self.random.below(own.len()));
+                    self.pool.free(block.address, stream).unwrap();
+                }
+                _ if side != stream && !own.is_empty() => {
+                    let block = own[self.random.below(own.len())].clone();
+                    self.gpu.order(stream, side);
+                    self.queue(side, &[&block], &[]);
+                    if self.random.below(2) == 0 {
+                        self.pool.record_stream(block.address, side).unwrap();
+                        own.retain(|other| other.address != block.address);
+                        self.pool.free(block.address, stream).unwrap();
+                        own.extend(self.take(size, stream));
+                    }
+                    if let Some(block) = self.take(size, side) {
+                        self.pool.free(block.address, side).unwrap();
+                    }
+                    self.gpu.order(side, stream);
+                }
+                _ => {}
+            }
+        }
+        let (mut graph, mut exec) = (0u64, 0u64);
+        assert_eq!(cu!(self.gpu, cuStreamEndCapture(stream.0 => u64, &mut graph => *mut u64)), 0);
+        self.pool.end_graph(number).unwrap();
+        let code =
+            cu!(self.gpu, cuGraphInstantiateWithFlags(&mut exec => *mut u64, graph => u64, 0 => u64));
+        assert_eq!(code, 0);
+        self.graphs.push(Graph { number, graph, exec, stream });
+        // What lives on is used and freed like any other block of that stream.
+        self.blocks.extend(own.into_iter().map(|block| Block { output: true, ..block }));
+    }
+
+    fn launch(&mut self) {
+        if self.graphs.is_empty() {
+            return;
+        }
+        let graph = &self.graphs[self.random.below(self.graphs.len())];
+        let code = cu!(self.gpu, cuGraphLaunch(graph.exec => u64, graph.stream.0 => u64));
+        assert_eq!(code, 0);
+    }
+
+    fn release(&mut self) {
+        if self.graphs.is_empty() {
+            return;
+        }
+        let Graph { number, graph, exec, .. } =
+            self.graphs.swap_remove(self.random.below(self.graphs.len()));
+        assert_eq!(cu!(self.gpu, cuGraphExecDestroy(exec => u64)), 0);
+        assert_eq!(cu!(self.gpu, cuGraphDestroy(graph => u64)), 0);
+        self.pool.release_graph(number).unwrap();
+    }
+
+    /// Frees everything, and waits for it. Nothing may be left.
+    pub fn end(mut self) {
+        while !self.graphs.is_empty() {
+            self.release();
+        }
+        while !self.blocks.is_empty() {
+            let stream = self.blocks[0].stream;
+            self.give(0, stream);
+        }
+        for _ in 0..3 {
+            self.pool.trim(0).unwrap();
+            self.gpu.synchronize_all();
+        }
+        self.pool.trim(0).unwrap();
+        self.pool.check().unwrap();
+        let stats = self.pool.stats();
+        assert_eq!((stats.live_blocks, stats.reserved[0]), (0, 0));
+        self.gpu.finish();
+        let Program { gpu, pool, .. } = self;
+        drop(pool);
+        assert_eq!(sim_cuda::used(0), 0);
+        drop(gpu);
+    }
+}
