@@ -141,6 +141,14 @@ impl Known {
         self.next.fetch_add(1, Ordering::AcqRel)
     }
 
+    /// The fence that covers what is queued now.
+    fn mark(&self) -> u64 {
+        let number = self.next.load(Ordering::Acquire);
+        // Behind the load, see `record`.
+        self.dirty.store(true, Ordering::Release);
+        number
+    }
+
     fn is_forgotten(&self) -> bool {
         self.forgotten.load(Ordering::Acquire)
     }
@@ -504,11 +512,7 @@ impl Order for CudaOrder {
     }
 
     fn mark(&self, stream: Stream) -> u64 {
-        let Some(known) = self.find(stream) else { return 0 };
-        let number = known.next.load(Ordering::Acquire);
-        // Behind the load, see `record`.
-        known.dirty.store(true, Ordering::Release);
-        number
+        self.find(stream).map_or(0, |known| known.mark())
     }
 
     fn passed(&self, stream: Stream) -> u64 {
@@ -532,8 +536,16 @@ impl Order for CudaOrder {
         if self.context.is_of_parent() {
             return Vec::new();
         }
-        let streams: Vec<Stream> = self.streams.read().keys().copied().collect();
-        streams.iter().map(|&stream| Fence { stream, sequence: self.mark(stream) }).collect()
+        let streams = self.streams.read();
+        let marks = streams.iter().map(|(&stream, known)| {
+            // Nothing more is queued on a forgotten stream, and nothing can be recorded there:
+            // its last event covers all of it.
+            let settled = known.is_forgotten() && !known.dirty.load(Ordering::Acquire);
+            let sequence =
+                if settled { known.next.load(Ordering::Acquire) - 1 } else { known.mark() };
+            Fence { stream, sequence }
+        });
+        marks.collect()
     }
 
     fn can_capture(&self) -> bool {

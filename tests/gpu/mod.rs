@@ -3,7 +3,7 @@
 //! that the same test runs on both; what only a simulation can tell is in [`Gpu::finish`].
 
 // Every test file has its own copy of this module and uses a part of it.
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code, unused_imports, clippy::unwrap_used)]
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_void};

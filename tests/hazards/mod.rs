@@ -60,6 +60,8 @@ pub struct Program {
     blocks: Vec<Block>,
     graphs: Vec<Graph>,
     next_graph: u64,
+    /// What was done to which bytes.
+    log: Vec<(usize, usize, String)>,
     /// Allocations that found nothing.
     pub refused: u64,
 }
@@ -77,8 +79,34 @@ impl Program {
             blocks: Vec::new(),
             graphs: Vec::new(),
             next_graph: 1,
+            log: Vec::new(),
             refused: 0,
         }
+    }
+
+    fn note(&mut self, what: &str, block: &Block, stream: Stream) {
+        // Of long ago, a checker finds nothing.
+        if self.log.len() > 200_000 {
+            self.log.drain(..100_000);
+        }
+        let Block { address, size, stream: own, .. } = *block;
+        let text = format!("{what} {address:#x} +{size:#x} of {:#x} on {:#x}", own.0, stream.0);
+        self.log.push((address, size, text));
+    }
+
+    fn note_for_all(&mut self, text: String) {
+        self.log.push((0, usize::MAX, text));
+    }
+
+    /// A hazard, and what the program did to the bytes it is about.
+    pub fn explain(&self, hazard: &sim_cuda::Hazard) -> String {
+        let (from, to) = (hazard.address as usize, (hazard.address + hazard.bytes) as usize);
+        let about =
+            |(at, size, _): &&(usize, usize, String)| *at < to && from < at.saturating_add(*size);
+        let mut last: Vec<&str> =
+            self.log.iter().rev().filter(about).take(60).map(|entry| &*entry.2).collect();
+        last.reverse();
+        format!("{hazard}\n{}", last.join("\n"))
     }
 
     /// Runs `operations` steps, and scans the pool's invariants every `scan`-th.
@@ -133,7 +161,9 @@ impl Program {
     }
 
     /// A kernel that reads and writes whole blocks.
-    fn queue(&self, stream: Stream, reads: &[&Block], writes: &[&Block]) {
+    fn queue(&mut self, stream: Stream, reads: &[&Block], writes: &[&Block]) {
+        reads.iter().for_each(|block| self.note("read", block, stream));
+        writes.iter().for_each(|block| self.note("write", block, stream));
         let range = |block: &&Block| (block.address as u64, block.size as u64);
         let reads: Vec<_> = reads.iter().map(range).collect();
         let writes: Vec<_> = writes.iter().map(range).collect();
@@ -198,6 +228,7 @@ impl Program {
 
     fn give(&mut self, at: usize, stream: Stream) {
         let block = self.blocks.swap_remove(at);
+        self.note("free", &block, stream);
         self.pool.free(block.address, stream).unwrap();
     }
 
@@ -218,7 +249,8 @@ impl Program {
         // The bytes are copied in the stream's order.
         if let Ok(address) = self.pool.realloc(address, size, stream) {
             self.blocks[at] = Block { address, size, stream, output: false };
-            self.queue(stream, &[], &[&self.blocks[at]]);
+            let block = self.blocks[at].clone();
+            self.queue(stream, &[], &[&block]);
         }
     }
 
@@ -247,6 +279,7 @@ impl Program {
             block.stream = fresh;
         }
         self.streams[at] = fresh;
+        self.note_for_all(format!("stream {:#x} in place of {:#x}", fresh.0, old.0));
         if self.random.below(4) > 0 {
             self.pool.forget_stream(old).unwrap();
         }
@@ -261,6 +294,7 @@ impl Program {
         let (stream, side) = (self.stream(), self.stream());
         let number = self.next_graph;
         self.next_graph += 1;
+        self.note_for_all(format!("graph {number} on {:#x} and {:#x}", stream.0, side.0));
         self.pool.begin_graph(number, stream).unwrap();
         assert_eq!(cu!(self.gpu, cuStreamBeginCapture_v2(stream.0 => u64, 2 => u32)), 0);
         let mut own: Vec<Block> = Vec::new();
@@ -293,8 +327,8 @@ impl Program {
         let (mut graph, mut exec) = (0u64, 0u64);
         assert_eq!(cu!(self.gpu, cuStreamEndCapture(stream.0 => u64, &mut graph => *mut u64)), 0);
         self.pool.end_graph(number).unwrap();
-        let code =
-            cu!(self.gpu, cuGraphInstantiateWithFlags(&mut exec => *mut u64, graph => u64, 0 => u64));
+        self.note_for_all(format!("end of graph {number}"));
+        let code = cu!(self.gpu, cuGraphInstantiateWithFlags(&mut exec => *mut u64, graph => u64, 0 => u64));
         assert_eq!(code, 0);
         self.graphs.push(Graph { number, graph, exec, stream });
         // What lives on is used and freed like any other block of that stream.
@@ -305,7 +339,9 @@ impl Program {
         if self.graphs.is_empty() {
             return;
         }
-        let graph = &self.graphs[self.random.below(self.graphs.len())];
+        let number = self.random.below(self.graphs.len());
+        self.note_for_all(format!("launch of graph {}", self.graphs[number].number));
+        let graph = &self.graphs[number];
         let code = cu!(self.gpu, cuGraphLaunch(graph.exec => u64, graph.stream.0 => u64));
         assert_eq!(code, 0);
     }
@@ -319,6 +355,7 @@ impl Program {
         assert_eq!(cu!(self.gpu, cuGraphExecDestroy(exec => u64)), 0);
         assert_eq!(cu!(self.gpu, cuGraphDestroy(graph => u64)), 0);
         self.pool.release_graph(number).unwrap();
+        self.note_for_all(format!("release of graph {number}"));
     }
 
     /// Frees everything, and waits for it. Nothing may be left.
