@@ -41,3 +41,9 @@ pub mod replay;
 pub mod space;
 pub mod sync;
 pub mod trace;
+
+// Tests that are part of the library share programs with those beside it.
+#[cfg(test)]
+extern crate self as forebay;
+#[cfg(test)]
+mod planted;

@@ -7,7 +7,7 @@ use super::core::{Block, Need};
 use super::{Pool, registry, thread};
 use crate::device::GiveBack;
 use crate::error::{self, Kind, Result};
-use crate::order::Fence;
+use crate::order::{Fence, Stream};
 use crate::space::{Growth, PAGE, READY};
 
 /// Called when memory is short, with the bytes that are needed: true to try again. It may
@@ -111,7 +111,7 @@ impl Pool {
             if fence.stream == stream {
                 continue;
             }
-            if tag != READY && eager && self.order.make_wait(stream, fence) {
+            if tag != READY && eager && self.makes_wait(stream, fence) {
                 waited.push(fence);
                 self.hand_over(&waited, tag, need);
             } else if !self.order.wait(fence) {
@@ -135,6 +135,14 @@ impl Pool {
             }
         }
         None
+    }
+
+    fn makes_wait(&self, stream: Stream, fence: Fence) -> bool {
+        #[cfg(test)]
+        if crate::planted::is_planted(crate::planted::Bug::MissingWait) {
+            return true;
+        }
+        self.order.make_wait(stream, fence)
     }
 
     /// The stream of `tag` is behind all fences in `waited` from now on: what was freed before

@@ -209,6 +209,11 @@ impl Runs {
         let lower = self.get_mut(id);
         lower.size += upper.size;
         lower.above = upper.above;
+        #[cfg(test)]
+        if crate::planted::is_planted(crate::planted::Bug::StaleFence) {
+            lower.fence = lower.fence.min(upper.fence);
+            return;
+        }
         lower.fence = lower.fence.max(upper.fence);
     }
 
@@ -295,6 +300,10 @@ impl Runs {
     fn carve(&mut self, mut id: RunId, from: u64, to: u64) -> RunId {
         let run = *self.get(id);
         debug_assert!(run.offset <= from && from < to && to <= run.end());
+        #[cfg(test)]
+        if crate::planted::is_planted(crate::planted::Bug::BareRemainder) {
+            self.get_mut(id).fence = 0;
+        }
         if to < run.end() {
             let rest = self.cut(id, to - run.offset);
             self.list(rest);

@@ -60,6 +60,7 @@ pub struct Program {
     blocks: Vec<Block>,
     graphs: Vec<Graph>,
     next_graph: u64,
+    found: Vec<sim_cuda::Hazard>,
     /// What was done to which bytes.
     log: Vec<(usize, usize, String)>,
     /// Allocations that found nothing.
@@ -79,6 +80,7 @@ impl Program {
             blocks: Vec::new(),
             graphs: Vec::new(),
             next_graph: 1,
+            found: Vec::new(),
             log: Vec::new(),
             refused: 0,
         }
@@ -120,8 +122,15 @@ impl Program {
     }
 
     /// What the checker has found so far.
-    pub fn hazards(&self) -> Vec<sim_cuda::Hazard> {
-        sim_cuda::take_hazards()
+    pub fn hazards(&mut self) -> Vec<sim_cuda::Hazard> {
+        self.found.append(&mut sim_cuda::take_hazards());
+        std::mem::take(&mut self.found)
+    }
+
+    /// Whether it has found something.
+    pub fn has_found(&mut self) -> bool {
+        self.found.append(&mut sim_cuda::take_hazards());
+        !self.found.is_empty()
     }
 
     fn stream(&mut self) -> Stream {

@@ -1,0 +1,47 @@
+//! Bugs for tests to plant, so that the checker of order is seen to find them. Of no library
+//! that is not built for its own tests.
+
+use std::cell::Cell;
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    /// Two free runs that become one carry the earlier of their fences.
+    StaleFence,
+    /// Memory changes streams without the wait for its fence.
+    MissingWait,
+    /// Pages are everybody's, to be unmapped too, before the fence has passed.
+    EarlyUnmap,
+    /// `record_stream` does nothing.
+    IgnoredStream,
+    /// What a graph freed is everybody's while the graph lives.
+    LeakedGraph,
+    /// What is left over of a run that was cut has no fence.
+    BareRemainder,
+}
+
+impl Bug {
+    /// All of them.
+    pub const ALL: [Bug; 6] = [
+        Bug::StaleFence,
+        Bug::MissingWait,
+        Bug::EarlyUnmap,
+        Bug::IgnoredStream,
+        Bug::LeakedGraph,
+        Bug::BareRemainder,
+    ];
+}
+
+thread_local! {
+    static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };
+}
+
+/// Plants a bug in the calling thread, or takes it away.
+pub fn plant(bug: Option<Bug>) {
+    PLANTED.set(bug);
+}
+
+/// Whether the calling thread has this one.
+pub fn is_planted(bug: Bug) -> bool {
+    PLANTED.get() == Some(bug)
+}
