@@ -35,6 +35,8 @@ impl Pool {
     pub fn realloc(&self, address: usize, size: usize, stream: Stream) -> Result<usize> {
         self.check_open()?;
         self.check_awake()?;
+        // First of all, so that fences are taken on streams that are known.
+        self.slot_for(stream)?;
         let block = self.live_block(address)?;
         let need = self.need(size, 1, self.lane_for(stream)?)?;
         let head = block.head();

@@ -111,12 +111,16 @@ impl Program {
         format!("{hazard}\n{}", last.join("\n"))
     }
 
-    /// Runs `operations` steps, and scans the pool's invariants every `scan`-th.
+    /// Runs `operations` steps, and scans the pool's invariants every `scan`-th. Ends early once
+    /// the checker has found something.
     pub fn run(&mut self, operations: usize, scan: usize) {
         for number in 0..operations {
             self.step();
             if number % scan == scan - 1 {
                 self.pool.check().unwrap();
+            }
+            if number % 16 == 15 && self.has_found() {
+                return;
             }
         }
     }
