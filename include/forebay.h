@@ -164,6 +164,25 @@ typedef int32_t forebay_policy;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
 
+/// What becomes of the bytes of a pool that sleeps.
+enum forebay_sleep_mode
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    /// They are gone: after waking, blocks hold anything.
+    FOREBAY_SLEEP_MODE_DISCARD = 0,
+    /// They are kept in pinned system memory, and come back. Cuda pools only.
+    FOREBAY_SLEEP_MODE_BACKUP = 1,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum forebay_sleep_mode forebay_sleep_mode;
+#else
+typedef int32_t forebay_sleep_mode;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
 /// A pool: memory of one device, handed out and taken back in stream order. Opaque. Every
 /// function that takes one may be called from any thread.
 typedef struct forebay_pool forebay_pool;

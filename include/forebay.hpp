@@ -273,6 +273,25 @@ public:
         return report;
     }
 
+    /// Gives the device all memory back and keeps every address until wake(). Throws error, and
+    /// nothing has changed, when it cannot.
+    void sleep(forebay_sleep_mode mode) { check(forebay_pool_sleep(handle_, mode)); }
+
+    /// Throws out_of_memory, and it sleeps on, when the device has not enough.
+    void wake() { check(forebay_pool_wake(handle_)); }
+
+    /// Of a cuda pool: `stream` is about to be destroyed.
+    void forget_stream(forebay_stream stream) { check(forebay_pool_forget_stream(handle_, stream)); }
+
+    /// Of a cuda pool: `graph` is about to be captured on `stream`, see forebay_graph_begin.
+    void begin_graph(std::uint64_t graph, forebay_stream stream) {
+        check(forebay_graph_begin(handle_, graph, stream));
+    }
+
+    void end_graph(std::uint64_t graph) { check(forebay_graph_end(handle_, graph)); }
+
+    void release_graph(std::uint64_t graph) { check(forebay_graph_release(handle_, graph)); }
+
     void set_policy(forebay_policy policy) { check(forebay_pool_set_policy(handle_, policy)); }
 
     /// At most `max_bytes` mapped from now on; 0: as many as the device has. Throws error, the

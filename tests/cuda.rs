@@ -397,3 +397,35 @@ fn a_device_says_what_it_is() {
     assert!(device.memory_bytes() > PAGE);
     gpu.finish();
 }
+
+#[test]
+fn a_forked_child_gets_a_clear_error() {
+    let gpu = Gpu::new();
+    let pool = gpu.pool_of(64 << 20);
+    let block = pool.alloc(MIB, D).unwrap();
+    pool.free(block, D).unwrap();
+    let kept = pool.alloc(3 * MIB, D).unwrap();
+    // SAFETY: the child only calls the pool, and ends without anything that a fork may break.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let refused = |error: Option<forebay::error::Error>| {
+            error.is_some_and(|error| {
+                error.kind() == Kind::InvalidState && error.message().contains("fork()")
+            })
+        };
+        let ok = refused(pool.alloc(MIB, D).err())
+            && refused(pool.alloc(40 * MIB, D).err())
+            && refused(pool.free(kept, D).err())
+            && refused(pool.trim(0).err())
+            && refused(gpu.try_pool(&Config::default(), 0).err());
+        // SAFETY: ends the child at once.
+        unsafe { libc::_exit(if ok { 0 } else { 1 }) };
+    }
+    let mut status = -1;
+    // SAFETY: the child that was just made, and a place for the answer.
+    assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+    assert_eq!(status, 0);
+    pool.free(kept, D).unwrap();
+    pool.check().unwrap();
+    gpu.finish();
+}

@@ -87,6 +87,14 @@ void a_pool_gives_and_takes() {
     const std::string json = pool.stats_json();
     CHECK(json.front() == '{' && json.back() == '}');
     CHECK(json.find("\"policy\":\"balanced\"") != std::string::npos);
+    pool.sleep(FOREBAY_SLEEP_MODE_DISCARD);
+    try {
+        pool.sleep(FOREBAY_SLEEP_MODE_DISCARD);
+        CHECK(false);
+    } catch (const forebay::error &error) {
+        CHECK(error.status() == FOREBAY_ERROR_INVALID_STATE);
+    }
+    pool.wake();
     pool.set_policy(FOREBAY_POLICY_LATENCY_FIRST);
     CHECK(pool.stats_json().find("\"policy\":\"latency_first\"") != std::string::npos);
 

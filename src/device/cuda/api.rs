@@ -233,6 +233,8 @@ fn missing(name: &str) -> Error {
 /// The driver.
 pub struct DriverApi {
     table: Table,
+    /// The process that initialised it.
+    pub(super) process: u32,
     calls: AtomicU64,
     /// The number of the first call that is refused, and the code it gets: for tests.
     refused: (AtomicU64, AtomicU64),
@@ -272,8 +274,12 @@ impl DriverApi {
     pub fn resolve(lookup: &dyn Fn(&CStr) -> *mut c_void) -> Result<DriverApi> {
         let table = Table::resolve(lookup)?;
         let never = AtomicU64::new(u64::MAX);
-        let api =
-            DriverApi { table, calls: AtomicU64::new(0), refused: (never, AtomicU64::new(0)) };
+        let api = DriverApi {
+            table,
+            process: super::context::process(),
+            calls: AtomicU64::new(0),
+            refused: (never, AtomicU64::new(0)),
+        };
         // SAFETY: no preconditions. Once per process would do; more do no harm.
         unsafe { api.init(0) }.map_err(|failure| api.error(failure))?;
         Ok(api)

@@ -10,14 +10,14 @@ use cudarc::driver::sys::{CUcontext, CUdevice, CUdevice_attribute, CUstreamCaptu
 
 use super::api::{DriverApi, Outcome};
 use super::keep::Keep;
-use crate::error::{Result, fail};
+use crate::error::{Error, Result, fail};
 use crate::sync::Mutex;
 
 /// Counts forks, cheaper to compare than to ask the system for the process's number.
 static FORKS: AtomicU32 = AtomicU32::new(0);
 
 /// Which process this is.
-fn process() -> u32 {
+pub(super) fn process() -> u32 {
     static ONCE: OnceLock<()> = OnceLock::new();
     ONCE.get_or_init(|| {
         extern "C" fn in_child() {
@@ -50,6 +50,9 @@ unsafe impl Sync for Context {}
 impl Context {
     /// The context of device `ordinal`, shared by all who ask for it.
     pub fn of_device(api: &Arc<DriverApi>, ordinal: u32) -> Result<Arc<Context>> {
+        if api.process != process() {
+            return Err(after_fork());
+        }
         type Known = HashMap<(usize, u32), Weak<Context>>;
         static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
         let key = (Arc::as_ptr(api) as usize, ordinal);
@@ -129,11 +132,7 @@ impl Context {
     /// What was current before is current afterwards.
     pub fn with<T>(&self, calls: impl FnOnce(&DriverApi) -> Outcome<T>) -> Result<T> {
         if self.is_of_parent() {
-            return Err(fail!(
-                InvalidState,
-                "CUDA was used before fork() and cannot be used in the child: fork before the \
-                 first pool on a device, or start the child anew with exec()"
-            ));
+            return Err(after_fork());
         }
         self.enter(calls).map_err(|failure| self.api.error(failure))
     }
@@ -175,6 +174,15 @@ impl Context {
         });
         calls(api)
     }
+}
+
+#[cold]
+fn after_fork() -> Error {
+    fail!(
+        InvalidState,
+        "CUDA was used before fork() and cannot be used in the child: fork before the first pool \
+         on a device, or start the child anew with exec()"
+    )
 }
 
 /// Called when it is dropped, so also when what comes between panics.
