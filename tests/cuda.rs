@@ -429,3 +429,60 @@ fn a_forked_child_gets_a_clear_error() {
     pool.check().unwrap();
     gpu.finish();
 }
+
+/// Threads with streams of their own, which free what others took, under pressure.
+#[test]
+fn threads_share_a_pool_and_streams_stay_in_order() {
+    let gpu = Gpu::new();
+    let pool = gpu.pool_of(96 << 20);
+    let streams: Vec<Stream> = (0..4).map(|_| gpu.stream()).collect();
+    let (senders, receivers): (Vec<_>, Vec<_>) =
+        (0..4).map(|_| std::sync::mpsc::channel::<(usize, Stream)>()).unzip();
+    std::thread::scope(|scope| {
+        for (number, receiver) in receivers.into_iter().enumerate() {
+            let (gpu, pool, streams) = (&gpu, &pool, &streams);
+            let next = senders[(number + 1) % 4].clone();
+            scope.spawn(move || {
+                gpu.enter(0);
+                let own = streams[number];
+                let mut held = Vec::new();
+                for round in 0..300 {
+                    let size = 1 + (round * 7919 + number * 104_729) % (3 * MIB);
+                    match pool.alloc(size, own) {
+                        Ok(block) => {
+                            gpu.write(own, block, size, number as u8);
+                            held.push(block);
+                        }
+                        Err(error) => assert_eq!(error.kind(), Kind::OutOfMemory, "{error}"),
+                    }
+                    if held.len() > 6 {
+                        let block = held.swap_remove(round % held.len());
+                        if round % 3 == 0 {
+                            next.send((block, own)).unwrap();
+                        } else {
+                            pool.free(block, own).unwrap();
+                        }
+                    }
+                    for (block, stream) in receiver.try_iter() {
+                        gpu.order(stream, own);
+                        pool.free(block, own).unwrap();
+                    }
+                    if round % 50 == 49 {
+                        pool.trim((round as u64) << 16).unwrap();
+                    }
+                }
+                held.into_iter().for_each(|block| pool.free(block, own).unwrap());
+                drop(next);
+                // What is still on its way is nobody's to use: it is freed behind its stream.
+                for (block, stream) in receiver.iter() {
+                    gpu.order(stream, own);
+                    pool.free(block, own).unwrap();
+                }
+            });
+        }
+        drop(senders);
+    });
+    pool.check().unwrap();
+    assert_eq!(pool.stats().live_blocks, 0);
+    gpu.finish();
+}
