@@ -38,7 +38,8 @@ help:
 	@echo 'make examples        the programs of examples_c/, in build/'
 	@echo 'make install         libraries, headers, pkg-config and CMake files'
 	@echo '                     (PREFIX=$(PREFIX) LIBDIR=$(LIBDIR) DESTDIR=)'
-	@echo 'make bench-pool      the pool beside other allocators; make bench is all of them'
+	@echo 'make bench-pool      the pool beside other allocators'
+	@echo 'make bench-cuda      GPU pools on the simulated driver; make bench is all of them'
 	@echo 'make clean           removes what was made'
 
 run: build/replay

@@ -1,6 +1,8 @@
 # Measurements. Included from the top Makefile, whose `release` builds target/release/libforebay.so.
 #   make bench-pool [ROUNDS=5] [CASES='pair-*,mixed*'] [TRACES=folder]
-# ends within about a minute and prints one JSON line per figure on stdout, a table on stderr.
+#   make bench-cuda [TRACES=folder]
+# each ends within about a minute, once built, and prints one JSON line per figure on stdout, a table
+# on stderr (bench-pool).
 
 BENCH_CC ?= $(CC)
 BENCH_CFLAGS := -O2 -std=gnu11 -Wall -Wextra -Iinclude
@@ -8,12 +10,17 @@ ROUNDS ?= 5
 CASES ?= *
 TRACES ?=
 
-.PHONY: bench bench-pool bench-peers
+.PHONY: bench bench-pool bench-cuda bench-peers
 
-bench: bench-pool
+bench: bench-pool bench-cuda
 
 bench-pool: release bench-peers build/bench/pool_bench build/bench/trace_peaks
 	python3 benches/pool/run.py --rounds $(ROUNDS) --cases '$(CASES)' --traces '$(TRACES)'
+
+# On the simulated driver, for there the calls are counted; FOREBAY_TEST_GPU=1: on a real one. Peers
+# with GPU memory of their own, RMM and PyTorch, need a GPU and are not among them.
+bench-cuda:
+	cargo bench --locked --bench cuda -- $(if $(TRACES),'$(abspath $(TRACES))')
 
 bench-peers:
 	scripts/install_peers.sh
