@@ -62,7 +62,7 @@ $(LIBRARIES) &: $(SOURCES)
 	cargo build --release --locked
 	@touch $(LIBRARIES)
 
-examples: build/pool build/pool_cpp build/replay
+examples: build/pool build/pool_cpp build/replay build/cuda_streams
 
 build/lib/libforebay.so: $(RELEASE)/libforebay.so
 	@mkdir -p $(@D)

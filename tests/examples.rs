@@ -35,6 +35,18 @@ fn pool_in_cpp_runs_into_its_limit() {
     assert!(lines[1].starts_with("as expected: out of memory"), "{said}");
 }
 
+#[test]
+fn cuda_streams_shares_a_pool_or_says_that_there_is_no_driver() {
+    let program = example("cuda", C, "c99", "cuda_streams.c");
+    let driver = native::simulated_driver("example-cuda");
+    let said = native::stdout_of(Command::new(&program).env("LD_LIBRARY_PATH", driver));
+    assert!(said.contains("on one stream: the same block\n"), "{said}");
+    assert!(said.contains("on two streams: 60 MiB of 64, in order\n"), "{said}");
+    assert!(said.ends_with("allocated 60 MiB, reserved 60 MiB\n"), "{said}");
+    let said = native::stdout_of(&mut Command::new(program));
+    assert!(said.contains("no CUDA driver") || said.contains("on one stream"), "{said}");
+}
+
 /// The figures of the row `name`: pool first and later, malloc first and later, or one of each.
 fn row<'a>(table: &'a str, name: &str) -> Vec<&'a str> {
     let line = table.lines().find(|line| line.trim_start().starts_with(name));

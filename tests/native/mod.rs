@@ -77,6 +77,16 @@ pub fn compile<A: AsRef<OsStr>>(
     run(compiler.args(sources).args(arguments));
 }
 
+/// A folder in which the loader finds the simulated driver as `libcuda.so.1`.
+pub fn simulated_driver(name: &str) -> PathBuf {
+    let program = std::env::current_exe().unwrap();
+    let driver = program.parent().unwrap().join("libsim_cuda.so");
+    assert!(driver.exists(), "{driver:?}");
+    let folder = empty_folder(&format!("{name}-driver"));
+    symlink(driver, folder.join("libcuda.so.1")).unwrap();
+    folder
+}
+
 /// The library under test, under the names by which programs look for it, in a folder of the
 /// test called `name`: what to compile and link with.
 pub fn with_library(name: &str) -> Vec<String> {
