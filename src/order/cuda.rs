@@ -643,11 +643,11 @@ impl Order for CudaOrder {
     }
 
     fn forget(&self, stream: Stream) -> Result<()> {
-        let Some(known) = self.find(stream) else { return Ok(()) };
         let stream = name(stream);
         if stream == Stream::DEFAULT {
             return Err(fail!(InvalidArgument, "stream 0 is always there; it is not forgotten"));
         }
+        let Some(known) = self.find(stream) else { return Ok(()) };
         let settled = self.context.with(|api| {
             if !known.dirty.load(Ordering::Acquire) {
                 return Ok(true);
