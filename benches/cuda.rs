@@ -12,6 +12,7 @@ mod gpu;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Barrier;
+use std::time::Instant;
 
 use forebay::order::Stream;
 use forebay::pool::{Config, Pool};
@@ -213,7 +214,76 @@ fn traces(folder: &PathBuf) {
     }
 }
 
-/// The cost of a call of the driver that the pool's own path does not make.
+/// Blocks live and die on four streams, and are used on a second one before they die. Returns
+/// microseconds per step, and peak reserved over peak live bytes.
+fn four_streams(gpu: &Gpu) -> (f64, f64) {
+    let pool = gpu.pool_of(8 << 30);
+    let streams: Vec<Stream> = (0..4).map(|_| gpu.stream()).collect();
+    let mut state = 1u64;
+    let (mut live, mut peak) = (0, 0);
+    let mut held: Vec<(usize, usize, Stream)> = Vec::new();
+    gpu.synchronize_all();
+    let start = Instant::now();
+    let steps = 400;
+    for step in 0..steps {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let size = 1 + (state >> 33) as usize % (16 * MIB);
+        let stream = streams[step % 4];
+        let block = pool.alloc(size, stream).unwrap();
+        gpu.write(stream, block, size, 0);
+        held.push((block, size, stream));
+        live += size;
+        peak = peak.max(live);
+        if held.len() > 40 {
+            let other = streams[(step + 1) % 4];
+            let (block, size, own) = held.remove(step * 7 % 40);
+            gpu.order(own, other);
+            gpu.write(other, block, size, 1);
+            if other != own {
+                pool.record_stream(block, other).unwrap();
+            }
+            pool.free(block, own).unwrap();
+            live -= size;
+        }
+    }
+    for (block, _, stream) in held {
+        pool.free(block, stream).unwrap();
+    }
+    gpu.synchronize_all();
+    let us = start.elapsed().as_secs_f64() * 1e6 / steps as f64;
+    (us, pool.stats().reserved[1] as f64 / peak as f64)
+}
+
+/// Nanoseconds per operation where one of many live blocks of mixed sizes is replaced at random.
+fn replacing(gpu: &Gpu, live: usize) -> f64 {
+    let pool = gpu.pool_of(60 << 30);
+    let stream = gpu.stream();
+    let mut state = 1u64;
+    let mut next = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 20) as usize
+    };
+    let mut blocks: Vec<usize> =
+        (0..live).map(|_| pool.alloc(512 + next() % (256 << 10), stream).unwrap()).collect();
+    let turns = 100_000;
+    let rounds = (0..5).map(|_| {
+        let start = thread_ns();
+        for _ in 0..turns {
+            let at = next() % live;
+            pool.free(blocks[at], stream).unwrap();
+            blocks[at] = pool.alloc(512 + next() % (256 << 10), stream).unwrap();
+        }
+        (thread_ns() - start) as f64 / (2 * turns) as f64
+    });
+    let ns = median(rounds.collect());
+    blocks.into_iter().for_each(|block| pool.free(block, stream).unwrap());
+    ns
+}
+
+/// Calls of the driver in a step that was repeated eight times before.
 fn calls_of_a_step(gpu: &Gpu) -> u64 {
     let pool: std::sync::Arc<Pool> = gpu.pool_of(1 << 30);
     let stream = gpu.stream();
@@ -237,6 +307,12 @@ fn main() {
     let (alone, both) = threads(&gpu);
     emit("two-threads-two-streams-ns", both, Some(("one thread", alone)), Some(1.1));
     emit("repeated-step-driver-calls", calls_of_a_step(&gpu) as f64, None, Some(0.0));
+    for live in [1_000, 10_000, 100_000] {
+        emit(&format!("replace-{live}-live-ns"), replacing(&gpu, live), None, None);
+    }
+    let (us, reserved) = four_streams(&gpu);
+    emit("four-streams-us-per-step", us, None, None);
+    emit("four-streams-reserved", reserved, None, None);
     drop(gpu);
     match arguments.first() {
         Some(folder) if !gpu::is_real() => traces(&PathBuf::from(folder)),
