@@ -9,6 +9,7 @@
 //! it, even where two threads record in another order than they numbered.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::ptr::null_mut;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -176,11 +177,32 @@ enum NotRecorded {
     Failed(Failure),
 }
 
+/// Streams are found by every call that goes past the front caches. Their handles are addresses:
+/// one multiplication (by the golden ratio, as Knuth has it) spreads them.
+#[derive(Default)]
+struct Spread(u64);
+
+impl Hasher for Spread {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.write_u64(byte.into()));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
+    }
+}
+
+type Streams = HashMap<Stream, Arc<Known>, BuildHasherDefault<Spread>>;
+
 /// The order of the streams of one GPU.
 pub struct CudaOrder {
     context: Arc<Context>,
     events: Arc<Events>,
-    streams: RwLock<HashMap<Stream, Arc<Known>>>,
+    streams: RwLock<Streams>,
 }
 
 fn raw(stream: Stream) -> CUstream {
@@ -204,11 +226,16 @@ impl CudaOrder {
     }
 
     fn find(&self, stream: Stream) -> Option<Arc<Known>> {
+        self.look_at(stream, Arc::clone)
+    }
+
+    /// As [`CudaOrder::find`], for a glance.
+    fn look_at<T>(&self, stream: Stream, body: impl FnOnce(&Arc<Known>) -> T) -> Option<T> {
         // In a forked child a thread that is not there may hold the lock.
         if self.context.is_of_parent() {
             return None;
         }
-        self.streams.read().get(&name(stream)).cloned()
+        self.streams.read().get(&name(stream)).map(body)
     }
 
     /// The driver's number of a stream: 0 for the legacy stream, which is never destroyed, and
@@ -512,8 +539,8 @@ impl Order for CudaOrder {
     }
 
     fn mark(&self, stream: Stream) -> u64 {
-        if let Some(known) = self.find(stream) {
-            return known.mark();
+        if let Some(number) = self.look_at(stream, |known| known.mark()) {
+            return number;
         }
         if self.context.is_of_parent() {
             return 0;
@@ -528,11 +555,15 @@ impl Order for CudaOrder {
     }
 
     fn passed(&self, stream: Stream) -> u64 {
-        let Some(known) = self.find(stream) else { return u64::MAX };
-        let passed = known.passed.load(Ordering::Acquire);
-        if !known.is_forgotten() {
-            return passed;
+        let open = |known: &Arc<Known>| {
+            (!known.is_forgotten()).then(|| known.passed.load(Ordering::Acquire))
+        };
+        match self.look_at(stream, open) {
+            None => return u64::MAX,
+            Some(Some(passed)) => return passed,
+            Some(None) => {}
         }
+        let Some(known) = self.find(stream) else { return u64::MAX };
         let line = known.line.lock();
         let done = line.events.is_empty() && !known.dirty.load(Ordering::Acquire);
         let last = known.next.load(Ordering::Acquire) - 1;

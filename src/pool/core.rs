@@ -101,7 +101,19 @@ struct Owner {
     lane: Lane,
     /// Of a graph that was released: what has to pass until its memory is anybody's.
     closing: Option<Vec<Fence>>,
+    /// Up to which fence its free runs were made ready when they were last looked through: until
+    /// more has passed there is nothing to find.
+    polled: u64,
 }
+
+impl Owner {
+    fn of(lane: Lane) -> Owner {
+        Owner { lane, closing: None, polled: NEVER_POLLED }
+    }
+}
+
+/// No fence: whatever has passed is news.
+const NEVER_POLLED: u64 = u64::MAX - 1;
 
 /// What a graph freed has no fence of its own, and is not passed as long as the graph lives.
 const OF_GRAPH: u64 = 1;
@@ -157,7 +169,7 @@ impl Core {
         Core {
             space,
             heads: Heads::default(),
-            owners: vec![Owner { lane: Lane::eager(Stream::DEFAULT), closing: None }],
+            owners: vec![Owner::of(Lane::eager(Stream::DEFAULT))],
             notes: HashMap::new(),
             waiting: Vec::new(),
             captures: Vec::new(),
@@ -194,7 +206,7 @@ impl Core {
                 || self.waiting.iter().any(|waiting| waiting.to == tag)
         };
         let gone = self.tags().find(|&tag| self.passed(order, tag) == u64::MAX && !owns(tag));
-        let owner = Owner { lane, closing: None };
+        let owner = Owner::of(lane);
         match gone {
             Some(tag) => {
                 self.owners[tag as usize] = owner;
@@ -213,7 +225,7 @@ impl Core {
 
     /// Up to which fence what was freed under `tag` is anybody's.
     fn passed(&self, order: &dyn Order, tag: u32) -> u64 {
-        let Owner { lane, closing } = &self.owners[tag as usize];
+        let Owner { lane, closing, .. } = &self.owners[tag as usize];
         #[cfg(test)]
         {
             use crate::planted::{Bug, is_planted};
@@ -243,9 +255,26 @@ impl Core {
         // Behind those: a block that comes back may have been the last of its slab.
         for tag in self.tags() {
             if self.space.runs().free_bytes(tag) > 0 {
-                self.space.pass(tag, self.passed(order, tag));
+                let passed = self.passed(order, tag);
+                if passed != self.owners[tag as usize].polled {
+                    self.space.pass(tag, passed);
+                    self.owners[tag as usize].polled = passed;
+                }
             }
         }
+    }
+
+    /// A run became free under `tag` with a fence that may have passed before it was looked at.
+    fn note_late(&mut self, tag: u32, sequence: u64) {
+        let polled = &mut self.owners[tag as usize].polled;
+        if sequence <= *polled {
+            *polled = NEVER_POLLED;
+        }
+    }
+
+    /// Runs became free again under fences of whenever.
+    pub fn look_again(&mut self) {
+        self.owners.iter_mut().for_each(|owner| owner.polled = NEVER_POLLED);
     }
 
     fn poll_waiting(&mut self, table: &BlockTable, order: &dyn Order) {
@@ -316,7 +345,7 @@ impl Core {
     pub fn fix(&mut self, address: usize) {
         let same = |owner: &Owner| owner.lane == FIXED;
         let tag = self.owners.iter().position(same).unwrap_or_else(|| {
-            self.owners.push(Owner { lane: FIXED, closing: None });
+            self.owners.push(Owner::of(FIXED));
             self.owners.len() - 1
         });
         self.notes.entry(address).or_default().graph = tag as u32;
@@ -502,9 +531,12 @@ impl Core {
             Place::Large { run } => {
                 self.heads.remove_run(table, run);
                 self.space.give_large(run, tag, sequence);
+                self.note_late(tag, sequence);
             }
             Place::Small { slab, index } => {
+                let own = self.space.slab(slab).tag;
                 if self.space.give_small(slab, index, sequence) {
+                    self.note_late(own, 0);
                     let class = self.space.slab(slab).class as usize;
                     let bytes = self.space.classes().slab_bytes(class);
                     self.heads.remove_slab(table, slab, bytes);

@@ -214,6 +214,7 @@ impl Pool {
         let growth = core.space.begin_growth(window, to_move);
         if mapped + growth.fresh_bytes() > core.limit {
             core.space.abort_growth(growth);
+            core.look_again();
             return Grown::Limit;
         }
         core.note_reserved(growth.fresh_bytes());
@@ -226,6 +227,7 @@ impl Pool {
         if mapped.is_err() {
             core.reserved_total -= growth.fresh_bytes();
             core.space.abort_growth(growth);
+            core.look_again();
             return Grown::Refused;
         }
         self.misses.fetch_add(1, std::sync::atomic::Ordering::Relaxed);

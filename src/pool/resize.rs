@@ -106,6 +106,7 @@ impl Pool {
         if !core.space.resize_large(head.id(), need.block, tag, fence) {
             return false;
         }
+        core.look_again();
         core.used_peak = core.used_peak.max(core.space.used_bytes());
         core.idle_low = core.idle_low.min(core.space.idle_bytes());
         core.heads.resize_run(head.id(), need.block);
@@ -172,6 +173,7 @@ impl Pool {
         if mapped.is_err() {
             core.reserved_total -= growth.fresh_bytes();
             core.space.abort_growth(growth);
+            core.look_again();
             return Regrown::Not;
         }
         let regrown = if growth.carried.is_some() {
@@ -179,6 +181,7 @@ impl Pool {
             block.set_word(Word::new(state::FREE, 0, 0));
             core.heads.remove_run(&self.table, run);
             let fresh = core.space.finish_relocation(growth, run, tag, fence);
+            core.look_again();
             Regrown::Moved(core.enter_run(&self.table, fresh))
         } else {
             core.space.finish_growth_above(growth, run);
@@ -212,6 +215,7 @@ impl Pool {
         };
         if mapped + growth.fresh_bytes() > core.limit {
             core.space.abort_growth(growth);
+            core.look_again();
             return None;
         }
         core.device_calls += 1;
