@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use cudarc::driver::sys::CU_MEMHOSTREGISTER_PORTABLE;
 
-use super::cuda::{Context, DriverApi};
+use super::cuda::{Context, DriverApi, twice};
 use super::{Device, GiveBack, Host, HostOptions, PAGE};
 use crate::error::{Result, fail};
 
@@ -93,12 +93,14 @@ impl Device for Pinned {
 
     fn release(&self, address: usize, bytes: u64) {
         // Copies that were queued may still use it.
-        // SAFETY: a whole reservation, which its owner no longer uses.
-        let gone = self.context.with(|api| unsafe {
-            let _ = api.context_synchronize();
-            api.host_unregister(address as *mut _)
+        let gone = std::cell::Cell::new(false);
+        self.context.undo(|api| {
+            // SAFETY: no preconditions.
+            let _ = twice(|| unsafe { api.context_synchronize() });
+            // SAFETY: a whole reservation, which its owner no longer uses.
+            gone.set(twice(|| unsafe { api.host_unregister(address as *mut _) }).is_ok());
         });
-        if gone.is_ok() {
+        if gone.get() {
             self.host.release(address, bytes);
         } else {
             // The device may still copy from and to these pages.

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use cudarc::driver::sys::{CUevent, CUevent_flags, CUresult, CUstream};
 
 use super::{Fence, Order, Stream};
-use crate::device::cuda::{Context, DriverApi, Failure, Outcome, is_gone};
+use crate::device::cuda::{Context, DriverApi, Failure, Outcome, is_gone, twice};
 use crate::error::{Result, fail};
 use crate::sync::{Condvar, Mutex, MutexGuard, RwLock};
 
@@ -70,13 +70,11 @@ impl Events {
 impl Drop for Events {
     fn drop(&mut self) {
         let free = std::mem::take(&mut *self.free.lock());
-        // In a forked child this does nothing; else an error has nobody to go to.
-        let _ = self.context.with(|api| {
-            for raw in free {
+        self.context.undo(|api| {
+            for &raw in &free {
                 // SAFETY: an event of ours that nobody has any more.
-                let _ = unsafe { api.event_destroy(raw as CUevent) };
+                let _ = twice(|| unsafe { api.event_destroy(raw as CUevent) });
             }
-            Ok(())
         });
     }
 }

@@ -148,6 +148,8 @@ impl Pool {
             result = self.device.restore(saved, &addresses);
         }
         if result.is_err() {
+            // Copies may be under way. A second try, for what failed may have been a wait.
+            let _ = self.order.wait_for_all().or_else(|_| self.order.wait_for_all());
             for &(at, bytes) in &addresses[..done] {
                 let _ = self.device.decommit(at, bytes, GiveBack::Now);
             }

@@ -166,6 +166,14 @@ impl Gpu {
         assert_eq!(code, 0);
     }
 
+    /// Gives back what [`Gpu::read`] reads into.
+    pub fn end_of_scratch(&self) {
+        self.synchronize_all();
+        for (_, scratch) in self.scratch.lock().unwrap().drain() {
+            assert_eq!(cu!(self, cuMemFree_v2(scratch => u64)), 0);
+        }
+    }
+
     /// Waits for `stream`.
     pub fn synchronize(&self, stream: Stream) {
         assert_eq!(cu!(self, cuStreamSynchronize(stream.0 => u64)), 0);

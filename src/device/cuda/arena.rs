@@ -11,7 +11,7 @@ use cudarc::driver::sys::{
 };
 
 use super::api::{DriverApi, Outcome};
-use super::context::Context;
+use super::context::{Context, twice};
 use super::keep::Handle;
 use crate::device::{GiveBack, PAGE};
 use crate::error::{Result, fail};
@@ -383,26 +383,26 @@ impl Arena {
 
 impl Drop for Arena {
     fn drop(&mut self) {
-        // An error has nobody to go to, and in a forked child there is nothing to undo.
-        let _ = self.context.with(|api| {
+        self.context.undo(|api| {
             let held: Vec<Handle> = self.pages.iter().map(|c| c.load(Ordering::Relaxed)).collect();
             let mut first = 0;
             for range in held.chunk_by(|a, b| (*a == NONE) == (*b == NONE)) {
                 let address = self.base + first * PAGE as usize;
                 first += range.len();
                 if range[0] != NONE {
+                    let bytes = range.len() * PAGE as usize;
                     // SAFETY: whoever drops an arena no longer uses it.
-                    let _ = unsafe { api.page_unmap(address as u64, range.len() * PAGE as usize) };
+                    let _ = twice(|| unsafe { api.page_unmap(address as u64, bytes) });
                 }
             }
             // All of them: what another process has must not become somebody else's here, and
             // a pool that is gone keeps nothing for others.
             for &handle in held.iter().filter(|&&handle| handle < STALE) {
                 // SAFETY: a page of ours that is mapped nowhere here.
-                let _ = unsafe { api.page_release(handle) };
+                let _ = twice(|| unsafe { api.page_release(handle) });
             }
             // SAFETY: the whole reservation, which is empty now.
-            unsafe { api.address_free(self.base as u64, self.bytes as usize) }
+            let _ = twice(|| unsafe { api.address_free(self.base as u64, self.bytes as usize) });
         });
     }
 }

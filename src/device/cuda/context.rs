@@ -1,5 +1,6 @@
 //! The primary context of one device, and how its calls are made.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::{c_int, c_uint};
 use std::ptr::null_mut;
@@ -137,6 +138,24 @@ impl Context {
         self.enter(calls).map_err(|failure| self.api.error(failure))
     }
 
+    /// As [`Context::with`], for what is given back: an error has nobody to go to, so where the
+    /// context could not be entered it is tried once more. In a forked child there is nothing to
+    /// give back.
+    pub fn undo(&self, calls: impl Fn(&DriverApi)) {
+        let entered = Cell::new(false);
+        for _ in 0..2 {
+            let _ = self.with(|api| {
+                entered.set(true);
+                calls(api);
+                Ok(())
+            });
+            if entered.get() || self.is_of_parent() {
+                return;
+            }
+        }
+        tracing::warn!(device = self.ordinal, "something was not given back to the driver");
+    }
+
     fn enter<T>(&self, calls: impl FnOnce(&DriverApi) -> Outcome<T>) -> Outcome<T> {
         let api = &*self.api;
         let mut current = null_mut();
@@ -176,6 +195,12 @@ impl Context {
     }
 }
 
+/// A call that gives something back, made again if it failed: a call may report what went wrong
+/// earlier, and was not made then.
+pub fn twice(call: impl Fn() -> Outcome) -> Outcome {
+    call().or_else(|_| call())
+}
+
 #[cold]
 fn after_fork() -> Error {
     fail!(
@@ -202,9 +227,9 @@ impl Drop for Context {
         let kept = self.keep.take_all();
         for handle in kept {
             // SAFETY: a handle of ours that is mapped nowhere.
-            let _ = unsafe { self.api.page_release(handle) };
+            let _ = twice(|| unsafe { self.api.page_release(handle) });
         }
         // SAFETY: retained once by `retain`.
-        let _ = unsafe { self.api.primary_release(self.device) };
+        let _ = twice(|| unsafe { self.api.primary_release(self.device) });
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cudarc::driver::sys::CUmemAllocationHandleType;
 
 use super::arena::PageKind;
-use super::context::Context;
+use super::context::{Context, twice};
 use super::keep::Handle;
 use crate::device::PAGE;
 use crate::error::{Result, fail};
@@ -67,22 +67,21 @@ impl Imported {
 
 impl Drop for Imported {
     fn drop(&mut self) {
-        // An error has nobody to go to, and in a forked child there is nothing to undo.
-        let _ = self.context.with(|api| {
+        self.context.undo(|api| {
             // Work that was queued may still use it.
             // SAFETY: no preconditions.
-            let _ = unsafe { api.context_synchronize() };
+            let _ = twice(|| unsafe { api.context_synchronize() });
             let at = self.base as u64;
             if self.mapped > 0 {
                 // SAFETY: whoever drops it no longer uses it.
-                let _ = unsafe { api.page_unmap(at, self.mapped * PAGE as usize) };
+                let _ = twice(|| unsafe { api.page_unmap(at, self.mapped * PAGE as usize) });
             }
             for &handle in &self.handles {
                 // SAFETY: ours, and mapped nowhere.
-                let _ = unsafe { api.page_release(handle) };
+                let _ = twice(|| unsafe { api.page_release(handle) });
             }
             // SAFETY: the whole reservation, which is empty now.
-            unsafe { api.address_free(at, self.bytes) }
+            let _ = twice(|| unsafe { api.address_free(at, self.bytes) });
         });
     }
 }

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use cudarc::driver::sys::{CUdevice, CUdevice_attribute, CUdeviceptr, CUresult, CUstream};
 
 pub use api::{DriverApi, Failure, Outcome};
-pub use context::Context;
+pub use context::{Context, twice};
 pub use import::Imported;
 
 use self::arena::{Arena, PageKind};
@@ -218,8 +218,10 @@ impl Device for Cuda {
 
     fn release(&self, address: usize, _: u64) {
         // Work that was queued may still use it. If that cannot be waited for, it has failed.
-        // SAFETY: no preconditions.
-        let _ = self.context.with(|api| unsafe { api.context_synchronize() });
+        self.context.undo(|api| {
+            // SAFETY: no preconditions.
+            let _ = twice(|| unsafe { api.context_synchronize() });
+        });
         match &self.ground {
             Ground::Pages(_, arenas) => {
                 let mut held = arenas.lock();
@@ -235,9 +237,10 @@ impl Device for Cuda {
                 let raw = own.map(|index| held.swap_remove(index).1);
                 drop(held);
                 if let Some(raw) = raw {
-                    // SAFETY: what the driver gave, which its owner no longer uses. An error
-                    // has nobody to go to.
-                    let _ = self.context.with(|api| unsafe { api.memory_free(raw) });
+                    self.context.undo(|api| {
+                        // SAFETY: what the driver gave, which its owner no longer uses.
+                        let _ = twice(|| unsafe { api.memory_free(raw) });
+                    });
                 }
             }
         }
