@@ -9,7 +9,7 @@ mod gpu;
 use forebay::device::Device;
 use forebay::error::Kind;
 use forebay::order::Stream;
-use forebay::pool::{Config, Flags, Policy};
+use forebay::pool::{Config, Flags, Policy, Pool};
 use gpu::{Gpu, MIB, PAGE, cu};
 
 const D: Stream = Stream::DEFAULT;
@@ -262,8 +262,7 @@ fn a_pool_may_be_destroyed_while_work_is_queued() {
     let stream = gpu.stream();
     let block = pool.alloc(20 * MIB, stream).unwrap();
     gpu.write(stream, block, 20 * MIB, 1);
-    assert_eq!(pool.close().unwrap_err().kind(), Kind::InvalidState);
-    drop(pool);
+    assert_eq!(Pool::destroy(pool).unwrap_err().kind(), Kind::InvalidState);
     gpu.finish();
 }
 
@@ -484,5 +483,50 @@ fn threads_share_a_pool_and_streams_stay_in_order() {
     });
     pool.check().unwrap();
     assert_eq!(pool.stats().live_blocks, 0);
+    // The threads may be ending still, with a hold on the pool.
+    Pool::destroy(pool).unwrap();
     gpu.finish();
+}
+
+#[test]
+fn streams_that_come_and_go_leave_nothing_behind() {
+    // As real drivers do, and without.
+    for reuse_handles in [true, false] {
+        let gpu = Gpu::with(sim_cuda::Config { reuse_handles, ..Default::default() });
+        let pool = gpu.pool_of(32 << 20);
+        let other = gpu.stream();
+        let mut late = Vec::new();
+        for round in 0..5000 {
+            if gpu.is_simulated() {
+                sim_cuda::advance(10_000);
+            }
+            let stream = gpu.stream();
+            let [small, large] = [1000, 3 * MIB].map(|size| pool.alloc(size, stream).unwrap());
+            gpu.write(stream, large, 4096, round as u8);
+            pool.free(large, stream).unwrap();
+            if round % 300 == 0 {
+                // Some outlive their stream.
+                gpu.order(stream, other);
+                late.push(small);
+            } else {
+                pool.free(small, stream).unwrap();
+            }
+            pool.forget_stream(stream).unwrap();
+            gpu.destroy(stream);
+            if late.len() > 3 {
+                pool.free(late.remove(0), other).unwrap();
+            }
+        }
+        if gpu.is_simulated() {
+            assert_eq!(sim_cuda::calls("cuCtxSynchronize"), 0, "nobody was waited for");
+        }
+        // The front cache is there still: a hit makes no call.
+        let block = pool.alloc(MIB, other).unwrap();
+        pool.free(block, other).unwrap();
+        let calls = gpu.calls(|| assert!(pool.alloc(MIB, other).is_ok()));
+        assert_eq!(calls, 0);
+        late.into_iter().for_each(|block| pool.free(block, other).unwrap());
+        pool.check().unwrap();
+        gpu.finish();
+    }
 }

@@ -184,9 +184,8 @@ fn run(gpu: &Gpu, n: u64, code: u32) -> Option<u32> {
         }
         gpu.destroy(stream);
     }
-    let failed = script.failed;
-    drop(script);
-    Some(failed)
+    Pool::destroy(script.pool).unwrap();
+    Some(script.failed)
 }
 
 #[test]

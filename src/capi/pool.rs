@@ -328,8 +328,7 @@ pub unsafe extern "C" fn forebay_pool_destroy(pool: *mut forebay_pool) -> foreba
             return Err(destroyed_pool());
         }
         // SAFETY: made by `Arc::into_raw` in `handle_of`, taken out of the handle once.
-        let pool = unsafe { Arc::from_raw(pool) };
-        pool.close()
+        Pool::destroy(unsafe { Arc::from_raw(pool) })
     })
 }
 

@@ -12,7 +12,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::ptr::null_mut;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use cudarc::driver::sys::{CUevent, CUevent_flags, CUresult, CUstream};
 
@@ -94,6 +94,8 @@ struct Known {
     dirty: AtomicBool,
     /// All events up to this number have passed.
     passed: AtomicU64,
+    /// See [`Order::began`].
+    began: AtomicU64,
     /// The stream is destroyed, or about to be: nothing is recorded on it any more until it is
     /// checked anew. Changes under the lock of `line`.
     forgotten: AtomicBool,
@@ -116,11 +118,13 @@ struct Line {
 }
 
 impl Known {
-    fn new(id: u64) -> Known {
+    /// A stream whose first event will have the number `first`.
+    fn new(id: u64, first: u64) -> Known {
         Known {
-            next: AtomicU64::new(1),
+            next: AtomicU64::new(first),
             dirty: AtomicBool::new(false),
-            passed: AtomicU64::new(0),
+            passed: AtomicU64::new(first - 1),
+            began: AtomicU64::new(first),
             forgotten: AtomicBool::new(false),
             lost: AtomicBool::new(false),
             line: Mutex::new(Line { id, ..Line::default() }),
@@ -146,6 +150,16 @@ impl Known {
         // Behind the load, see `record`.
         self.dirty.store(true, Ordering::Release);
         number
+    }
+
+    /// Whether it is forgotten, and everything on it has passed.
+    fn is_over(&self) -> bool {
+        let line = self.line.lock();
+        let last = self.next.load(Ordering::Acquire) - 1;
+        self.is_forgotten()
+            && line.events.is_empty()
+            && !self.dirty.load(Ordering::Acquire)
+            && self.passed.load(Ordering::Acquire) == last
     }
 
     fn is_forgotten(&self) -> bool {
@@ -201,7 +215,15 @@ pub struct CudaOrder {
     context: Arc<Context>,
     events: Arc<Events>,
     streams: RwLock<Streams>,
+    /// The number of the first event of a stream that is new: above those of all streams that are
+    /// known no more, so that a fence of one of them has passed on whatever has its handle now.
+    first: AtomicU64,
+    /// How many streams are known when those that are over are looked for next.
+    clear_at: AtomicUsize,
 }
+
+/// Least streams that are known before those that are over are looked for.
+const CLEAR_LEAST: usize = 64;
 
 fn raw(stream: Stream) -> CUstream {
     stream.0 as usize as CUstream
@@ -220,7 +242,30 @@ impl CudaOrder {
             context: Arc::clone(context),
             events: Arc::new(events),
             streams: RwLock::default(),
+            first: AtomicU64::new(1),
+            clear_at: AtomicUsize::new(CLEAR_LEAST),
         }
+    }
+
+    fn known(&self, id: u64) -> Arc<Known> {
+        Arc::new(Known::new(id, self.first.load(Ordering::Acquire)))
+    }
+
+    /// Streams that come and go would be looked through for ever.
+    fn clear(&self) {
+        if self.streams.read().len() < self.clear_at.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut streams = self.streams.write();
+        streams.retain(|_, known| {
+            let over = known.is_over();
+            if over {
+                self.first.fetch_max(known.next.load(Ordering::Acquire), Ordering::AcqRel);
+            }
+            !over
+        });
+        let next = (2 * streams.len()).max(CLEAR_LEAST);
+        self.clear_at.store(next, Ordering::Relaxed);
     }
 
     fn find(&self, stream: Stream) -> Option<Arc<Known>> {
@@ -465,11 +510,19 @@ impl CudaOrder {
         let stream = name(fence.stream);
         self.context.with(|api| {
             match self.covering(api, stream, &known, fence.sequence) {
-                Ok((_, event)) => {
-                    // SAFETY: an event of ours that was recorded.
-                    unsafe { api.event_synchronize(event.raw()) }?;
+                Ok((number, event)) => {
                     drop(event);
-                    self.look(api, &known);
+                    // Those before it may be of another stream that had the handle.
+                    let first = || {
+                        let line = known.line.lock();
+                        let first = line.events.front().filter(|first| first.number <= number)?;
+                        Some((first.number, Arc::clone(first.event.as_ref()?)))
+                    };
+                    while let Some((number, event)) = first() {
+                        // SAFETY: an event of ours that was recorded.
+                        unsafe { api.event_synchronize(event.raw()) }?;
+                        known.pass(&mut known.line.lock(), number);
+                    }
                     Ok(known.has_passed(fence.sequence))
                 }
                 Err(why) => {
@@ -508,7 +561,7 @@ impl Order for CudaOrder {
             ));
         }
         let Some(known) = self.find(stream) else {
-            self.streams.write().entry(stream).or_insert_with(|| Arc::new(Known::new(id)));
+            self.streams.write().entry(stream).or_insert_with(|| self.known(id));
             return Ok(());
         };
         if !known.is_forgotten() && known.line.lock().id != id {
@@ -527,6 +580,7 @@ impl Order for CudaOrder {
         if known.is_forgotten() {
             // A new stream with an old handle. Its events come behind those of the old one.
             line.id = id;
+            known.began.store(known.next.load(Ordering::Acquire), Ordering::Release);
             known.forgotten.store(false, Ordering::Release);
         }
         Ok(())
@@ -549,7 +603,7 @@ impl Order for CudaOrder {
         let stream = name(stream);
         let id = if stream == Stream::DEFAULT { 0 } else { u64::MAX };
         let mut streams = self.streams.write();
-        streams.entry(stream).or_insert_with(|| Arc::new(Known::new(id))).mark()
+        streams.entry(stream).or_insert_with(|| self.known(id)).mark()
     }
 
     fn passed(&self, stream: Stream) -> u64 {
@@ -562,11 +616,7 @@ impl Order for CudaOrder {
             Some(None) => {}
         }
         let Some(known) = self.find(stream) else { return u64::MAX };
-        let line = known.line.lock();
-        let done = line.events.is_empty() && !known.dirty.load(Ordering::Acquire);
-        let last = known.next.load(Ordering::Acquire) - 1;
-        let passed = known.passed.load(Ordering::Acquire);
-        if done && passed == last { u64::MAX } else { passed }
+        if known.is_over() { u64::MAX } else { known.passed.load(Ordering::Acquire) }
     }
 
     fn name(&self, stream: Stream) -> Stream {
@@ -598,7 +648,8 @@ impl Order for CudaOrder {
     }
 
     fn make_wait(&self, stream: Stream, fence: Fence) -> bool {
-        name(stream) == name(fence.stream) || self.make_wait_inner(stream, fence).unwrap_or(false)
+        let own = name(stream) == name(fence.stream) && fence.sequence >= self.began(stream);
+        own || self.make_wait_inner(stream, fence).unwrap_or(false)
     }
 
     fn wait(&self, fence: Fence) -> bool {
@@ -616,6 +667,7 @@ impl Order for CudaOrder {
         if self.context.is_of_parent() {
             return;
         }
+        self.clear();
         let streams: Vec<(Stream, Arc<Known>)> = self
             .streams
             .read()
@@ -648,6 +700,10 @@ impl Order for CudaOrder {
             }
             Ok(())
         });
+    }
+
+    fn began(&self, stream: Stream) -> u64 {
+        self.look_at(stream, |known| known.began.load(Ordering::Acquire)).unwrap_or(0)
     }
 
     fn recover(&self) {

@@ -70,6 +70,13 @@ pub trait Order: Send + Sync {
         Ok(None)
     }
 
+    /// The least sequence number of a fence on the stream that has this handle now. Those below are
+    /// of streams that had it before, whose order is another one.
+    fn began(&self, stream: Stream) -> u64 {
+        let _ = stream;
+        0
+    }
+
     /// As [`Order::refresh`], and finds out about streams that were destroyed without
     /// [`Order::forget`]: if there are any, it waits for everything on the device.
     fn recover(&self) {}

@@ -99,7 +99,8 @@ struct Note {
 /// What a tag stands for.
 struct Owner {
     lane: Lane,
-    /// Of a graph that was released: what has to pass until its memory is anybody's.
+    /// Of a graph that was released, or a stream that is destroyed: what has to pass until all of
+    /// its memory is anybody's. It gets no more; a stream with the same handle is another one.
     closing: Option<Vec<Fence>>,
     /// Up to which fence its free runs were made ready when they were last looked through: until
     /// more has passed there is nothing to find.
@@ -235,11 +236,14 @@ impl Core {
                 return u64::MAX;
             }
         }
-        if lane.is_eager() {
-            return order.passed(lane.stream);
-        }
         let done = |fence: &Fence| order.passed(fence.stream) >= fence.sequence;
-        if closing.as_ref().is_some_and(|fences| fences.iter().all(done)) { u64::MAX } else { 0 }
+        if closing.as_ref().is_some_and(|fences| fences.iter().all(done)) {
+            u64::MAX
+        } else if lane.is_eager() {
+            order.passed(lane.stream)
+        } else {
+            0
+        }
     }
 
     /// Tags in use, but for `READY`.
@@ -604,6 +608,16 @@ impl Core {
         self.tags().filter(of).collect()
     }
 
+    /// `stream` is about to be destroyed: what was freed on it is not that of a stream that gets its
+    /// handle later.
+    pub fn close_stream(&mut self, order: &dyn Order, stream: Stream) {
+        let same =
+            |owner: &&mut Owner| owner.lane == Lane::eager(stream) && owner.closing.is_none();
+        if let Some(owner) = self.owners[1..].iter_mut().find(same) {
+            owner.closing = Some(vec![Fence { stream, sequence: order.mark(stream) }]);
+        }
+    }
+
     /// The last use of `graph` is over: what it freed is everybody's once `fences` have passed.
     pub fn close_graph(&mut self, graph: u64, fences: &[Fence]) {
         for tag in self.tags_of(graph) {
@@ -612,23 +626,28 @@ impl Core {
     }
 
     /// Moves what was freed before the last of the fences in `waited` over to `to`, whose
-    /// stream was made to wait for all of them; `behind` is a fence of it behind those waits.
+    /// stream was made to wait for all of them; `behind` is a fence of it behind those waits, and
+    /// its own fences are those from `began` on.
     /// The same for blocks that wait for several streams, if these are the ones.
     pub fn hand_over(
         &mut self,
         table: &BlockTable,
-        order: &dyn Order,
         waited: &[Fence],
         to: u32,
         behind: Fence,
+        began: u64,
     ) {
         if let Some(last) = waited.last() {
-            let from = self.tag(order, Lane::eager(last.stream));
-            self.space.hand_over(from, last.sequence, to, behind.sequence);
+            for from in self.tags() {
+                if self.lane_of(from) == Lane::eager(last.stream) {
+                    self.space.hand_over(from, last.sequence, to, behind.sequence);
+                }
+            }
         }
         let is_behind = |fence: &Fence| {
             let covers = |it: &Fence| it.stream == fence.stream && it.sequence >= fence.sequence;
-            fence.stream == behind.stream || waited.iter().any(covers)
+            let own = fence.stream == behind.stream && fence.sequence >= began;
+            own || waited.iter().any(covers)
         };
         for at in (0..self.waiting.len()).rev() {
             let Waiting { block, fences, graph: 0, to: READY } = &self.waiting[at] else {

@@ -107,8 +107,9 @@ impl Pool {
         let (stream, eager) = (need.lane.stream, need.lane.is_eager());
         // Fences of which `stream` is behind, whatever it is given from now on.
         let mut waited = Vec::new();
+        let began = self.order.began(stream);
         for fence in fences {
-            if fence.stream == stream {
+            if fence.stream == stream && fence.sequence >= began {
                 continue;
             }
             if tag != READY && eager && self.makes_wait(stream, fence) {
@@ -151,7 +152,8 @@ impl Pool {
         let mut core = self.core.lock();
         let behind =
             Fence { stream: need.lane.stream, sequence: self.order.mark(need.lane.stream) };
-        core.hand_over(&self.table, &*self.order, waited, tag, behind);
+        let began = self.order.began(behind.stream);
+        core.hand_over(&self.table, waited, tag, behind, began);
     }
 
     /// Empties other threads' front caches into the core, when they hold enough to matter.

@@ -331,6 +331,16 @@ impl Pool {
         }
     }
 
+    /// Destroys a pool: all its memory is given back when this returns. As [`Pool::close`] it
+    /// reports what was still live. The caller's is the only hold on it but for those that the
+    /// library has for a moment.
+    pub fn destroy(pool: Arc<Pool>) -> Result<()> {
+        let closed = pool.close();
+        registry::leave(&pool);
+        drop(pool);
+        closed
+    }
+
     /// The pool is about to go: reports what is still live, as a warning in the log and as an
     /// error that changes nothing.
     pub fn close(&self) -> Result<()> {

@@ -32,6 +32,9 @@ impl Pool {
     pub(super) fn own_slot(&self, stream: Stream) -> Result<Option<&Slot>> {
         error::prepare_thread();
         self.order.check(stream)?;
+        if let Some(slot) = self.forgotten_slot(stream) {
+            return Ok(Some(slot));
+        }
         // What the only slot so far knows of peaks is lost when there are two.
         self.publish_peaks();
         let make = |id| {
@@ -51,6 +54,22 @@ impl Pool {
             self.slots.disown(slot);
             Ok(None)
         }
+    }
+
+    /// The calling thread's slot of a stream that is forgotten, for another one.
+    fn forgotten_slot(&self, stream: Stream) -> Option<&Slot> {
+        // SAFETY: slots of this pool, which is here to be called.
+        let is_free = |slot: *const Slot| unsafe { (*slot).door.is_raised(attention::UNCHECKED) };
+        // SAFETY: as above.
+        let slot = unsafe { &*thread::take_over(self.id, stream, is_free)? };
+        // SAFETY: the owner's thread, outside the door.
+        let mut locked = unsafe { slot.lock() };
+        // Nothing goes into it since the stream was forgotten, and nothing may go along.
+        self.flush(&mut locked);
+        slot.set_stream(self.order.name(stream));
+        drop(locked);
+        slot.door.lower(attention::UNCHECKED);
+        Some(slot)
     }
 
     /// A thread that had `slot` is ending.
@@ -84,6 +103,8 @@ impl Pool {
         }
         drop(stopped);
         self.flush_stock();
+        self.order.check(stream)?;
+        self.core.lock().close_stream(&*self.order, stream);
         self.order.forget(stream)
     }
 }

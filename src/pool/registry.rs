@@ -30,6 +30,15 @@ pub(super) fn enter(pool: &Arc<Pool>) {
     pools.insert(pool.id, Arc::downgrade(pool));
 }
 
+/// Takes a pool out. Who found it before is done with it in a moment, and is waited for: then the
+/// caller's is the last there is of it.
+pub(super) fn leave(pool: &Arc<Pool>) {
+    pools().write().remove(&pool.id);
+    while Arc::strong_count(pool) > 1 {
+        std::thread::yield_now();
+    }
+}
+
 /// Every pool that is there.
 pub(super) fn all() -> Vec<Arc<Pool>> {
     pools().read().values().filter_map(Weak::upgrade).collect()

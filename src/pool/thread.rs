@@ -100,6 +100,23 @@ pub fn find_slot(pool: u64, stream: Stream) -> Option<*const Slot> {
     Some(found.slot)
 }
 
+/// A slot that the calling thread has for `pool` and that `is_free` says has no use any more: it is
+/// the thread's for `stream` from now on.
+pub fn take_over(
+    pool: u64,
+    stream: Stream,
+    is_free: impl Fn(*const Slot) -> bool,
+) -> Option<*const Slot> {
+    // SAFETY: as in `last_slot`; the references end before anything else looks.
+    let own = unsafe { &mut *storage::own() };
+    // SAFETY: null, or the list that this thread made.
+    let all = unsafe { own.all.as_mut() }?;
+    let entry = all.iter_mut().find(|entry| entry.pool == pool && is_free(entry.slot))?;
+    entry.stream = stream;
+    own.last = *entry;
+    Some(entry.slot)
+}
+
 /// Remembers `slot` as the calling thread's for `pool` and `stream`. False when the thread is
 /// ending, or the system has no room to be told of its end: then it has to do without.
 pub fn remember_slot(pool: u64, stream: Stream, slot: *const Slot) -> bool {

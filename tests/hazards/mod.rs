@@ -390,7 +390,7 @@ impl Program {
         assert_eq!((stats.live_blocks, stats.reserved[0]), (0, 0));
         self.gpu.finish();
         let Program { gpu, pool, .. } = self;
-        drop(pool);
+        Pool::destroy(pool).unwrap();
         assert_eq!(sim_cuda::used(0), 0);
         drop(gpu);
     }
