@@ -55,6 +55,7 @@ struct Graph {
 pub struct Program {
     gpu: Gpu,
     pool: Arc<Pool>,
+    reuse_handles: bool,
     random: Random,
     streams: Vec<Stream>,
     blocks: Vec<Block>,
@@ -69,12 +70,16 @@ pub struct Program {
 
 impl Program {
     pub fn new(seed: u64) -> Program {
-        let gpu = Gpu::with(sim_cuda::Config { bookkeeping: true, ..Default::default() });
+        // Handles of destroyed streams serve again, as real drivers have it, or do not.
+        let reuse_handles = seed % 2 == 0;
+        let gpu =
+            Gpu::with(sim_cuda::Config { bookkeeping: true, reuse_handles, ..Default::default() });
         let pool = gpu.pool(&Config { max_bytes: LIMIT, ..Config::default() });
         let streams = (0..STREAMS).map(|_| gpu.stream()).collect();
         Program {
             gpu,
             pool,
+            reuse_handles,
             random: Random::new(seed),
             streams,
             blocks: Vec::new(),
@@ -293,7 +298,8 @@ impl Program {
         }
         self.streams[at] = fresh;
         self.note_for_all(format!("stream {:#x} in place of {:#x}", fresh.0, old.0));
-        if self.random.below(4) > 0 {
+        // A stream that is destroyed without notice is found out, unless its handle serves again.
+        if self.reuse_handles || self.random.below(4) > 0 {
             self.pool.forget_stream(old).unwrap();
         }
         self.gpu.destroy(old);
