@@ -555,8 +555,8 @@ forebay_status forebay_pool_wake(struct forebay_pool *pool);
 /// once its work is done, and the handle may be another stream's afterwards. A stream that was
 /// destroyed without this is found out, and costs a wait for everything on the device.
 ///
-/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (the default stream, which stays),
-/// `FOREBAY_ERROR_INVALID_STATE` (the stream is capturing a graph).
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (the default stream, which stays; a stream of another
+/// device), `FOREBAY_ERROR_INVALID_STATE` (the stream is capturing a graph, or is no stream).
 ///
 /// The caller's part:
 /// `pool` as for every call; `stream` is a stream of its device.
@@ -593,7 +593,8 @@ forebay_status forebay_pool_check(struct forebay_pool *pool);
 /// Errors, with `*out` untouched: `FOREBAY_ERROR_INVALID_ARGUMENT` (`pool` or `out` is NULL, a
 /// size of 0 or of more than 2^46 bytes, not a stream), `FOREBAY_ERROR_OUT_OF_MEMORY` (the
 /// message has requested, live and reserved bytes, the limit, the largest free run and the
-/// largest live sizes), `FOREBAY_ERROR_POISONED`.
+/// largest live sizes), `FOREBAY_ERROR_INVALID_STATE` (the pool sleeps; a capture that was not
+/// announced; CUDA after a fork; the driver failed), `FOREBAY_ERROR_POISONED`.
 ///
 /// The caller's part:
 /// `pool` is NULL or came from `forebay_pool_create`; `out` is NULL or valid for writing.

@@ -16,7 +16,8 @@ use crate::pool::{Pool, fast};
 /// Errors, with `*out` untouched: `FOREBAY_ERROR_INVALID_ARGUMENT` (`pool` or `out` is NULL, a
 /// size of 0 or of more than 2^46 bytes, not a stream), `FOREBAY_ERROR_OUT_OF_MEMORY` (the
 /// message has requested, live and reserved bytes, the limit, the largest free run and the
-/// largest live sizes), `FOREBAY_ERROR_POISONED`.
+/// largest live sizes), `FOREBAY_ERROR_INVALID_STATE` (the pool sleeps; a capture that was not
+/// announced; CUDA after a fork; the driver failed), `FOREBAY_ERROR_POISONED`.
 ///
 /// # Safety
 /// `pool` is NULL or came from `forebay_pool_create`; `out` is NULL or valid for writing.

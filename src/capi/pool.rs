@@ -483,8 +483,8 @@ pub unsafe extern "C" fn forebay_pool_wake(pool: *mut forebay_pool) -> forebay_s
 /// once its work is done, and the handle may be another stream's afterwards. A stream that was
 /// destroyed without this is found out, and costs a wait for everything on the device.
 ///
-/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (the default stream, which stays),
-/// `FOREBAY_ERROR_INVALID_STATE` (the stream is capturing a graph).
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (the default stream, which stays; a stream of another
+/// device), `FOREBAY_ERROR_INVALID_STATE` (the stream is capturing a graph, or is no stream).
 ///
 /// # Safety
 /// `pool` as for every call; `stream` is a stream of its device.
