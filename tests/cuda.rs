@@ -161,10 +161,10 @@ fn a_stream_that_is_about_to_be_destroyed_leaves_its_memory_to_all() {
     let taken = pool.alloc(12 * MIB, b).unwrap();
     gpu.write(b, taken, 12 * MIB, 2);
     pool.free(taken, b).unwrap();
-    // Its handle is no stream's any more, or a new one's: either is found out.
-    match pool.alloc(MIB, a) {
-        Ok(_) => assert!(!gpu.is_simulated(), "handles are not used again there"),
-        Err(error) => assert_ne!(error.kind(), Kind::OutOfMemory, "{error}"),
+    // Its handle is no stream's any more, which a real driver need not survive.
+    if gpu.is_simulated() {
+        let error = pool.alloc(MIB, a).unwrap_err();
+        assert_eq!(error.kind(), Kind::InvalidState, "{error}");
     }
     pool.check().unwrap();
     gpu.finish();
