@@ -71,7 +71,7 @@ pub struct Program {
 impl Program {
     pub fn new(seed: u64) -> Program {
         // Handles of destroyed streams serve again, as real drivers have it, or do not.
-        let reuse_handles = seed % 2 == 0;
+        let reuse_handles = seed.is_multiple_of(2);
         let gpu =
             Gpu::with(sim_cuda::Config { bookkeeping: true, reuse_handles, ..Default::default() });
         let pool = gpu.pool(&Config { max_bytes: LIMIT, ..Config::default() });
