@@ -53,6 +53,7 @@
 #define FOREBAY_DEFRAG_REPORT_INIT FOREBAY_INIT(forebay_defrag_report)
 #define FOREBAY_REPLAY_OPTIONS_INIT FOREBAY_INIT(forebay_replay_options)
 #define FOREBAY_REPLAY_REPORT_INIT FOREBAY_INIT(forebay_replay_report)
+#define FOREBAY_TORCH_STATISTICS_INIT FOREBAY_INIT(forebay_torch_statistics)
 
 
 /// Blocks are zeroed before they are given out.
@@ -356,6 +357,70 @@ typedef struct forebay_replay_report {
     uint64_t major_faults;
 } forebay_replay_report;
 
+/// How many of something there are, and there were.
+typedef struct forebay_torch_number {
+    /// Now.
+    uint64_t current;
+    /// At most, since the peaks were last reset; exact in all threads.
+    uint64_t peak;
+    /// Added in all, since the totals were last reset.
+    uint64_t allocated;
+    /// Taken away in all, since then.
+    uint64_t freed;
+} forebay_torch_number;
+
+/// Blocks and bytes of a kind of tensors.
+typedef struct forebay_torch_numbers {
+    /// Blocks.
+    struct forebay_torch_number blocks;
+    /// Bytes of the blocks.
+    struct forebay_torch_number allocated_bytes;
+    /// Bytes that were asked for.
+    struct forebay_torch_number requested_bytes;
+} forebay_torch_numbers;
+
+/// What PyTorch's `memory_stats` tells of one device, for tensors of up to 1 MiB, larger ones, and
+/// all of them. Set `struct_size` before the call.
+typedef struct forebay_torch_statistics {
+    /// sizeof(forebay_torch_statistics).
+    size_t struct_size;
+    /// All tensors.
+    struct forebay_torch_numbers all;
+    /// Those of up to 1 MiB.
+    struct forebay_torch_numbers small;
+    /// Larger ones.
+    struct forebay_torch_numbers large;
+    /// Bytes mapped now.
+    uint64_t reserved_bytes;
+    /// The most that was, since the peaks were last reset.
+    uint64_t reserved_peak;
+    /// All bytes ever mapped.
+    uint64_t reserved_total;
+    /// Bytes that are freed and held for work on streams, or for graphs.
+    uint64_t waiting_bytes;
+    /// Stretches of mapped addresses, at most.
+    uint64_t stretches;
+    /// Allocations for which pages were mapped or moved.
+    uint64_t misses;
+    /// Allocations that failed for lack of memory, or otherwise.
+    uint64_t failed;
+    /// Times that idle pages were given back.
+    uint64_t trims;
+    /// Most bytes that may be mapped.
+    uint64_t limit_bytes;
+    /// Bytes that the device has.
+    uint64_t device_bytes;
+} forebay_torch_statistics;
+
+/// Called with what happened, the address, the bytes that were asked for, the device and the
+/// stream; without a lock, on the thread that allocates or frees. It may take the interpreter's
+/// lock. It must not throw.
+typedef void (*forebay_torch_observer)(int32_t happening,
+                                       void *ptr,
+                                       size_t size,
+                                       int device,
+                                       void *stream);
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -472,7 +537,8 @@ forebay_status forebay_pool_create(const struct forebay_pool_config *config,
 /// Works on a poisoned pool.
 ///
 /// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (destroyed before), `FOREBAY_ERROR_INVALID_STATE` (blocks
-/// were live; the pool is destroyed all the same, and the message tells how many).
+/// were live; the pool is destroyed all the same, and the message tells how many; or it is
+/// PyTorch's allocator, from `forebay_torch_pool`, and stays).
 ///
 /// The caller's part:
 /// `pool` is NULL or came from `forebay_pool_create`.
@@ -853,6 +919,25 @@ forebay_status forebay_pool_stats_json(struct forebay_pool *pool,
                                        size_t capacity,
                                        size_t *length);
 
+/// Writes a picture of the memory of `pool` as JSON, in the way of `forebay_pool_stats_json`: every
+/// mapped stretch of addresses, piece by piece. Walks over every block.
+///
+/// The object has "schema" (1), "pool", and "stretches", a list in the order of addresses of
+/// {"address", "size", "pieces"}; pieces are lists [address, size, requested, state, stream,
+/// small] that follow each other without a gap: bytes, and the bytes that were asked for (0 of what
+/// is not live); "live", "waiting" (freed, but streams may use it, or it is a graph's) or "free";
+/// the stream it was taken or freed on, 0 where nobody knows; 1 for blocks of slabs, of up to
+/// 32 KiB.
+///
+/// Errors: those of `forebay_pool_stats_json`.
+///
+/// The caller's part:
+/// As for `forebay_pool_stats_json`.
+forebay_status forebay_pool_snapshot_json(struct forebay_pool *pool,
+                                          char *buffer,
+                                          size_t capacity,
+                                          size_t *length);
+
 /// Starts to write every allocation and free of `pool` to the file `path`, in the log format
 /// of RAPIDS RMM (`Thread,Time,Action,Pointer,Size,Stream`), as gzip when the name ends in
 /// ".gz". Until `forebay_trace_stop` every call takes a lock and writes a row, some 200 ns, and
@@ -891,6 +976,150 @@ forebay_status forebay_trace_replay(struct forebay_pool *pool,
                                     const char *path,
                                     const struct forebay_replay_options *options,
                                     struct forebay_replay_report *report);
+
+/// Settles how pools are made, before the first one is. `limit` is the most that each may map:
+/// bytes ("17179869184", "16GiB") or a part of the device ("0.9", "90%"); `policy` is the name of a
+/// `forebay_policy` ("balanced", "conservative", "aggressive_reuse", "quality_first",
+/// "latency_first"). NULL stands for `FOREBAY_TORCH_LIMIT` and `FOREBAY_TORCH_POLICY`, and where they
+/// are not set for all of the device, and balanced. Both texts stay the caller's.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (the message names what cannot be read),
+/// `FOREBAY_ERROR_INVALID_STATE` (a device has its pool already).
+///
+/// The caller's part:
+/// `limit` and `policy` are NULL or strings that end with a NUL.
+forebay_status forebay_torch_configure(const char *limit,
+                                       const char *policy);
+
+/// Writes the pool behind PyTorch's tensors on `device` to `*out`; it is made now if there is none.
+/// All functions of this header may be used on it but `forebay_pool_destroy`: it stays the
+/// library's, until the process ends.
+///
+/// Errors, with `*out` untouched: `FOREBAY_ERROR_INVALID_ARGUMENT` (`out` is NULL, there is no such
+/// device, or what the environment says cannot be read), and those of `forebay_pool_create`.
+///
+/// The caller's part:
+/// `out` is NULL or valid for writing.
+forebay_status forebay_torch_pool(int device,
+                                  struct forebay_pool **out);
+
+/// Whether the device has its pool: something was allocated on it, or `forebay_torch_pool` was
+/// called. 0 or 1.
+int32_t forebay_torch_is_used(int device);
+
+/// Writes the numbers of `device` to `*out`. Walks over nothing.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`out` is NULL, its `struct_size` is not set),
+/// `FOREBAY_ERROR_INVALID_STATE` (the device has no pool yet).
+///
+/// The caller's part:
+/// `out` is NULL or points to a struct with `struct_size` set.
+forebay_status forebay_torch_stats(int device, struct forebay_torch_statistics *out);
+
+/// Starts the peaks of `device` again from what is there now.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_STATE` (the device has no pool yet).
+forebay_status forebay_torch_reset_peaks(int device);
+
+/// Starts what `device` gave out and took back again from nothing.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_STATE` (the device has no pool yet).
+forebay_status forebay_torch_reset_totals(int device);
+
+/// Has `observer` see every allocation, free and refusal from now on; NULL for nobody. It stays
+/// the caller's, and is callable until another one is set and calls under way are over.
+///
+/// The caller's part:
+/// `observer` is NULL or may be called from any thread.
+void forebay_torch_set_observer(forebay_torch_observer observer);
+
+/// Allocates `size` bytes on the device with the number `device` for use on `stream`, in the
+/// way that `torch.cuda.memory.CUDAPluggableAllocator` wants it: to be named to it together
+/// with `forebay_torch_free`. The pool is made at the first call, with the limit and the policy
+/// of `forebay_torch_configure`, or of `FOREBAY_TORCH_LIMIT` and `FOREBAY_TORCH_POLICY`.
+///
+/// A size of 0 gets NULL. Without memory it throws `c10::OutOfMemoryError`, which becomes
+/// `torch.OutOfMemoryError`; for any other error `c10::Error`, a RuntimeError. A caller in a
+/// process without PyTorch gets `std::bad_alloc`, and NULL where there is no C++;
+/// `forebay_last_error` has the reason.
+void *forebay_torch_malloc(size_t size, int device, void *stream);
+
+/// Takes back what `forebay_torch_malloc` gave; `size`, `device` and `stream` are those of that
+/// call. NULL is fine. Never throws: what is not ours is reported on the standard error, counted,
+/// and left alone.
+///
+/// The caller's part:
+/// Work queued on `stream`, and on streams that were recorded, is the last to use the memory.
+void forebay_torch_free(void *ptr,
+                        size_t size,
+                        int device,
+                        void *stream);
+
+/// Allocates a segment of `size` bytes on the device with the number `device`, for the allocator
+/// of a `torch.cuda.MemPool`: to be named to `torch.cuda.memory.CUDAPluggableAllocator` together
+/// with `forebay_torch_segment_free`. NULL when there is no memory, or for another error, which
+/// is in `forebay_last_error`: PyTorch frees what it can, asks once more and then raises its own
+/// `torch.OutOfMemoryError`. A size of 0 gets NULL.
+void *forebay_torch_segment_malloc(size_t size,
+                                   int device,
+                                   void *stream);
+
+/// Takes back what `forebay_torch_segment_malloc` gave; `size`, `device` and `stream` are those
+/// of that call. NULL is fine. Never throws: what is not ours is reported on the standard error
+/// and left alone.
+///
+/// The caller's part:
+/// Work queued on `stream` is the last to use the memory.
+void forebay_torch_segment_free(void *ptr, size_t size, int device, void *stream);
+
+/// Hook `set_init_fn`: PyTorch has found `device_count` devices. Nothing is to be done: a pool is
+/// made when its device is first used.
+void forebay_torch_init(int device_count);
+
+/// Hook `set_reset_fn`, for `torch.cuda.empty_cache()`: idle memory goes back to the devices.
+/// Never throws.
+void forebay_torch_reset(void);
+
+/// Hook `set_memory_fraction_fn`, for `torch.cuda.set_per_process_memory_fraction`: the pool of
+/// `device` takes at most this part of the device's memory, from now on.
+///
+/// Throws `c10::Error` (a RuntimeError) when live tensors take more than that, or `fraction` is not
+/// in (0, 1].
+void forebay_torch_set_memory_fraction(double fraction,
+                                       int device);
+
+/// Hook `set_base_alloc_fn`: the first byte of the block that `ptr` lies in, and its bytes to
+/// `*size` (may be NULL); NULL for what is not ours.
+///
+/// The caller's part:
+/// `size` is NULL or valid for writing.
+void *forebay_torch_base_allocation(void *ptr, size_t *size);
+
+/// Hook `set_record_stream_fn`, for `Tensor.record_stream`: work on `stream` uses the memory of
+/// `ptr`. What is not ours, a tensor that was made elsewhere, is left alone.
+///
+/// Throws `c10::Error` when the stream cannot be followed: to go on would not be safe.
+void forebay_torch_record_stream(void *ptr, void *stream);
+
+/// Hook `set_begin_allocate_to_pool`: a graph is about to be captured, and what is taken in its
+/// capture belongs to the pool with the numbers `first` and `second`. The last argument, a
+/// `std::function` that says which streams are meant, is not looked at: the driver says which
+/// streams capture.
+///
+/// Throws `c10::Error` when that pool is being captured into already.
+void forebay_torch_begin_allocate_to_pool(int device,
+                                          uint64_t first,
+                                          uint64_t second,
+                                          void *_filter);
+
+/// Hook `set_end_allocate_to_pool_fn`: the capture is over. Never throws.
+void forebay_torch_end_allocate_to_pool(int device, uint64_t first, uint64_t second);
+
+/// Hook `set_release_pool`, called once for each graph that was captured into the pool: with the
+/// last one its memory is everybody's. Never throws: it is called by destructors.
+void forebay_torch_release_pool(int device,
+                                uint64_t first,
+                                uint64_t second);
 
 #ifdef __cplusplus
 }  // extern "C"

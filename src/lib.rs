@@ -8,6 +8,7 @@
 //!
 //! | floor | what lives there | unsafe |
 //! | --- | --- | --- |
+//! | [`torch`] | PyTorch's door: its allocator and its hooks, both ways in; uses `capi` for handles and statuses | yes |
 //! | [`capi`] | the front door: the C functions of `forebay.h`, one file per noun; argument checks, the panic guard, statuses | yes |
 //! | [`replay`] | a trace replayed into a pool, or into malloc, and what that cost | yes |
 //! | [`pool`] | the stream-ordered pool: front caches, the core under its lock, the ladder on out-of-memory, policies, numbers | in `batch`, `bin`, `block`, `contents`, `core`, `fast`, `fork`, `front`, `give`, `handshake`, `mod`, `own`, `resize`, `slots`, `take`, `thread` |
@@ -40,6 +41,7 @@ pub mod pool;
 pub mod replay;
 pub mod space;
 pub mod sync;
+pub mod torch;
 pub mod trace;
 
 // Tests that are part of the library share programs with those beside it.

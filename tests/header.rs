@@ -43,11 +43,15 @@ fn generated() -> String {
 #define FOREBAY_DEFRAG_REPORT_INIT FOREBAY_INIT(forebay_defrag_report)
 #define FOREBAY_REPLAY_OPTIONS_INIT FOREBAY_INIT(forebay_replay_options)
 #define FOREBAY_REPLAY_REPORT_INIT FOREBAY_INIT(forebay_replay_report)
+#define FOREBAY_TORCH_STATISTICS_INIT FOREBAY_INIT(forebay_torch_statistics)
 "
     ));
     let mut builder = cbindgen::Builder::new().with_config(config);
     for noun in NOUNS {
         builder = builder.with_src(root.join(format!("src/capi/{noun}.rs")));
+    }
+    for noun in TORCH {
+        builder = builder.with_src(root.join(format!("src/torch/{noun}.rs")));
     }
     let mut text = Vec::new();
     builder.generate().unwrap().write(&mut text);
@@ -59,6 +63,9 @@ fn generated() -> String {
 /// In the order of the header.
 const NOUNS: [&str; 9] =
     ["status", "log", "stream", "pool", "block", "share", "graph", "stats", "trace"];
+
+/// PyTorch's door, behind them.
+const TORCH: [&str; 5] = ["observer", "control", "allocator", "segment", "hooks"];
 
 #[test]
 fn the_header_is_what_the_code_says() {

@@ -6,7 +6,7 @@
 
 pub mod block;
 pub mod graph;
-mod guard;
+pub mod guard;
 pub mod log;
 pub mod pool;
 pub mod share;

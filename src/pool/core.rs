@@ -9,6 +9,7 @@ use std::time::Instant;
 use super::block::{BlockTable, Head, Heads, Word, state};
 use super::budget::{Budget, Situation};
 use super::housekeeper;
+use super::graph::Expected;
 use super::lane::Lane;
 use super::policy::{Preset, TrimWhen};
 use super::sleep::Sleep;
@@ -132,6 +133,8 @@ pub struct Core {
     waiting: Vec<Waiting>,
     /// Graphs that are being captured, and on which stream that was announced.
     pub captures: Vec<Lane>,
+    /// Graphs whose capture was announced without a stream, and has not been met yet.
+    pub expected: Vec<Expected>,
     /// Whether the pool sleeps.
     pub sleep: Sleep,
     /// Calls that are asking the device for pages, or giving it some.
@@ -174,6 +177,7 @@ impl Core {
             notes: HashMap::new(),
             waiting: Vec::new(),
             captures: Vec::new(),
+            expected: Vec::new(),
             sleep: Sleep::default(),
             device_calls: 0,
             graphs: HashMap::new(),
@@ -592,7 +596,6 @@ impl Core {
     /// A capture in `lane` begins: what the graph had freed on other streams is free on this
     /// one. The captures of a graph, and their launches, come one after the other.
     pub fn begin_capture(&mut self, order: &dyn Order, lane: Lane) {
-        *self.graphs.entry(lane.graph).or_default() += 1;
         let to = self.tag(order, lane);
         for from in self.tags_of(lane.graph) {
             self.space.hand_over(from, u64::MAX, to, OF_GRAPH);
@@ -663,6 +666,16 @@ impl Core {
                 self.put_back(table, block, to, behind.sequence);
             }
         }
+    }
+
+    /// The stream under whose order memory of `tag` was freed.
+    pub fn stream_of(&self, tag: u32) -> Stream {
+        self.lane_of(tag).stream
+    }
+
+    /// The stream on which the live block at `address` was taken, of those that have notes.
+    pub fn note_stream(&self, address: usize) -> Stream {
+        self.notes.get(&address).map_or(Stream::DEFAULT, |note| self.stream_of(note.graph))
     }
 
     /// The block that `address` lies in, if it is given out.

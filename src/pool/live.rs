@@ -7,6 +7,7 @@ use super::core::Block;
 use super::{Pool, registry};
 use crate::error::{self, Result, fail};
 use crate::order::Stream;
+use crate::space::{CHUNK, round_large};
 
 impl Pool {
     pub(super) fn block_at(&self, address: usize) -> Option<Block> {
@@ -66,6 +67,32 @@ impl Pool {
         let head = block.head();
         // Everything behind the bytes asked for is guarded, then.
         Ok(if self.flags.guard_bytes { head.requested(block.index) } else { head.size() })
+    }
+
+    /// Bytes that the pool's device has.
+    pub fn device_bytes(&self) -> u64 {
+        self.device.memory_bytes()
+    }
+
+    /// Bytes of the largest free run.
+    pub fn largest_free(&self) -> u64 {
+        self.core.lock().largest_free()
+    }
+
+    /// Whether `address` is among the pool's addresses.
+    pub fn contains(&self, address: usize) -> bool {
+        (address.wrapping_sub(self.table.base()) as u64) < self.table.bytes()
+    }
+
+    /// Bytes of the block that an allocation of `size` bytes gets.
+    #[inline]
+    pub fn block_bytes(&self, size: usize) -> u64 {
+        let rounded = size.wrapping_add(self.block_mask) & !self.block_mask;
+        let classes = self.classes();
+        match classes.class_of(rounded) {
+            Some(class) => classes.size(class) as u64,
+            None => round_large(rounded as u64).unwrap_or(u64::MAX).max(CHUNK),
+        }
     }
 
     /// First byte and bytes of the live block that `address` lies in.

@@ -34,6 +34,7 @@ mod resize;
 mod share;
 mod sleep;
 mod slots;
+mod snapshot;
 mod stats;
 mod stock;
 mod sync;
@@ -52,6 +53,7 @@ pub use maintenance::DefragReport;
 pub use policy::{Policy, Preset, TrimWhen};
 pub use share::Extent;
 pub use sleep::SleepMode;
+pub use snapshot::{Piece, PieceState, Stretch};
 pub use stats::Stats;
 
 use self::block::BlockTable;
