@@ -398,8 +398,10 @@ typedef struct forebay_torch_statistics {
     uint64_t reserved_total;
     /// Bytes that are freed and held for work on streams, or for graphs.
     uint64_t waiting_bytes;
-    /// Stretches of mapped addresses, at most.
+    /// Stretches of mapped addresses.
     uint64_t stretches;
+    /// Free pieces of mapped memory.
+    uint64_t free_runs;
     /// Allocations for which pages were mapped or moved.
     uint64_t misses;
     /// Allocations that failed for lack of memory, or otherwise.
@@ -412,9 +414,10 @@ typedef struct forebay_torch_statistics {
     uint64_t device_bytes;
 } forebay_torch_statistics;
 
-/// Called with what happened, the address, the bytes that were asked for, the device and the
-/// stream; without a lock, on the thread that allocates or frees. It may take the interpreter's
-/// lock. It must not throw.
+/// Called with what happened (0: an allocation, 1: a free, 2: an allocation that was refused for
+/// lack of memory, whose address is NULL), the address, the bytes that were asked for, the device
+/// and the stream; without a lock, on the thread that allocates or frees. It may take the
+/// interpreter's lock. It must not throw.
 typedef void (*forebay_torch_observer)(int32_t happening,
                                        void *ptr,
                                        size_t size,
@@ -1007,7 +1010,7 @@ forebay_status forebay_torch_pool(int device,
 /// called. 0 or 1.
 int32_t forebay_torch_is_used(int device);
 
-/// Writes the numbers of `device` to `*out`. Walks over nothing.
+/// Writes the numbers of `device` to `*out`. Walks over the free runs, not over the blocks.
 ///
 /// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`out` is NULL, its `struct_size` is not set),
 /// `FOREBAY_ERROR_INVALID_STATE` (the device has no pool yet).
@@ -1076,8 +1079,8 @@ void forebay_torch_segment_free(void *ptr, size_t size, int device, void *stream
 /// made when its device is first used.
 void forebay_torch_init(int device_count);
 
-/// Hook `set_reset_fn`, for `torch.cuda.empty_cache()`: idle memory goes back to the devices.
-/// Never throws.
+/// Hook `set_reset_fn`, for `torch.cuda.empty_cache()`: idle memory goes back to the devices. Waits
+/// for work that uses what was freed, as PyTorch's own does. Never throws.
 void forebay_torch_reset(void);
 
 /// Hook `set_memory_fraction_fn`, for `torch.cuda.set_per_process_memory_fraction`: the pool of

@@ -172,6 +172,17 @@ impl Pool {
         core
     }
 
+    /// Waits until streams are done with what was freed on them so far.
+    pub fn wait_for_frees(&self) -> Result<()> {
+        self.check_open()?;
+        self.flush_all();
+        let fences = self.core.lock().fences(&*self.order);
+        for fence in fences {
+            self.order.wait(fence);
+        }
+        Ok(())
+    }
+
     /// Gives idle pages back until at most `keep_bytes` are mapped, or nothing is idle;
     /// returns the bytes given back.
     pub fn trim(&self, keep_bytes: u64) -> Result<u64> {

@@ -8,7 +8,7 @@ use super::Pool;
 use super::block::{Word, state};
 use super::core::{Block, Core};
 use crate::order::Stream;
-use crate::space::{READY, State};
+use crate::space::{NONE, READY, State};
 
 /// What a piece of mapped memory is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,10 +138,18 @@ impl Pool {
         Piece { address: block.address(), size, requested, state, stream, small }
     }
 
-    /// How many mapped stretches there are, at most.
-    pub fn stretches(&self) -> u64 {
+    /// How many mapped stretches there are, and how many free runs in them.
+    pub fn shape(&self) -> (u64, u64) {
         let core = self.core.lock();
-        if core.space.mapped_bytes() == 0 { 0 } else { core.space.runs().unmapped_runs() }
+        let runs = core.space.runs();
+        let is_mapped = |state| matches!(state, State::Free | State::Used);
+        let (mut stretches, mut free) = (0, 0);
+        for (_, run) in runs.iter() {
+            free += u64::from(run.state == State::Free);
+            let first = run.below == NONE || !is_mapped(runs.get(run.below).state);
+            stretches += u64::from(is_mapped(run.state) && first);
+        }
+        (stretches, free)
     }
 
     /// [`Pool::snapshot`] as JSON.

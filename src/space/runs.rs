@@ -133,11 +133,6 @@ impl Runs {
         &mut self.runs[id as usize]
     }
 
-    /// How many runs have no pages.
-    pub fn unmapped_runs(&self) -> u64 {
-        self.unmapped.len() as u64
-    }
-
     /// Bytes in free runs of `tag`.
     pub fn free_bytes(&self, tag: u32) -> u64 {
         self.free_bytes.get(tag as usize).copied().unwrap_or(0)

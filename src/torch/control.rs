@@ -60,8 +60,10 @@ pub struct forebay_torch_statistics {
     pub reserved_total: u64,
     /// Bytes that are freed and held for work on streams, or for graphs.
     pub waiting_bytes: u64,
-    /// Stretches of mapped addresses, at most.
+    /// Stretches of mapped addresses.
     pub stretches: u64,
+    /// Free pieces of mapped memory.
+    pub free_runs: u64,
     /// Allocations for which pages were mapped or moved.
     pub misses: u64,
     /// Allocations that failed for lack of memory, or otherwise.
@@ -80,7 +82,7 @@ unsafe impl PublicStruct for forebay_torch_statistics {
     const NAME: &'static str = "forebay_torch_statistics";
 }
 
-const _: () = assert!(size_of::<forebay_torch_statistics>() == 376);
+const _: () = assert!(size_of::<forebay_torch_statistics>() == 384);
 
 fn numbers(numbers: Numbers) -> forebay_torch_numbers {
     let number = |of: fn(&Live) -> u64| forebay_torch_number {
@@ -167,7 +169,7 @@ pub extern "C" fn forebay_torch_is_used(device: c_int) -> i32 {
     device::ready(device).is_some().into()
 }
 
-/// Writes the numbers of `device` to `*out`. Walks over nothing.
+/// Writes the numbers of `device` to `*out`. Walks over the free runs, not over the blocks.
 ///
 /// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`out` is NULL, its `struct_size` is not set),
 /// `FOREBAY_ERROR_INVALID_STATE` (the device has no pool yet).
@@ -184,6 +186,7 @@ pub unsafe extern "C" fn forebay_torch_stats(
         unsafe { self::out(out, "out")? };
         let gpu = gpu_with_pool(device)?;
         let stats = gpu.pool.stats();
+        let (stretches, free_runs) = gpu.pool.shape();
         let value = forebay_torch_statistics {
             struct_size: 0,
             all: numbers(gpu.usage.all()),
@@ -193,7 +196,8 @@ pub unsafe extern "C" fn forebay_torch_stats(
             reserved_peak: stats.reserved[1],
             reserved_total: stats.reserved[2],
             waiting_bytes: gpu.pool.holdings().iter().map(|&(_, bytes)| bytes).sum(),
-            stretches: gpu.pool.stretches(),
+            stretches,
+            free_runs,
             misses: stats.misses,
             failed: stats.failed,
             trims: stats.trims,

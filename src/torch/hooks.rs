@@ -31,12 +31,15 @@ pub extern "C" fn forebay_torch_init(device_count: c_int) {
     tracing::debug!(device_count, "PyTorch's CUDA is initialised");
 }
 
-/// Hook `set_reset_fn`, for `torch.cuda.empty_cache()`: idle memory goes back to the devices.
-/// Never throws.
+/// Hook `set_reset_fn`, for `torch.cuda.empty_cache()`: idle memory goes back to the devices. Waits
+/// for work that uses what was freed, as PyTorch's own does. Never throws.
 #[unsafe(no_mangle)]
 pub extern "C" fn forebay_torch_reset() {
     for gpu in device::all() {
-        let trimmed = caught(gpu.ordinal as c_int, || gpu.pool.trim(0));
+        let trimmed = caught(gpu.ordinal as c_int, || {
+            gpu.pool.wait_for_frees()?;
+            gpu.pool.trim(0)
+        });
         if let Err(error) = trimmed {
             complain("forebay_torch_reset", error);
         }

@@ -15,9 +15,10 @@ pub enum Happening {
     OutOfMemory = 2,
 }
 
-/// Called with what happened (0 an allocation, 1 a free, 2 one refused for lack of memory), the address, the bytes that were asked for, the device and the
-/// stream; without a lock, on the thread that allocates or frees. It may take the interpreter's
-/// lock. It must not throw.
+/// Called with what happened (0: an allocation, 1: a free, 2: an allocation that was refused for
+/// lack of memory, whose address is NULL), the address, the bytes that were asked for, the device
+/// and the stream; without a lock, on the thread that allocates or frees. It may take the
+/// interpreter's lock. It must not throw.
 #[allow(non_camel_case_types)]
 pub type forebay_torch_observer = Option<
     unsafe extern "C" fn(
