@@ -52,6 +52,11 @@ impl State {
         if device < self.config.devices { Ok(device) } else { Err(ERROR_INVALID_DEVICE) }
     }
 
+    /// Whether the primary context of a device is there.
+    pub fn is_retained(&self, device: i32) -> Outcome<bool> {
+        Ok(self.contexts.retained[self.device(device)?] > 0)
+    }
+
     /// The device of a context that is retained.
     pub fn context_device(&self, context: u64) -> Outcome<usize> {
         let device = context.wrapping_sub(FIRST) / 16;

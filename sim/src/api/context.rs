@@ -8,6 +8,11 @@ entry_points! {
         give(context, retained)
     }
     fn cuDevicePrimaryCtxRelease_v2(device: i32) |state| { state.release(device) }
+    fn cuDevicePrimaryCtxGetState(device: i32, flags: *mut u32, active: *mut i32) |state| {
+        let retained = state.is_retained(device)?;
+        give(flags, 0)?;
+        give(active, i32::from(retained))
+    }
     fn cuCtxGetCurrent(context: *mut u64) |state| { give(context, state.current()) }
     fn cuCtxSetCurrent(context: u64) |state| { state.set_current(context) }
     fn cuCtxPushCurrent_v2(context: u64) |state| { state.push(context) }

@@ -1,0 +1,102 @@
+//! How every entry point answers: on the thread's device, and with an error that the thread
+//! remembers.
+
+use std::cell::Cell;
+
+use crate::driver::{Code, Driver, INVALID_VALUE, Outcome, checked, driver};
+
+thread_local! {
+    static DEVICE: Cell<i32> = const { Cell::new(0) };
+    static LAST: Cell<Code> = const { Cell::new(0) };
+}
+
+/// The thread's device.
+pub fn device() -> i32 {
+    DEVICE.get()
+}
+
+/// Makes another device the thread's.
+pub fn set_device(device: i32) {
+    DEVICE.set(device);
+}
+
+/// The thread's last error, which is forgotten if `take`.
+pub fn last(take: bool) -> Code {
+    if take { LAST.replace(0) } else { LAST.get() }
+}
+
+/// Runs an entry point; the thread remembers its error.
+pub fn answer(body: impl FnOnce(&'static Driver) -> Outcome) -> Code {
+    match driver().and_then(body) {
+        Ok(()) => 0,
+        Err(code) => {
+            LAST.set(code);
+            code
+        }
+    }
+}
+
+/// The primary context of `device`, retained once.
+pub fn context_of(cu: &Driver, device: i32) -> Outcome<u64> {
+    const DEVICES: usize = 64;
+    static CONTEXTS: std::sync::Mutex<[u64; DEVICES]> = std::sync::Mutex::new([0; DEVICES]);
+    let Some(at) = usize::try_from(device).ok().filter(|&at| at < DEVICES) else {
+        return Err(crate::driver::INVALID_DEVICE);
+    };
+    let mut contexts = CONTEXTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if contexts[at] == 0 {
+        // SAFETY: a place for the answer.
+        checked(unsafe { (cu.cuDevicePrimaryCtxRetain)(&mut contexts[at], device) })?;
+    }
+    Ok(contexts[at])
+}
+
+/// Makes the primary context of the thread's device current.
+pub fn enter(cu: &Driver) -> Outcome {
+    let context = context_of(cu, device())?;
+    let mut current = 0;
+    // SAFETY: a place for the answer, and a context that is retained.
+    unsafe {
+        checked((cu.cuCtxGetCurrent)(&mut current))?;
+        if current == context { Ok(()) } else { checked((cu.cuCtxSetCurrent)(context)) }
+    }
+}
+
+/// As [`answer`], with the context of the thread's device current.
+pub fn inside(body: impl FnOnce(&'static Driver) -> Outcome) -> Code {
+    answer(|cu| enter(cu).and_then(|()| body(cu)))
+}
+
+/// Puts an answer where the caller wants it.
+///
+/// # Safety
+/// `to` is NULL or valid for writing.
+pub unsafe fn give<T>(to: *mut T, value: T) -> Outcome {
+    if to.is_null() {
+        return Err(INVALID_VALUE);
+    }
+    // SAFETY: not null, and the caller's promise.
+    unsafe { to.write(value) };
+    Ok(())
+}
+
+/// Entry points of the runtime. After `answer` the driver is there, after `inside` a context is
+/// current too. Their callers promise what NVIDIA documents of each.
+macro_rules! entry_points {
+    ($($how:ident fn $name:ident($($arg:ident: $type:ty),*) |$cu:ident| $body:expr;)*) => {
+        $(
+            /// As NVIDIA documents it.
+            ///
+            /// # Safety
+            /// As NVIDIA documents it.
+            #[unsafe(no_mangle)]
+            #[allow(clippy::too_many_arguments, unused_unsafe)]
+            pub unsafe extern "C" fn $name($($arg: $type),*) -> $crate::driver::Code {
+                // SAFETY: what is called is the function of the driver that this one stands
+                // for, with the caller's arguments, for which the caller vouches.
+                $crate::answer::$how(|$cu| unsafe { $body })
+            }
+        )*
+    };
+}
+pub(crate) use entry_points;

@@ -1,0 +1,90 @@
+//! Devices, the thread's among them, and its last error.
+
+use std::ffi::{c_char, c_void};
+
+use crate::answer::{context_of, device, enter, entry_points, give, last, set_device};
+use crate::driver::{Code, INVALID_DEVICE, INVALID_VALUE, checked};
+use crate::properties::{self, MAJOR};
+
+/// `cudaErrorPeerAccessAlreadyEnabled`.
+const ALREADY_ENABLED: Code = 704;
+
+entry_points! {
+    answer fn cudaGetDeviceCount(count: *mut i32) |cu| checked((cu.cuDeviceGetCount)(count));
+    answer fn cudaGetDevice(to: *mut i32) |_cu| give(to, device());
+    answer fn cudaSetDevice(wanted: i32) |cu| {
+        let mut count = 0;
+        checked((cu.cuDeviceGetCount)(&mut count))?;
+        if !(0..count).contains(&wanted) {
+            return Err(INVALID_DEVICE);
+        }
+        set_device(wanted);
+        enter(cu)
+    };
+    inside fn cudaDeviceSynchronize() |cu| checked((cu.cuCtxSynchronize)());
+    answer fn cudaDeviceGetAttribute(to: *mut i32, attribute: u32, of: i32) |cu| {
+        checked((cu.cuDeviceGetAttribute)(to, attribute, of))
+    };
+    inside fn cudaDeviceGetStreamPriorityRange(least: *mut i32, greatest: *mut i32) |cu| {
+        checked((cu.cuCtxGetStreamPriorityRange)(least, greatest))
+    };
+    answer fn cudaDeviceCanAccessPeer(answer: *mut i32, of: i32, peer: i32) |cu| {
+        checked((cu.cuDeviceCanAccessPeer)(answer, of, peer))
+    };
+    inside fn cudaDeviceEnablePeerAccess(peer: i32, flags: u32) |cu| {
+        match (cu.cuCtxEnablePeerAccess)(context_of(cu, peer)?, flags) {
+            0 => Ok(()),
+            ALREADY_ENABLED => Err(ALREADY_ENABLED),
+            code => Err(code),
+        }
+    };
+    answer fn cudaDeviceGetPCIBusId(to: *mut c_char, length: i32, of: i32) |_cu| {
+        let text = format!("0000:{:02X}:00.0\0", of + 1);
+        if to.is_null() || (length as usize) < text.len() {
+            return Err(INVALID_VALUE);
+        }
+        to.copy_from_nonoverlapping(text.as_ptr().cast(), text.len());
+        Ok(())
+    };
+    answer fn cudaDriverGetVersion(to: *mut i32) |_cu| give(to, MAJOR * 1000);
+    answer fn cudaRuntimeGetVersion(to: *mut i32) |_cu| give(to, MAJOR * 1000);
+    inside fn cudaMemGetInfo(free: *mut usize, total: *mut usize) |cu| {
+        checked((cu.cuMemGetInfo_v2)(free, total))
+    };
+    answer fn cudaProfilerStart() |_cu| Ok(());
+    answer fn cudaProfilerStop() |_cu| Ok(());
+    answer fn cudaGetDriverEntryPointByVersion(name: *const c_char, to: *mut *mut c_void,
+        _version: u32, _flags: u64, status: *mut u32) |cu|
+    {
+        if name.is_null() {
+            return Err(INVALID_VALUE);
+        }
+        // Names are without the version that the function has in the library.
+        let text = std::ffi::CStr::from_ptr(name).to_string_lossy();
+        let newer = format!("{text}_v2\0");
+        let mut found = cu.find(newer.as_ptr().cast());
+        if found.is_null() {
+            found = cu.find(name);
+        }
+        if !status.is_null() {
+            // 1: there is none.
+            status.write(u32::from(found.is_null()));
+        }
+        give(to, found)
+    };
+    answer fn cudaGetDeviceProperties(to: *mut u8, of: i32) |cu| properties::write(cu, to, of);
+    answer fn cudaGetDeviceProperties_v2(to: *mut u8, of: i32) |cu| properties::write(cu, to, of);
+}
+
+/// The thread's last error, which is forgotten.
+#[unsafe(no_mangle)]
+pub extern "C" fn cudaGetLastError() -> Code {
+    last(true)
+}
+
+/// The thread's last error.
+#[unsafe(no_mangle)]
+pub extern "C" fn cudaPeekAtLastError() -> Code {
+    last(false)
+}
+
