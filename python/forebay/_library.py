@@ -75,6 +75,7 @@ _FUNCTIONS = {
     "forebay_alloc": (_STATUS, [c_void_p, c_size_t, c_void_p, POINTER(c_void_p)]),
     "forebay_free": (_STATUS, [c_void_p, c_void_p, c_void_p]),
     "forebay_pool_trim": (_STATUS, [c_void_p, c_size_t, POINTER(c_size_t)]),
+    "forebay_pool_wait_for_frees": (_STATUS, [c_void_p]),
     "forebay_pool_sleep": (_STATUS, [c_void_p, c_int]),
     "forebay_pool_wake": (_STATUS, [c_void_p]),
     "forebay_pool_stats_json": (_STATUS, [c_void_p, c_char_p, c_size_t, POINTER(c_size_t)]),

@@ -373,6 +373,19 @@ pub unsafe extern "C" fn forebay_pool_trim(
     unsafe { with_pool(pool, body) }
 }
 
+/// Waits until streams are done with what was freed on them so far, so that all of it is idle:
+/// before a `forebay_pool_trim` that is to give back as much as there is.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT`, `FOREBAY_ERROR_POISONED`.
+///
+/// # Safety
+/// `pool` as for every call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forebay_pool_wait_for_frees(pool: *mut forebay_pool) -> forebay_status {
+    // SAFETY: the caller's promise.
+    unsafe { with_pool(pool, Pool::wait_for_frees) }
+}
+
 /// Moves idle pages together, so that the largest free run is as large as it can be; live
 /// blocks stay where they are. What it did goes to `*report` (may be NULL).
 ///

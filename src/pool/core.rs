@@ -309,6 +309,11 @@ impl Core {
             {
                 fences.push(Fence { stream: lane.stream, sequence });
             }
+            if let Some(closing) = &self.owners[tag as usize].closing
+                && self.space.runs().free_bytes(tag) > 0
+            {
+                fences.extend_from_slice(closing);
+            }
         }
         fences.retain(|fence| order.passed(fence.stream) < fence.sequence);
         fences
@@ -631,7 +636,8 @@ impl Core {
     /// Moves what was freed before the last of the fences in `waited` over to `to`, whose
     /// stream was made to wait for all of them; `behind` is a fence of it behind those waits, and
     /// its own fences are those from `began` on.
-    /// The same for blocks that wait for several streams, if these are the ones.
+    /// The same for blocks that wait for several streams, if these are the ones, and for what
+    /// graphs that were released had.
     pub fn hand_over(
         &mut self,
         table: &BlockTable,
@@ -652,6 +658,12 @@ impl Core {
             let own = fence.stream == behind.stream && fence.sequence >= began;
             own || waited.iter().any(covers)
         };
+        for from in self.tags() {
+            let closing = &self.owners[from as usize].closing;
+            if closing.as_ref().is_some_and(|fences| fences.iter().all(is_behind)) {
+                self.space.hand_over(from, u64::MAX, to, behind.sequence);
+            }
+        }
         for at in (0..self.waiting.len()).rev() {
             let Waiting { block, fences, graph: 0, to: READY } = &self.waiting[at] else {
                 continue;

@@ -80,9 +80,11 @@ def wake(device=None):
 
 def trim(keep_bytes=0, device=None):
     """Gives idle memory back to the device until at most ``keep_bytes`` are reserved; returns how
-    many bytes that were. ``torch.cuda.empty_cache()`` is this with 0, for all devices."""
+    many bytes that were. Waits for work that uses what was freed. ``torch.cuda.empty_cache()`` is this
+    with 0, for all devices."""
     total = 0
     for one in _chosen(device):
+        check(library().forebay_pool_wait_for_frees(pool_of(one)))
         released = ctypes.c_size_t()
         check(library().forebay_pool_trim(pool_of(one), keep_bytes, ctypes.byref(released)))
         total += released.value

@@ -1,0 +1,54 @@
+"""What the tests of PyTorch's door have in common. They run unmodified wheels on the simulated
+runtime and driver, whose folder `make test-torch` puts in front of the loader; each file is a
+process of its own, for an allocator is chosen once in a process."""
+
+import ctypes
+import os
+import subprocess
+import sys
+import textwrap
+import unittest
+
+MIB = 1 << 20
+
+# Its device has so much memory that the limits of tests are what ends it.
+_DRIVER = ctypes.CDLL("libcuda.so.1", mode=ctypes.RTLD_GLOBAL)
+
+
+def advance(ns):
+    """Lets the simulated device work for that long."""
+    _DRIVER.simAdvance.argtypes = [ctypes.c_uint64]
+    _DRIVER.simAdvance(ns)
+
+
+def hazards():
+    """How many accesses to memory were not in order; they are printed."""
+    _DRIVER.simHazards.restype = ctypes.c_size_t
+    return _DRIVER.simHazards()
+
+
+class Case(unittest.TestCase):
+    """A test after which every access has been in order."""
+
+    def tearDown(self):
+        import torch
+
+        torch.cuda.synchronize()
+        self.assertEqual(hazards(), 0, "accesses without an order")
+
+
+def script(text, status=0, **environment):
+    """Runs a program of its own in the same rig; what it printed, output and errors. Fails when it
+    ends otherwise than with `status`."""
+    command = [sys.executable, "-c", textwrap.dedent(text)]
+    environment = {**os.environ, **environment}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    if done.returncode != status:
+        raise AssertionError(f"ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return done.stdout, done.stderr
+
+
+def main():
+    unittest.main(verbosity=1)
