@@ -130,6 +130,11 @@ impl Pool {
         Ok(())
     }
 
+    /// Whether a capture was announced and has not ended.
+    pub fn is_announced(&self) -> bool {
+        self.captures.load(Ordering::Acquire) > 0
+    }
+
     /// Whether `stream` takes part in a capture.
     pub fn is_capturing(&self, stream: Stream) -> Result<bool> {
         let stream = self.order.name(stream);

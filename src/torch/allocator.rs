@@ -5,6 +5,7 @@ use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::device;
+use super::hooks;
 use super::message;
 use super::observer::{Happening, tell};
 use super::throw::{Exception, TEXT_MAX, throw};
@@ -86,6 +87,7 @@ pub extern "C-unwind" fn forebay_torch_malloc(
     }
     let taken = caught(device, || {
         let gpu = device::gpu(device)?;
+        hooks::check_hooks(gpu, stream_of(stream))?;
         let address = gpu.pool.alloc(size, stream_of(stream))?;
         gpu.usage.taken(size, gpu.pool.block_bytes(size));
         Ok(address as *mut c_void)

@@ -2,10 +2,12 @@
 //! `torch._C._CUDAPluggableAllocator`; `python/forebay/torch` does that.
 
 use std::ffi::{c_int, c_void};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::allocator::{Thrown, caught, complain, stream_of};
-use super::device;
-use crate::error::Result;
+use super::device::{self, Gpu};
+use crate::error::{Result, fail};
+use crate::order::Stream;
 
 /// A pool of PyTorch's graphs by its two numbers, one of which is zero: (n, 0) was made for a
 /// graph, (0, n) by `graph_pool_handle()`. None for the default pool, (0, 0).
@@ -24,10 +26,35 @@ fn checked(device: c_int, body: impl FnOnce() -> Result<()>) {
     thrown.throw();
 }
 
-/// Hook `set_init_fn`: PyTorch has found `device_count` devices. Nothing is to be done: a pool is
-/// made when its device is first used.
+/// Whether PyTorch was given the hooks; it calls that of the start before anything is allocated.
+static HOOKED: AtomicBool = AtomicBool::new(false);
+
+/// Without hooks nobody announces captures, and what is taken in one would be used again outside
+/// of its graph: the error for that.
+#[inline]
+pub(super) fn check_hooks(gpu: &Gpu, stream: Stream) -> Result<()> {
+    if HOOKED.load(Ordering::Relaxed) { Ok(()) } else { check_capture(gpu, stream) }
+}
+
+#[cold]
+#[inline(never)]
+fn check_capture(gpu: &Gpu, stream: Stream) -> Result<()> {
+    if gpu.pool.is_announced() || !gpu.pool.is_capturing(stream)? {
+        return Ok(());
+    }
+    Err(fail!(
+        InvalidState,
+        "stream {:#x} is capturing a graph, and PyTorch was not given forebay's hooks, which say \
+         so: use forebay.torch.enable()",
+        stream.0
+    ))
+}
+
+/// Hook `set_init_fn`: PyTorch has found `device_count` devices. A pool is made when its device is
+/// first used.
 #[unsafe(no_mangle)]
 pub extern "C" fn forebay_torch_init(device_count: c_int) {
+    HOOKED.store(true, Ordering::Relaxed);
     tracing::debug!(device_count, "PyTorch's CUDA is initialised");
 }
 

@@ -97,7 +97,8 @@ def enable(mode=None, *, policy=None, limit=None):
     ``"pool"``
         PyTorch's own allocator goes on, in a ``MemPool`` per device whose segments come from
         forebay: everything that PyTorch has works, and so does its fragmentation within segments.
-        A pool in use gives no segment back, so ``empty_cache`` frees nothing of it.
+        A pool in use gives no segment back, so ``empty_cache`` frees nothing of it. From PyTorch
+        2.8 on.
 
     ``policy`` is the name of a policy (``"balanced"``, ``"conservative"``, ``"aggressive_reuse"``,
     ``"quality_first"``, ``"latency_first"``), ``limit`` the most that forebay takes of each device:
@@ -125,7 +126,9 @@ def enable(mode=None, *, policy=None, limit=None):
     torch = _torch()
     if wanted == "global" and _is_in_use(torch):
         raise ForebayError(_TOO_LATE)
-    check(library().forebay_torch_configure(_text(limit, "limit"), _text(policy, "policy")))
+    limit, policy = _text(limit, "limit"), _text(policy, "policy")
+    if limit or policy or not any(map(library().forebay_torch_is_used, range(64))):
+        check(library().forebay_torch_configure(limit, policy))
     if wanted == "global":
         _enable_global(torch)
     else:
@@ -173,17 +176,24 @@ def _enable_global(torch):
 def _enable_pool(torch):
     if not torch.cuda.is_available():
         raise ForebayError("mode='pool' needs a CUDA device, and PyTorch finds none")
-    for name in ("_cuda_beginAllocateToPool", "_cuda_endAllocateToPool"):
-        if not hasattr(torch._C, name):
-            raise ForebayError(
-                f"PyTorch {torch.__version__} has no {name}; use mode='global', or "
-                "forebay.torch.mem_pool() with torch.cuda.use_mem_pool"
-            )
+    if not can_route(torch):
+        raise ForebayError(
+            f"PyTorch {torch.__version__} routes allocations to a pool on one thread at a time; "
+            "mode='pool' needs 2.8 or later. Use mode='global', or forebay.torch.mem_pool() with "
+            "torch.cuda.use_mem_pool"
+        )
     for device in range(torch.cuda.device_count()):
         with torch.cuda.device(device):
             pool = _new_pool(torch)
         torch._C._cuda_beginAllocateToPool(device, pool.id)
         _pools[device] = pool
+
+
+def can_route(torch):
+    """Whether all threads' allocations can be sent to one pool: from 2.8 on."""
+    return hasattr(torch._C, "_cuda_beginAllocateToPool") and hasattr(
+        torch._C, "_cuda_endAllocateToPool"
+    )
 
 
 def _new_pool(torch):
