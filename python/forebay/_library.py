@@ -60,6 +60,35 @@ class TorchStatistics(ctypes.Structure):
     )
 
 
+class PoolStatistics(ctypes.Structure):
+    """``forebay_pool_statistics``."""
+
+    _fields_ = [("struct_size", c_size_t)] + [
+        (name, c_uint64)
+        for name in (
+            "requested_bytes",
+            "requested_peak",
+            "requested_total",
+            "allocated_bytes",
+            "allocated_peak",
+            "allocated_total",
+            "reserved_bytes",
+            "reserved_peak",
+            "reserved_total",
+            "allocations",
+            "frees",
+            "hits",
+            "misses",
+            "failed",
+            "invalid_frees",
+            "system_calls",
+            "trims",
+            "limit_bytes",
+            "live_blocks",
+        )
+    ]
+
+
 #: Called with what happened, the address, bytes, the device and the stream.
 OBSERVER = ctypes.CFUNCTYPE(None, c_int32, c_void_p, c_size_t, c_int, c_void_p)
 
@@ -78,6 +107,7 @@ _FUNCTIONS = {
     "forebay_pool_wait_for_frees": (_STATUS, [c_void_p]),
     "forebay_pool_sleep": (_STATUS, [c_void_p, c_int]),
     "forebay_pool_wake": (_STATUS, [c_void_p]),
+    "forebay_pool_stats": (_STATUS, [c_void_p, POINTER(PoolStatistics)]),
     "forebay_pool_stats_json": (_STATUS, [c_void_p, c_char_p, c_size_t, POINTER(c_size_t)]),
     "forebay_pool_snapshot_json": (_STATUS, [c_void_p, c_char_p, c_size_t, POINTER(c_size_t)]),
     "forebay_block_export": (_STATUS, [c_void_p, c_void_p, c_void_p, c_size_t, c_void_p]),
@@ -160,6 +190,13 @@ def check(status):
 def address_of(name):
     """The address of a function of the library, for those who call it themselves."""
     return ctypes.cast(getattr(library(), name), c_void_p).value
+
+
+def pool_statistics(pool):
+    """The counters of ``pool``."""
+    stats = PoolStatistics(struct_size=ctypes.sizeof(PoolStatistics))
+    check(library().forebay_pool_stats(pool, ctypes.byref(stats)))
+    return stats
 
 
 def json_of(function, pool):

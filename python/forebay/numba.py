@@ -12,7 +12,7 @@ from forebay's pool of the device, the one that PyTorch's tensors come from wher
 import ctypes
 import threading
 
-from ._library import OUT_OF_MEMORY, TorchStatistics, check, library
+from ._library import OUT_OF_MEMORY, check, library, pool_statistics
 
 try:
     from numba import cuda
@@ -33,6 +33,9 @@ class Manager(HostOnlyCUDAMemoryManager):
     Numba tells a manager of no streams: neither where memory is used, nor where it is freed. So
     freed blocks are collected, and given back together after everything on the device was waited
     for: what Numba's own manager does with its deallocations.
+
+    ``cuda.close()`` resets the device, and with it every pool of the process: nothing for programs in
+    which others use forebay too.
     """
 
     def __init__(self, *args, **kwargs):
@@ -89,23 +92,19 @@ class Manager(HostOnlyCUDAMemoryManager):
             check(library().forebay_free(self._pool, address, None))
         return True
 
-    def _statistics(self):
-        stats = TorchStatistics(struct_size=ctypes.sizeof(TorchStatistics))
-        check(library().forebay_torch_stats(self.context.device.id, ctypes.byref(stats)))
-        return stats
-
     def _total(self):
-        total = getattr(self, "_device_bytes", None)
+        total = getattr(self, "_limit", None)
         if total is None:
-            total = self._device_bytes = self._statistics().device_bytes
+            total = self._limit = pool_statistics(self._pool).limit_bytes
         return total
 
     def get_memory_info(self):
-        """Free and total bytes: what the pool may still take, and what it holds idle, and the device's."""
-        stats = self._statistics()
+        """Free bytes, those that the device has and the pool may take and those that the pool holds
+        idle, and all bytes of the device."""
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
         cuda.cudadrv.driver.driver.cuMemGetInfo(ctypes.byref(free), ctypes.byref(total))
-        idle = stats.reserved_bytes - min(stats.live_bytes, stats.reserved_bytes)
+        stats = pool_statistics(self._pool)
+        idle = stats.reserved_bytes - min(stats.allocated_bytes, stats.reserved_bytes)
         room = stats.limit_bytes - min(stats.reserved_bytes, stats.limit_bytes)
         return MemoryInfo(free=min(free.value, room) + idle, total=total.value)
 
@@ -121,9 +120,6 @@ class Manager(HostOnlyCUDAMemoryManager):
     def reset(self):
         self._give_back()
         super().reset()
-
-    def defer_cleanup(self):
-        return super().defer_cleanup()
 
 
 #: What ``NUMBA_CUDA_MEMORY_MANAGER=forebay.numba`` looks for.

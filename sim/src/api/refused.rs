@@ -4,6 +4,10 @@ use super::entry_points;
 use crate::code::ERROR_NOT_SUPPORTED;
 
 entry_points! {
+    fn cuIpcGetMemHandle() |_state| { Err(ERROR_NOT_SUPPORTED) }
+    fn cuIpcOpenMemHandle_v2() |_state| { Err(ERROR_NOT_SUPPORTED) }
+    fn cuIpcOpenMemHandle() |_state| { Err(ERROR_NOT_SUPPORTED) }
+    fn cuIpcCloseMemHandle() |_state| { Err(ERROR_NOT_SUPPORTED) }
     fn cuMulticastCreate() |_state| { Err(ERROR_NOT_SUPPORTED) }
     fn cuMulticastAddDevice() |_state| { Err(ERROR_NOT_SUPPORTED) }
     fn cuMulticastBindMem() |_state| { Err(ERROR_NOT_SUPPORTED) }
