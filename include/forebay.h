@@ -559,6 +559,15 @@ forebay_status forebay_pool_trim(struct forebay_pool *pool,
                                  size_t keep_bytes,
                                  size_t *released);
 
+/// Waits until streams are done with what was freed on them so far, so that all of it is idle:
+/// before a `forebay_pool_trim` that is to give back as much as there is.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT`, `FOREBAY_ERROR_POISONED`.
+///
+/// The caller's part:
+/// `pool` as for every call.
+forebay_status forebay_pool_wait_for_frees(struct forebay_pool *pool);
+
 /// Moves idle pages together, so that the largest free run is as large as it can be; live
 /// blocks stay where they are. What it did goes to `*report` (may be NULL).
 ///
@@ -1075,8 +1084,8 @@ void *forebay_torch_segment_malloc(size_t size,
 /// Work queued on `stream` is the last to use the memory.
 void forebay_torch_segment_free(void *ptr, size_t size, int device, void *stream);
 
-/// Hook `set_init_fn`: PyTorch has found `device_count` devices. Nothing is to be done: a pool is
-/// made when its device is first used.
+/// Hook `set_init_fn`: PyTorch has found `device_count` devices. A pool is made when its device is
+/// first used.
 void forebay_torch_init(int device_count);
 
 /// Hook `set_reset_fn`, for `torch.cuda.empty_cache()`: idle memory goes back to the devices. Waits

@@ -256,6 +256,9 @@ public:
         check(forebay_record_stream(handle_, block, on));
     }
 
+    /// Waits until streams are done with what was freed on them so far.
+    void wait_for_frees() { check(forebay_pool_wait_for_frees(handle_)); }
+
     /// Gives idle memory back until at most `keep_bytes` are mapped, or nothing idle is left.
     /// Returns the bytes given back.
     std::size_t trim(std::size_t keep_bytes = 0) {

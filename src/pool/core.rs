@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use super::block::{BlockTable, Head, Heads, Word, state};
 use super::budget::{Budget, Situation};
-use super::housekeeper;
 use super::graph::Expected;
+use super::housekeeper;
 use super::lane::Lane;
 use super::policy::{Preset, TrimWhen};
 use super::sleep::Sleep;

@@ -64,7 +64,8 @@ impl Pool {
     /// Every mapped stretch, in the order of addresses. Walks over everything, under the lock.
     pub fn snapshot(&self) -> Vec<Stretch> {
         let core = self.core.lock();
-        let slabs: HashMap<u32, u32> = core.space.slabs().map(|(id, slab)| (slab.run, id)).collect();
+        let slabs: HashMap<u32, u32> =
+            core.space.slabs().map(|(id, slab)| (slab.run, id)).collect();
         let mut stretches: Vec<Stretch> = Vec::new();
         let mut runs: Vec<_> = core.space.runs().iter().map(|(id, run)| (id, *run)).collect();
         runs.retain(|(_, run)| matches!(run.state, State::Free | State::Used));
@@ -91,7 +92,14 @@ impl Pool {
                 let state = if ready { PieceState::Free } else { PieceState::Waiting };
                 let stream = core.stream_of(run.tag);
                 let (size, requested) = (run.size, 0);
-                stretch.pieces.push(Piece { address, size, requested, state, stream, small: false });
+                stretch.pieces.push(Piece {
+                    address,
+                    size,
+                    requested,
+                    state,
+                    stream,
+                    small: false,
+                });
             }
         }
         stretches
@@ -132,7 +140,8 @@ impl Pool {
             state::CACHED => PieceState::Free,
             _ => PieceState::Waiting,
         };
-        let requested = if state == PieceState::Live { block.head().requested(block.index) } else { 0 };
+        let requested =
+            if state == PieceState::Live { block.head().requested(block.index) } else { 0 };
         let taken_on = self.slots.get(word.owner()).map(|slot| slot.stream());
         let stream = taken_on.unwrap_or_else(|| core.note_stream(block.address()));
         Piece { address: block.address(), size, requested, state, stream, small }

@@ -98,7 +98,8 @@ fn make(ordinal: i32) -> Result<&'static Gpu> {
         return Ok(gpu);
     }
     let handle = lasting_handle_of(Arc::clone(&pool));
-    let gpu = Box::into_raw(Box::new(Gpu { ordinal: number, pool, handle, usage: Usage::default() }));
+    let gpu =
+        Box::into_raw(Box::new(Gpu { ordinal: number, pool, handle, usage: Usage::default() }));
     slot.store(gpu, Ordering::Release);
     drop(settled);
     // SAFETY: made above, and never destroyed.

@@ -41,7 +41,8 @@ pub fn out_of_memory(gpu: &Gpu, size: usize) -> String {
         bytes(largest),
     );
     if waiting > 0 {
-        let _ = write!(text, " Freed, but held for work on streams or for graphs: {}", bytes(waiting));
+        let _ =
+            write!(text, " Freed, but held for work on streams or for graphs: {}", bytes(waiting));
         for (place, (stream, held)) in held.iter().take(STREAMS).enumerate() {
             let lead = if place == 0 { " (" } else { ", " };
             let _ = write!(text, "{lead}stream {:#x}: {}", stream.0, bytes(*held));

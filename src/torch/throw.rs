@@ -171,8 +171,8 @@ fn torch() -> Option<Torch> {
         let standard = Loaded::of(&[c"libstdc++.so.6"]);
         let strings = strings(&libraries, &standard)?;
         let error = libraries.class(c"_ZTIN3c105ErrorE", c"_ZTVN3c105ErrorE")?;
-        let out_of_memory = libraries
-            .class(c"_ZTIN3c1016OutOfMemoryErrorE", c"_ZTVN3c1016OutOfMemoryErrorE")?;
+        let out_of_memory =
+            libraries.class(c"_ZTIN3c1016OutOfMemoryErrorE", c"_ZTVN3c1016OutOfMemoryErrorE")?;
         Some(Torch { strings, out_of_memory, error })
     })
 }

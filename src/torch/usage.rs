@@ -220,10 +220,16 @@ mod tests {
         usage.freed(2 << 20, 2 << 20);
         usage.taken(1 << 20, 1 << 20);
         let (small, large, all) = (usage.of(false), usage.of(true), usage.all());
-        assert_eq!(small.now, Live { blocks: 2, allocated: 512 + (1 << 20), requested: 100 + (1 << 20) });
+        assert_eq!(
+            small.now,
+            Live { blocks: 2, allocated: 512 + (1 << 20), requested: 100 + (1 << 20) }
+        );
         assert_eq!(large.now, Live::default());
         assert_eq!(large.peak, Live { blocks: 1, allocated: 2 << 20, requested: 2 << 20 });
-        assert_eq!(all.peak, Live { blocks: 2, allocated: (2 << 20) + 512, requested: (2 << 20) + 100 });
+        assert_eq!(
+            all.peak,
+            Live { blocks: 2, allocated: (2 << 20) + 512, requested: (2 << 20) + 100 }
+        );
         assert_eq!((all.given.blocks, all.returned.blocks), (3, 1));
         usage.reset_peaks();
         usage.reset_totals();

@@ -79,6 +79,7 @@ void a_pool_gives_and_takes() {
     pool.check_integrity();
 
     CHECK(pool.stats().reserved_bytes > 0);
+    pool.wait_for_frees();
     CHECK(pool.trim() > 0);
     CHECK(pool.stats().reserved_bytes == 0);
     const auto report = pool.defragment();

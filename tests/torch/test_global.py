@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import unittest
 
 import rig
 import torch
@@ -25,6 +26,9 @@ SINCE_2_9 = hasattr(torch, "accelerator") and hasattr(torch.accelerator, "memory
 if not SINCE_2_9:
     # A capture there begins with kernels that set the state of the random numbers.
     os.environ["SIM_CUDART_KERNELS"] = "skip"
+
+
+LAST = f"cuda:{torch.cuda.device_count() - 1}"
 
 
 def empty(mib, **options):
@@ -59,6 +63,7 @@ class Tensors(rig.Case):
         del nothing
         self.assertEqual(torch.cuda.memory_stats()["allocation.all.allocated"], before)
 
+    @unittest.skipIf(torch.cuda.device_count() < 2, "there is one device")
     def test_every_device_has_its_pool(self):
         values = torch.arange(100000, dtype=torch.int64)
         first = values.to("cuda:0")
@@ -124,6 +129,7 @@ class Streams(rig.Case):
         torch.cuda.synchronize()
         self.assertTrue(torch.equal(target, source))
 
+    @rig.needs_the_checker
     def test_without_record_stream_the_race_is_found(self):
         # That the check above can fail.
         first, second = torch.cuda.Stream(), torch.cuda.Stream()
@@ -317,7 +323,7 @@ class Numbers(rig.Case):
             import torch, forebay.torch
             forebay.torch.enable()
             torch.cuda.init()
-            print(torch.cuda.memory_allocated(), torch.cuda.max_memory_reserved(1))
+            print(torch.cuda.memory_allocated(), torch.cuda.max_memory_reserved(torch.cuda.device_count() - 1))
             torch.cuda.reset_peak_memory_stats()
             torch.cuda.reset_accumulated_memory_stats()
             torch.cuda.empty_cache()
@@ -359,17 +365,17 @@ class Snapshots(rig.Case):
                 at += block["size"]
                 live += block["size"] if block["state"] == "active_allocated" else 0
             self.assertEqual(at, segment["address"] + segment["total_size"])
-        allocated = sum(torch.cuda.memory_allocated(device) for device in range(2))
+        allocated = sum(map(torch.cuda.memory_allocated, range(torch.cuda.device_count())))
         self.assertEqual(live, allocated)
 
     def test_they_are_tiled_by_blocks(self):
-        held = [torch.empty(size * 1001 + 1, device="cuda:1") for size in range(60)]
+        held = [torch.empty(size * 1001 + 1, device=LAST) for size in range(60)]
         held += [torch.empty(700, device="cuda") for _ in range(40)]
         del held[::3]
         self.check(torch.cuda.memory._snapshot())
         self.assertEqual(torch.cuda.memory_snapshot(), forebay.torch.memory_snapshot())
         reserved = sum(segment["total_size"] for segment in torch.cuda.memory_snapshot())
-        self.assertEqual(reserved, sum(torch.cuda.memory_reserved(device) for device in range(2)))
+        self.assertEqual(reserved, sum(map(torch.cuda.memory_reserved, range(torch.cuda.device_count()))))
 
     def test_history_has_python_stacks(self):
         forebay.torch.record_memory_history(None)

@@ -49,6 +49,7 @@ class Pool(rig.Case):
         with self.assertRaisesRegex(forebay.ForebayError, "PyTorch's own"):
             forebay.torch.record_memory_history()
 
+    @unittest.skipIf(torch.cuda.device_count() < 2, "there is one device")
     def test_both_devices(self):
         values = torch.arange(10000)
         self.assertTrue(torch.equal(values.to("cuda:1").cpu(), values))

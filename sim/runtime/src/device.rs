@@ -87,4 +87,3 @@ pub extern "C" fn cudaGetLastError() -> Code {
 pub extern "C" fn cudaPeekAtLastError() -> Code {
     last(false)
 }
-

@@ -38,9 +38,8 @@ const KERNEL_NS: u64 = 2000;
 
 fn launch(cu: &Driver, stream: u64) -> Outcome {
     static SKIPS: OnceLock<bool> = OnceLock::new();
-    let skips = *SKIPS.get_or_init(|| {
-        std::env::var("SIM_CUDART_KERNELS").is_ok_and(|choice| choice == "skip")
-    });
+    let skips = *SKIPS
+        .get_or_init(|| std::env::var("SIM_CUDART_KERNELS").is_ok_and(|choice| choice == "skip"));
     let at = cu.find(c"simLaunch".as_ptr());
     if !skips || at.is_null() {
         return Err(NOT_SUPPORTED);

@@ -36,8 +36,14 @@ fn texts(code: Code) -> (&'static CStr, &'static CStr) {
             c"cudaErrorStreamCaptureImplicit",
             c"operation would make the legacy stream depend on a capturing blocking stream",
         ),
-        907 => (c"cudaErrorCapturedEvent", c"operation not permitted on an event last recorded in a capturing stream"),
-        908 => (c"cudaErrorStreamCaptureWrongThread", c"attempt to terminate a thread-local capture from another thread"),
+        907 => (
+            c"cudaErrorCapturedEvent",
+            c"operation not permitted on an event last recorded in a capturing stream",
+        ),
+        908 => (
+            c"cudaErrorStreamCaptureWrongThread",
+            c"attempt to terminate a thread-local capture from another thread",
+        ),
         _ => (c"cudaErrorUnknown", c"unknown error"),
     }
 }

@@ -10,35 +10,35 @@ const SIZE: usize = if cfg!(feature = "cuda-12") { 1032 } else { 1008 };
 
 /// Fields of four bytes: their place in CUDA 12, in 13, and the value.
 const WORDS: [(usize, usize, i32); 20] = [
-    (304, 304, 65536),   // regsPerBlock
-    (308, 308, 32),      // warpSize
-    (320, 320, 1024),    // maxThreadsPerBlock
-    (324, 324, 1024),    // maxThreadsDim
+    (304, 304, 65536), // regsPerBlock
+    (308, 308, 32),    // warpSize
+    (320, 320, 1024),  // maxThreadsPerBlock
+    (324, 324, 1024),  // maxThreadsDim
     (328, 328, 1024),
     (332, 332, 64),
     (336, 336, i32::MAX), // maxGridSize
     (340, 340, 65535),
     (344, 344, 65535),
-    (388, 384, 132),     // multiProcessorCount
-    (400, 392, 1),       // canMapHostMemory
-    (576, 560, 1),       // concurrentKernels
-    (600, 584, 2),       // asyncEngineCount
-    (604, 588, 1),       // unifiedAddressing
-    (612, 592, 5120),    // memoryBusWidth
+    (388, 384, 132),      // multiProcessorCount
+    (400, 392, 1),        // canMapHostMemory
+    (576, 560, 1),        // concurrentKernels
+    (600, 584, 2),        // asyncEngineCount
+    (604, 588, 1),        // unifiedAddressing
+    (612, 592, 5120),     // memoryBusWidth
     (616, 596, 50 << 20), // l2CacheSize
-    (624, 604, 2048),    // maxThreadsPerMultiProcessor
-    (648, 632, 65536),   // regsPerMultiprocessor
-    (712, 688, 32),      // maxBlocksPerMultiProcessor
-    (744, 720, 1),       // memoryPoolsSupported
+    (624, 604, 2048),     // maxThreadsPerMultiProcessor
+    (648, 632, 65536),    // regsPerMultiprocessor
+    (712, 688, 32),       // maxBlocksPerMultiProcessor
+    (744, 720, 1),        // memoryPoolsSupported
 ];
 
 /// Fields of eight bytes, likewise.
 const LONGS: [(usize, usize, u64); 5] = [
-    (296, 296, 48 << 10),   // sharedMemPerBlock
-    (352, 352, 64 << 10),   // totalConstMem
-    (368, 368, 512),        // textureAlignment
-    (640, 624, 228 << 10),  // sharedMemPerMultiprocessor
-    (696, 672, 227 << 10),  // sharedMemPerBlockOptin
+    (296, 296, 48 << 10),  // sharedMemPerBlock
+    (352, 352, 64 << 10),  // totalConstMem
+    (368, 368, 512),       // textureAlignment
+    (640, 624, 228 << 10), // sharedMemPerMultiprocessor
+    (696, 672, 227 << 10), // sharedMemPerBlockOptin
 ];
 
 /// Writes what there is to know of device `of`. It passes for one of compute capability 9.0.
