@@ -89,6 +89,69 @@ class PoolStatistics(ctypes.Structure):
     ]
 
 
+class PoolConfig(ctypes.Structure):
+    """``forebay_pool_config``."""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("device_kind", c_int32),
+        ("device_index", c_int32),
+        ("max_bytes", c_uint64),
+        ("initial_bytes", c_uint64),
+        ("block_size", c_uint64),
+        ("policy", c_int32),
+        ("reserved", c_uint32),
+        ("flags", c_uint64),
+    ]
+
+
+class CacheConfig(ctypes.Structure):
+    """``forebay_cache_config``."""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("max_bytes", c_uint64),
+        ("max_entries", c_uint64),
+        ("time_to_live_ms", c_uint64),
+        ("entry_worth", c_uint64),
+        ("policy", c_int32),
+        ("reserved", c_uint32),
+    ]
+
+
+class CachePin(ctypes.Structure):
+    """``forebay_cache_pin``."""
+
+    _fields_ = [("ptr", c_void_p), ("size", c_size_t), ("ticket", c_uint64)]
+
+
+class CacheStatistics(ctypes.Structure):
+    """``forebay_cache_statistics``."""
+
+    _fields_ = [("struct_size", c_size_t)] + [
+        (name, c_uint64)
+        for name in (
+            "entries",
+            "bytes",
+            "bytes_peak",
+            "pinned_entries",
+            "pinned_bytes",
+            "hits",
+            "misses",
+            "puts",
+            "refused",
+            "evicted",
+            "evicted_bytes",
+            "pressed",
+            "pressed_bytes",
+            "expired",
+            "removed",
+            "taken",
+            "bookkeeping_bytes",
+        )
+    ]
+
+
 #: Called with what happened, the address, bytes, the device and the stream.
 OBSERVER = ctypes.CFUNCTYPE(None, c_int32, c_void_p, c_size_t, c_int, c_void_p)
 
@@ -103,6 +166,34 @@ _FUNCTIONS = {
     "forebay_status_name": (c_char_p, [c_int32]),
     "forebay_alloc": (_STATUS, [c_void_p, c_size_t, c_void_p, POINTER(c_void_p)]),
     "forebay_free": (_STATUS, [c_void_p, c_void_p, c_void_p]),
+    "forebay_pool_create": (_STATUS, [POINTER(PoolConfig), POINTER(c_void_p)]),
+    "forebay_pool_destroy": (_STATUS, [c_void_p]),
+    "forebay_cache_create": (
+        _STATUS,
+        [POINTER(c_void_p), c_size_t, POINTER(CacheConfig), POINTER(c_void_p)],
+    ),
+    "forebay_cache_destroy": (_STATUS, [c_void_p]),
+    "forebay_cache_put": (_STATUS, [c_void_p, c_char_p, c_size_t, c_void_p, c_void_p]),
+    "forebay_cache_put_copy": (
+        _STATUS,
+        [c_void_p, c_char_p, c_size_t, c_void_p, c_size_t, c_void_p],
+    ),
+    "forebay_cache_get": (_STATUS, [c_void_p, c_char_p, c_size_t, c_void_p, POINTER(CachePin)]),
+    "forebay_cache_release": (_STATUS, [c_void_p, CachePin, c_void_p]),
+    "forebay_cache_take": (
+        _STATUS,
+        [c_void_p, c_char_p, c_size_t, c_void_p, POINTER(c_void_p), POINTER(c_size_t)],
+    ),
+    "forebay_cache_remove": (_STATUS, [c_void_p, c_char_p, c_size_t, POINTER(c_size_t)]),
+    "forebay_cache_evict": (_STATUS, [c_void_p, c_size_t, POINTER(c_size_t)]),
+    "forebay_cache_expire": (_STATUS, [c_void_p, c_uint64, POINTER(c_size_t)]),
+    "forebay_cache_clear": (_STATUS, [c_void_p, POINTER(c_size_t)]),
+    "forebay_cache_stats": (_STATUS, [c_void_p, POINTER(CacheStatistics)]),
+    "forebay_cache_tensor_key": (
+        _STATUS,
+        [c_char_p, POINTER(ctypes.c_int64), c_size_t, c_int32, c_uint32, c_char_p, c_size_t,
+         POINTER(c_size_t)],
+    ),
     "forebay_pool_trim": (_STATUS, [c_void_p, c_size_t, POINTER(c_size_t)]),
     "forebay_pool_wait_for_frees": (_STATUS, [c_void_p]),
     "forebay_pool_sleep": (_STATUS, [c_void_p, c_int]),
@@ -197,6 +288,19 @@ def pool_statistics(pool):
     stats = PoolStatistics(struct_size=ctypes.sizeof(PoolStatistics))
     check(library().forebay_pool_stats(pool, ctypes.byref(stats)))
     return stats
+
+
+def tensor_key(dtype, shape, kind, index):
+    """The key of tensors of one kind, as bytes."""
+    lengths = (ctypes.c_int64 * len(shape))(*shape)
+    length, buffer = c_size_t(), ctypes.create_string_buffer(2048)
+    check(
+        library().forebay_cache_tensor_key(
+            dtype.encode(), lengths, len(shape), kind, index, buffer, len(buffer),
+            ctypes.byref(length),
+        )
+    )
+    return buffer.raw[: length.value]
 
 
 def json_of(function, pool):

@@ -319,6 +319,24 @@ impl Core {
         fences
     }
 
+    /// Bytes that were freed and that nobody may take yet, by the stream that is waited for; of
+    /// several, the one that was noted last.
+    pub fn holdings(&self) -> Vec<(Stream, u64)> {
+        let runs = self.tags().map(|tag| (self.stream_of(tag), self.space.runs().free_bytes(tag)));
+        let blocks = self.waiting.iter().map(|waiting| {
+            let last = waiting.fences.last().map_or(Stream::DEFAULT, |fence| fence.stream);
+            (last, waiting.block.head().size())
+        });
+        let mut held: Vec<(Stream, u64)> = Vec::new();
+        for (stream, bytes) in runs.chain(blocks) {
+            match held.iter_mut().find(|(other, _)| *other == stream) {
+                Some((_, sum)) => *sum += bytes,
+                None => held.push((stream, bytes)),
+            }
+        }
+        held
+    }
+
     /// `fresh` bytes were mapped.
     pub fn note_reserved(&mut self, fresh: u64) {
         self.reserved_total += fresh;

@@ -292,19 +292,9 @@ impl Pool {
         }
     }
 
-    /// What streams hold back of the free memory: bytes by stream, most first.
+    /// What streams and graphs hold back of the free memory: bytes by stream, most first.
     pub fn holdings(&self) -> Vec<(Stream, u64)> {
-        let core = self.core.lock();
-        let mut held: Vec<(Stream, u64)> = Vec::new();
-        for tag in core.tags() {
-            let bytes = core.space.runs().free_bytes(tag);
-            let stream = core.stream_of(tag);
-            match held.iter_mut().find(|(other, _)| *other == stream) {
-                Some((_, sum)) => *sum += bytes,
-                None => held.push((stream, bytes)),
-            }
-        }
-        drop(core);
+        let mut held = self.core.lock().holdings();
         held.retain(|&(_, bytes)| bytes > 0);
         held.sort_unstable_by_key(|&(stream, bytes)| (std::cmp::Reverse(bytes), stream));
         held

@@ -402,6 +402,11 @@ impl Pool {
         self.slots.iter().for_each(|slot| slot.door.raise(attention::CLOSED));
     }
 
+    /// Whether this is a forked child, where the pool cannot be used.
+    pub fn is_of_parent(&self) -> bool {
+        self.forked.load(Ordering::Relaxed)
+    }
+
     /// Has the next call that leaves the fast path panic, for tests of what follows one.
     #[doc(hidden)]
     pub fn panic_next(&self) {

@@ -139,7 +139,10 @@ pub unsafe extern "C" fn forebay_torch_free(
         gpu.usage.freed(size, gpu.pool.block_bytes(size));
         Ok(())
     });
-    if let Err(error) = freed {
+    if let Err(error) = freed
+        // What a forked child inherits and lets go of is its parent's still.
+        && !device::ready(device).is_some_and(|gpu| gpu.pool.is_of_parent())
+    {
         complain("forebay_torch_free", error);
     }
 }

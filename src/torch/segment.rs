@@ -98,7 +98,10 @@ pub unsafe extern "C" fn forebay_torch_segment_free(
             None => Ok(()),
         }
     });
-    if let Err(error) = freed {
+    if let Err(error) = freed
+        // What a forked child inherits and lets go of is its parent's still.
+        && !device::ready(device).is_some_and(|gpu| gpu.pool.is_of_parent())
+    {
         complain("forebay_torch_segment_free", error);
     }
 }

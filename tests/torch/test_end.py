@@ -62,6 +62,17 @@ graph.replay()
     def test_asleep(self):
         self.both("kept = empty(3)\nforebay.torch.sleep()")
 
+    def test_a_forked_child_lets_go_of_what_it_inherits(self):
+        self.both("""
+kept = [empty(3), empty(1)]
+child = os.fork()
+if child == 0:
+    kept.clear()
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+assert empty(3).data_ptr() not in [one.data_ptr() for one in kept]
+""")
+
     def test_without_a_tensor(self):
         self.both("")
 

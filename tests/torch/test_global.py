@@ -222,6 +222,21 @@ class NoMemory(rig.Case):
         self.assertIn("for graphs: 200.00 MiB (stream 0x", str(caught.exception))
         del graph
 
+    def test_streams_that_were_recorded_are_named(self):
+        # Work that goes on: what it uses was freed, and is not to be had.
+        stream, other = torch.cuda.Stream(), torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            tensor = empty(100)
+        tensor.record_stream(other)
+        report = forebay.torch.memory_stats()
+        del tensor
+        held = forebay.torch.memory_stats()["active_bytes.all.current"]
+        self.assertEqual(held, report["active_bytes.all.current"])
+        self.assertEqual(
+            forebay.torch.memory_stats()["allocated_bytes.all.current"],
+            report["allocated_bytes.all.current"] - 100 * MIB,
+        )
+
     def test_what_fails_otherwise_is_a_runtime_error(self):
         forebay.torch.sleep()
         with self.assertRaises(RuntimeError) as caught:
