@@ -2,10 +2,9 @@
 
 use std::ffi::c_char;
 
-use super::guard::{PublicStruct, out, write_sized};
+use super::guard::{PublicStruct, out, write_sized, write_text};
 use super::pool::{forebay_pool, with_open_pool};
 use super::status::forebay_status;
-use crate::error::fail;
 use crate::pool::Pool;
 
 /// The counters of a pool. Set `struct_size` before the call. Requested, allocated and
@@ -156,30 +155,8 @@ pub unsafe extern "C" fn forebay_pool_stats_json(
     length: *mut usize,
 ) -> forebay_status {
     let body = |pool: &Pool| {
-        let text = pool.stats_json();
         // SAFETY: the caller's promise.
-        if let Some(length) = unsafe { length.as_mut() } {
-            *length = text.len();
-        }
-        if buffer.is_null() && capacity == 0 {
-            return Ok(());
-        }
-        if buffer.is_null() {
-            return Err(fail!(InvalidArgument, "buffer is NULL, but capacity is {capacity}"));
-        }
-        if capacity <= text.len() {
-            return Err(fail!(
-                InvalidArgument,
-                "capacity is {capacity}; the report and its NUL need {} bytes",
-                text.len() + 1
-            ));
-        }
-        // SAFETY: the caller's promise, and the text and its NUL fit.
-        unsafe {
-            std::ptr::copy_nonoverlapping(text.as_ptr(), buffer.cast::<u8>(), text.len());
-            buffer.add(text.len()).write(0);
-        }
-        Ok(())
+        unsafe { write_text(&pool.stats_json(), "report", buffer, capacity, length) }
     };
     // SAFETY: the caller's promise.
     unsafe { with_open_pool(pool, body) }

@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use super::core::Core;
 use super::slots::AllStopped;
 use super::stats::Counters;
-use super::{OomCallback, Pool, housekeeper, registry};
+use super::{Holder, OomCallback, Pool, housekeeper, registry};
 use crate::order::host_stream;
 use crate::space::SizeClasses;
 use crate::sync::{MutexGuard, RwLockWriteGuard};
@@ -33,6 +33,7 @@ struct Locks {
     _slotless: MutexGuard<'static, Counters>,
     recorder: RwLockWriteGuard<'static, Option<Arc<Recorder>>>,
     _callback: MutexGuard<'static, Option<OomCallback>>,
+    _holders: RwLockWriteGuard<'static, Vec<Weak<dyn Holder>>>,
     slots: AllStopped<'static>,
     #[allow(clippy::vec_box)]
     _classes: MutexGuard<'static, Vec<Box<SizeClasses>>>,
@@ -63,6 +64,7 @@ extern "C" fn before() {
         // holds the classes.
         let classes = pool.classes_kept.lock();
         let slots = pool.slots.stop_all();
+        let holders = pool.holders.write();
         let callback = pool.callback.lock();
         let recorder = pool.recorder.write();
         let slotless = pool.slotless.cells.lock();
@@ -71,6 +73,7 @@ extern "C" fn before() {
             _slotless: slotless,
             recorder,
             _callback: callback,
+            _holders: holders,
             slots,
             _classes: classes,
         }

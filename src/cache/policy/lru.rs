@@ -1,0 +1,92 @@
+//! Least recently used.
+
+use super::{Id, Policy};
+
+const NONE: Id = Id::MAX;
+
+#[derive(Clone, Copy)]
+struct Node {
+    /// Towards the most recently used.
+    newer: Id,
+    older: Id,
+}
+
+/// Evicts what was not used for longest.
+pub struct Lru {
+    nodes: Vec<Node>,
+    newest: Id,
+    oldest: Id,
+}
+
+impl Lru {
+    /// Without entries.
+    pub fn new() -> Lru {
+        Lru { nodes: Vec::new(), newest: NONE, oldest: NONE }
+    }
+
+    fn unlink(&mut self, entry: Id) {
+        let Node { newer, older } = self.nodes[entry as usize];
+        match newer {
+            NONE => self.newest = older,
+            newer => self.nodes[newer as usize].older = older,
+        }
+        match older {
+            NONE => self.oldest = newer,
+            older => self.nodes[older as usize].newer = newer,
+        }
+    }
+
+    fn link(&mut self, entry: Id) {
+        self.nodes[entry as usize] = Node { newer: NONE, older: self.newest };
+        match self.newest {
+            NONE => self.oldest = entry,
+            newest => self.nodes[newest as usize].newer = entry,
+        }
+        self.newest = entry;
+    }
+}
+
+impl Default for Lru {
+    fn default() -> Lru {
+        Lru::new()
+    }
+}
+
+impl Policy for Lru {
+    fn missed(&mut self, _: u64) {}
+
+    fn hit(&mut self, entry: Id) {
+        if self.newest != entry {
+            self.unlink(entry);
+            self.link(entry);
+        }
+    }
+
+    fn insert(&mut self, entry: Id, _: u64, _: u64) {
+        if self.nodes.len() <= entry as usize {
+            self.nodes.resize(entry as usize + 1, Node { newer: NONE, older: NONE });
+        }
+        self.link(entry);
+    }
+
+    fn remove(&mut self, entry: Id, _: bool) {
+        self.unlink(entry);
+    }
+
+    fn victim(&mut self, may: &mut dyn FnMut(Id) -> bool) -> Option<Id> {
+        let mut entry = self.oldest;
+        while entry != NONE {
+            if may(entry) {
+                return Some(entry);
+            }
+            entry = self.nodes[entry as usize].newer;
+        }
+        None
+    }
+
+    fn set_budget(&mut self, _: u64, _: u64) {}
+
+    fn bookkeeping_bytes(&self) -> usize {
+        self.nodes.capacity() * size_of::<Node>()
+    }
+}

@@ -1,0 +1,4 @@
+//! What the engine is made of besides itself. Apart, so that `tests/cache_orders` can build it
+//! from the parts of a model checker instead.
+
+pub use crate::sync::{Mutex, MutexGuard};
