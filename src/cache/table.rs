@@ -212,6 +212,8 @@ pub struct Table {
     hash: Hash,
     entries: Vec<Entry>,
     vacant: u32,
+    /// How many entries there is memory for, here and in the policy.
+    room: usize,
     uses: Vec<Use>,
     vacant_use: u32,
     pins: Vec<Pin>,
@@ -246,6 +248,7 @@ impl Table {
             hash,
             entries: Vec::new(),
             vacant: NONE,
+            room: 0,
             uses: Vec::new(),
             vacant_use: NONE,
             pins: Vec::new(),
@@ -331,9 +334,13 @@ impl Table {
             // By doubling, but not beyond what there will ever be.
             let most = usize::try_from(self.limits.entries).unwrap_or(usize::MAX).max(1);
             let len = self.entries.len();
-            if len == self.entries.capacity() {
+            if len == self.room {
                 let more = len.max(16).min(most.saturating_sub(len).saturating_add(1));
                 self.entries.try_reserve_exact(more).map_err(|_| short(key))?;
+                if !self.policy.reserve(self.entries.capacity() as u32) {
+                    return Err(short(key));
+                }
+                self.room = self.entries.capacity();
             }
         }
         let (entries, hasher) = (&self.entries, self.hash);
@@ -801,7 +808,7 @@ impl Table {
         if held != pins {
             return Err(format!("{held} pins, entries count {pins}"));
         }
-        Ok(())
+        self.policy.validate()
     }
 }
 

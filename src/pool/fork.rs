@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use super::core::Core;
@@ -87,6 +88,14 @@ extern "C" fn before() {
     let _ = HELD.try_with(|place| *place.borrow_mut() = Some(held));
 }
 
+static CHILD: AtomicBool = AtomicBool::new(false);
+
+/// Whether this is the child of a fork: what other threads of the parent had for a moment, they
+/// have here for ever.
+pub(super) fn is_child() -> bool {
+    CHILD.load(Ordering::Relaxed)
+}
+
 fn take() -> Option<Held> {
     HELD.try_with(|place| place.borrow_mut().take()).ok().flatten()
 }
@@ -96,6 +105,7 @@ extern "C" fn in_parent() {
 }
 
 extern "C" fn in_child() {
+    CHILD.store(true, Ordering::Relaxed);
     let mut held = take();
     host_stream::after_fork_in_child();
     housekeeper::after_fork_in_child();

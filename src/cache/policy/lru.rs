@@ -53,6 +53,16 @@ impl Default for Lru {
 }
 
 impl Policy for Lru {
+    fn reserve(&mut self, entries: u32) -> bool {
+        let more = (entries as usize).saturating_sub(self.nodes.len());
+        if self.nodes.try_reserve_exact(more).is_err() {
+            return false;
+        }
+        let unused = Node { newer: NONE, older: NONE };
+        self.nodes.resize(self.nodes.len() + more, unused);
+        true
+    }
+
     fn missed(&mut self, _: u64) {}
 
     fn hit(&mut self, entry: Id) {
@@ -63,9 +73,6 @@ impl Policy for Lru {
     }
 
     fn insert(&mut self, entry: Id, _: u64, _: u64) {
-        if self.nodes.len() <= entry as usize {
-            self.nodes.resize(entry as usize + 1, Node { newer: NONE, older: NONE });
-        }
         self.link(entry);
     }
 
@@ -88,5 +95,23 @@ impl Policy for Lru {
 
     fn bookkeeping_bytes(&self) -> usize {
         self.nodes.capacity() * size_of::<Node>()
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        let (mut newer, mut entry) = (NONE, self.newest);
+        for _ in 0..=self.nodes.len() {
+            if entry == NONE {
+                return if newer == self.oldest {
+                    Ok(())
+                } else {
+                    Err("the oldest is another".into())
+                };
+            }
+            if self.nodes[entry as usize].newer != newer {
+                return Err(format!("entry {entry} does not know what is newer"));
+            }
+            (newer, entry) = (entry, self.nodes[entry as usize].older);
+        }
+        Err("the list has no end".into())
     }
 }

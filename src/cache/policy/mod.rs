@@ -11,6 +11,11 @@ pub type Id = u32;
 /// Which entries are worth their bytes. Pure bookkeeping: no lock, no clock, no I/O, one
 /// allocation at most per call (tables grow by doubling; ghosts are bounded).
 pub trait Policy: Send {
+    /// Makes room for entries with numbers below `entries`. False when there is no memory for
+    /// it; nothing has changed then.
+    #[must_use]
+    fn reserve(&mut self, entries: u32) -> bool;
+
     /// `key` (a 64-bit hash of the key bytes) was looked up and is not there.
     fn missed(&mut self, key: u64);
 
@@ -34,4 +39,10 @@ pub trait Policy: Send {
 
     /// Bytes of bookkeeping that it holds now.
     fn bookkeeping_bytes(&self) -> usize;
+
+    /// Checks every invariant.
+    ///
+    /// # Errors
+    /// What does not hold.
+    fn validate(&self) -> Result<(), String>;
 }
