@@ -1,6 +1,5 @@
 //! The cache: what is done under its lock, and what after it.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -9,7 +8,8 @@ use super::config::{Config, Kind, Limits};
 use super::key::{self, Hash};
 use super::memory::{Home, Memory};
 use super::stats::Stats;
-use super::sync::{Mutex, MutexGuard};
+use super::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use super::sync::{Mutex, MutexGuard, yield_now};
 use super::table::{self, Fresh, Gone, Leaving, Pinned, Table, Why};
 use crate::error::{Result, fail};
 use crate::order::Stream;
@@ -17,6 +17,9 @@ use crate::pool::{Holder, Pool};
 
 /// Most pools of a cache.
 pub const POOLS_MAX: usize = 256;
+
+/// How often a thread that is short of memory makes way for those who are about to give some back.
+const AWAITED: u32 = 10_000;
 
 /// Entries looked at, or given up, in one go: others get at the cache in between.
 const GO: usize = 256;
@@ -52,13 +55,15 @@ pub struct Cache<M: Memory = Pool> {
     /// In ticks of the clock.
     time_to_live: Option<u32>,
     pub(super) table: Mutex<Table>,
+    /// Bytes that were given back so far, of those that the table says have left.
+    given_back: AtomicU64,
     poisoned: AtomicBool,
 }
 
 impl<M: Memory> Cache<M> {
     /// A cache for blocks of `pools`.
     pub fn create(pools: &[Arc<M>], config: &Config) -> Result<Arc<Cache<M>>> {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
+        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
         if pools.is_empty() || pools.len() > POOLS_MAX {
             return Err(fail!(
                 InvalidArgument,
@@ -81,6 +86,7 @@ impl<M: Memory> Cache<M> {
             policy: config.policy,
             clock: Clock::new(),
             time_to_live: config.time_to_live.map(Clock::ticks),
+            given_back: AtomicU64::new(0),
             table: Mutex::new(Table::new(hash, config.policy.build(), limits, pools.len())),
             poisoned: AtomicBool::new(false),
         });
@@ -331,10 +337,11 @@ impl<M: Memory> Cache<M> {
         // It was not pinned, so here it is.
         let Some(gone) = leaving.drain().next() else { return Ok(None) };
         let waited = gone.with_fences(|fences| self.wait_for_all(&gone, stream, fences));
-        if let Err(error) = waited {
+        if waited.is_err() {
             self.give_one_back(&gone);
-            return Err(error);
         }
+        self.given_back.fetch_add(gone.allocated, Ordering::AcqRel);
+        waited?;
         Ok(Some(Taken { address: gone.address, bytes: gone.requested }))
     }
 
@@ -438,7 +445,26 @@ impl<M: Memory> Cache<M> {
     /// Gives blocks that left back to their pools.
     #[inline]
     fn give_back(&self, mut leaving: Leaving) {
-        leaving.drain().for_each(|gone| self.give_one_back(&gone));
+        for gone in leaving.drain() {
+            self.give_one_back(&gone);
+            self.given_back.fetch_add(gone.allocated, Ordering::AcqRel);
+        }
+    }
+
+    /// Waits for blocks that have left and are on their way back to their pools by other threads'
+    /// hands. Returns their bytes, as far as they arrived.
+    #[cold]
+    fn await_leaving(&self) -> u64 {
+        let before = self.given_back.load(Ordering::Acquire);
+        let left = self.table.lock().left_bytes;
+        // Not for ever: a free that waits for a stream might wait for this very call.
+        for _ in 0..AWAITED {
+            if self.given_back.load(Ordering::Acquire) >= left {
+                break;
+            }
+            yield_now();
+        }
+        self.given_back.load(Ordering::Acquire) - before
     }
 
     fn give_one_back(&self, gone: &Gone) {
@@ -518,8 +544,12 @@ impl<M: Memory> Holder for Cache<M> {
         if self.poisoned.load(Ordering::Acquire) {
             return 0;
         }
-        let home = self.homes.iter().position(|home| home.id == pool);
-        home.map_or(0, |home| self.evict_some(Some(home as u16), bytes, Why::Pressed))
+        let Some(home) = self.homes.iter().position(|home| home.id == pool) else { return 0 };
+        match self.evict_some(Some(home as u16), bytes, Why::Pressed) {
+            // Another thread may have just been given what this one is asked for.
+            0 => self.await_leaving(),
+            freed => freed,
+        }
     }
 
     fn leave(&self, pool: u64) {

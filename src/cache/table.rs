@@ -230,6 +230,8 @@ pub struct Table {
     pub count: u64,
     /// Of them, those that are pinned, and their bytes.
     pub pinned: (u64, u64),
+    /// Bytes of all blocks that ever left.
+    pub left_bytes: u64,
     /// Bytes by pool.
     pub bytes_of: Vec<u64>,
     /// Pools that are gone, by number.
@@ -261,6 +263,7 @@ impl Table {
             bytes: 0,
             count: 0,
             pinned: (0, 0),
+            left_bytes: 0,
             bytes_of: vec![0; homes],
             left: vec![false; homes],
             counters: Counters::default(),
@@ -514,6 +517,7 @@ impl Table {
         };
         self.bytes_of[lane.home as usize] -= gone.allocated;
         self.bytes -= gone.allocated;
+        self.left_bytes += gone.allocated;
         self.count -= 1;
         self.spare = key;
         gone
