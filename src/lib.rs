@@ -31,6 +31,7 @@
 //! without pages, or used; a *slab* is a run cut into equal *blocks* of one size class. A
 //! *stream* is a queue of work in order, a *fence* a point in it.
 
+pub mod cache;
 pub mod capi;
 pub mod device;
 pub mod error;
