@@ -193,6 +193,8 @@ enum forebay_cache_policy
  {
     /// Those that were used last.
     FOREBAY_CACHE_POLICY_LRU = 0,
+    /// Those that are used often, by an estimate that forgets (W-TinyLFU).
+    FOREBAY_CACHE_POLICY_LFU = 1,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -390,6 +392,9 @@ typedef struct forebay_cache_config {
     uint64_t max_entries;
     /// How old an entry may be, since it was put, when it is got; in milliseconds, 0 = any age.
     uint64_t time_to_live_ms;
+    /// What a hit is worth besides its bytes, as bytes: the more, the more is a hit on a small
+    /// entry worth. 0 = 64 KiB; 1 is the goal of most bytes, 2^50 that of most hits.
+    uint64_t entry_worth;
     /// A `forebay_cache_policy`.
     int32_t policy;
     /// Zero.

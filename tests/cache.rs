@@ -101,7 +101,8 @@ fn any_op() -> impl Strategy<Value = Op> {
 impl Model {
     fn new(max_bytes: u64, max_entries: u64, policy: Kind, live: Option<Duration>) -> Model {
         let pool = pool_of(16 * MIB);
-        let config = Config { max_bytes, max_entries, policy, time_to_live: live };
+        let config =
+            Config { max_bytes, max_entries, policy, time_to_live: live, ..Config::default() };
         let cache = Cache::over(std::slice::from_ref(&pool), &config).unwrap();
         let any = |limit: u64| if limit == 0 { u64::MAX } else { limit };
         Model {
@@ -345,10 +346,11 @@ proptest! {
         max_bytes in prop_oneof![Just(0), Just(MIB as u64), 1..10 * MIB as u64],
         max_entries in prop_oneof![Just(0), 1..20u64],
         live in proptest::option::of(1..500u64),
+        policy in proptest::sample::select(Kind::ALL.to_vec()),
     ) {
         let max_entries = if max_bytes == 0 { max_entries.max(1) } else { max_entries };
         let live = live.map(Duration::from_millis);
-        let mut model = Model::new(max_bytes, max_entries, Kind::default(), live);
+        let mut model = Model::new(max_bytes, max_entries, policy, live);
         for op in &ops {
             model.step(op);
             model.check();

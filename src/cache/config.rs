@@ -2,31 +2,8 @@
 
 use std::time::Duration;
 
-use super::policy::{Lru, Policy};
+use super::policy::{Goal, Kind};
 use crate::error::{Result, fail};
-
-/// Which entries stay.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Kind {
-    /// Those that were used last.
-    #[default]
-    Lru,
-}
-
-impl Kind {
-    /// Its name in reports.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Kind::Lru => "lru",
-        }
-    }
-
-    pub(super) fn build(self) -> Box<dyn Policy> {
-        match self {
-            Kind::Lru => Box::new(Lru::new()),
-        }
-    }
-}
 
 /// What a cache is made from.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,6 +14,8 @@ pub struct Config {
     pub max_entries: u64,
     /// Which entries stay.
     pub policy: Kind,
+    /// What a hit is worth.
+    pub goal: Goal,
     /// How old an entry may be when it is got; none for any age.
     pub time_to_live: Option<Duration>,
 }

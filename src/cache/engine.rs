@@ -4,9 +4,10 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::clock::Clock;
-use super::config::{Config, Kind, Limits};
+use super::config::{Config, Limits};
 use super::key::{self, Hash};
 use super::memory::{Home, Memory};
+use super::policy::Kind;
 use super::stats::Stats;
 use super::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use super::sync::{Mutex, MutexGuard, yield_now};
@@ -87,7 +88,12 @@ impl<M: Memory> Cache<M> {
             clock: Clock::new(),
             time_to_live: config.time_to_live.map(Clock::ticks),
             given_back: AtomicU64::new(0),
-            table: Mutex::new(Table::new(hash, config.policy.build(), limits, pools.len())),
+            table: Mutex::new(Table::new(
+                hash,
+                config.policy.build(config.goal),
+                limits,
+                pools.len(),
+            )),
             poisoned: AtomicBool::new(false),
         });
         for pool in pools {

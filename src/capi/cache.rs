@@ -9,7 +9,7 @@ use super::guard::{PublicStruct, guard, guard_or, out, read_sized, write_sized, 
 use super::pool::{forebay_pool, shared_pool};
 use super::status::forebay_status;
 use super::stream::{forebay_stream, stream_of};
-use crate::cache::{Cache, Config, DIMENSIONS_MAX, KEY_MAX, Kind, POOLS_MAX, key_of_tensor};
+use crate::cache::{Cache, Config, DIMENSIONS_MAX, Goal, KEY_MAX, Kind, POOLS_MAX, key_of_tensor};
 use crate::error::{Error, Result, fail};
 use crate::pool::Pool;
 
@@ -53,6 +53,8 @@ fn handle_of(cache: Arc<Cache>) -> *mut Handle {
 pub enum forebay_cache_policy {
     /// Those that were used last.
     Lru = 0,
+    /// Those that are used often, by an estimate that forgets (W-TinyLFU).
+    Lfu = 1,
 }
 
 /// What a cache is made from. Set `struct_size`, and at least one of the two limits.
@@ -68,6 +70,9 @@ pub struct forebay_cache_config {
     pub max_entries: u64,
     /// How old an entry may be, since it was put, when it is got; in milliseconds, 0 = any age.
     pub time_to_live_ms: u64,
+    /// What a hit is worth besides its bytes, as bytes: the more, the more is a hit on a small
+    /// entry worth. 0 = 64 KiB; 1 is the goal of most bytes, 2^50 that of most hits.
+    pub entry_worth: u64,
     /// A `forebay_cache_policy`.
     pub policy: i32,
     /// Zero.
@@ -76,7 +81,7 @@ pub struct forebay_cache_config {
 
 // SAFETY: repr(C), the size first, numbers only.
 unsafe impl PublicStruct for forebay_cache_config {
-    const FIRST: usize = 40;
+    const FIRST: usize = 48;
     const NAME: &'static str = "forebay_cache_config";
 }
 
@@ -213,7 +218,8 @@ unsafe fn tell(to: *mut usize, number: u64) {
 fn policy_of(number: i32) -> Result<Kind> {
     match number {
         0 => Ok(Kind::Lru),
-        _ => Err(fail!(InvalidArgument, "policy is {number}; it must be 0")),
+        1 => Ok(Kind::Lfu),
+        _ => Err(fail!(InvalidArgument, "policy is {number}; it must be 0 or 1")),
     }
 }
 
@@ -226,6 +232,10 @@ fn config_of(config: &forebay_cache_config) -> Result<Config> {
         max_bytes: config.max_bytes,
         max_entries: config.max_entries,
         policy: policy_of(config.policy)?,
+        goal: match config.entry_worth {
+            0 => Goal::default(),
+            per_entry => Goal { per_entry },
+        },
         time_to_live: (live > 0).then_some(Duration::from_millis(live)),
     })
 }

@@ -1,48 +1,30 @@
 //! Least recently used.
 
+use super::list::{self, Link, Linked, List};
 use super::{Id, Policy};
 
-const NONE: Id = Id::MAX;
+impl Linked for Link {
+    #[inline]
+    fn link(&self) -> Link {
+        *self
+    }
 
-#[derive(Clone, Copy)]
-struct Node {
-    /// Towards the most recently used.
-    newer: Id,
-    older: Id,
+    #[inline]
+    fn link_mut(&mut self) -> &mut Link {
+        self
+    }
 }
 
-/// Evicts what was not used for longest.
+/// Gives up what was not used for longest. The goal is nothing to it.
 pub struct Lru {
-    nodes: Vec<Node>,
-    newest: Id,
-    oldest: Id,
+    nodes: Vec<Link>,
+    entries: List,
 }
 
 impl Lru {
     /// Without entries.
-    pub fn new() -> Lru {
-        Lru { nodes: Vec::new(), newest: NONE, oldest: NONE }
-    }
-
-    fn unlink(&mut self, entry: Id) {
-        let Node { newer, older } = self.nodes[entry as usize];
-        match newer {
-            NONE => self.newest = older,
-            newer => self.nodes[newer as usize].older = older,
-        }
-        match older {
-            NONE => self.oldest = newer,
-            older => self.nodes[older as usize].newer = newer,
-        }
-    }
-
-    fn link(&mut self, entry: Id) {
-        self.nodes[entry as usize] = Node { newer: NONE, older: self.newest };
-        match self.newest {
-            NONE => self.oldest = entry,
-            newest => self.nodes[newest as usize].newer = entry,
-        }
-        self.newest = entry;
+    pub const fn new() -> Lru {
+        Lru { nodes: Vec::new(), entries: List::EMPTY }
     }
 }
 
@@ -54,64 +36,38 @@ impl Default for Lru {
 
 impl Policy for Lru {
     fn reserve(&mut self, entries: u32) -> bool {
-        let more = (entries as usize).saturating_sub(self.nodes.len());
-        if self.nodes.try_reserve_exact(more).is_err() {
-            return false;
-        }
-        let unused = Node { newer: NONE, older: NONE };
-        self.nodes.resize(self.nodes.len() + more, unused);
-        true
+        list::reserve(&mut self.nodes, entries, Link::FREE)
     }
 
     fn missed(&mut self, _: u64) {}
 
+    #[inline]
     fn hit(&mut self, entry: Id) {
-        if self.newest != entry {
-            self.unlink(entry);
-            self.link(entry);
-        }
+        self.entries.renew(&mut self.nodes, entry);
     }
 
+    #[inline]
     fn insert(&mut self, entry: Id, _: u64, _: u64) {
-        self.link(entry);
+        self.entries.push(&mut self.nodes, entry);
     }
 
+    #[inline]
     fn remove(&mut self, entry: Id, _: bool) {
-        self.unlink(entry);
+        self.entries.remove(&mut self.nodes, entry);
     }
 
+    #[inline]
     fn victim(&mut self, may: &mut dyn FnMut(Id) -> bool) -> Option<Id> {
-        let mut entry = self.oldest;
-        while entry != NONE {
-            if may(entry) {
-                return Some(entry);
-            }
-            entry = self.nodes[entry as usize].newer;
-        }
-        None
+        self.entries.find_oldest(&self.nodes, may)
     }
 
     fn set_budget(&mut self, _: u64, _: u64) {}
 
     fn bookkeeping_bytes(&self) -> usize {
-        self.nodes.capacity() * size_of::<Node>()
+        self.nodes.capacity() * size_of::<Link>()
     }
 
     fn validate(&self) -> Result<(), String> {
-        let (mut newer, mut entry) = (NONE, self.newest);
-        for _ in 0..=self.nodes.len() {
-            if entry == NONE {
-                return if newer == self.oldest {
-                    Ok(())
-                } else {
-                    Err("the oldest is another".into())
-                };
-            }
-            if self.nodes[entry as usize].newer != newer {
-                return Err(format!("entry {entry} does not know what is newer"));
-            }
-            (newer, entry) = (entry, self.nodes[entry as usize].older);
-        }
-        Err("the list has no end".into())
+        self.entries.check(&self.nodes).map(|_| ())
     }
 }
