@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use super::clock::Clock;
 use super::config::{Config, Limits};
-use super::key::{self, Hash};
+use super::key::{self, Asked, Hash};
 use super::memory::{Home, Memory};
 use super::policy::Kind;
 use super::stats::Stats;
 use super::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use super::sync::{Mutex, MutexGuard, yield_now};
-use super::table::{self, Fresh, Gone, Leaving, Pinned, Table, Why};
+use super::table::{Fresh, Gone, Pinned, Table, Why};
 use crate::error::{Result, fail};
 use crate::order::Stream;
 use crate::pool::{Holder, Pool};
@@ -151,8 +151,7 @@ impl<M: Memory> Cache<M> {
             false => Some(memory.mark(stream)?),
         };
         let stamp = self.clock.now();
-        let hash = self.hash.of(key);
-        let mut leaving = Leaving::default();
+        let key = self.hash.ask(key);
         let mut table = self.table.lock();
         if table.has_left(home) {
             return Err(gone(self.homes[home as usize].id));
@@ -163,14 +162,20 @@ impl<M: Memory> Cache<M> {
         };
         let (allocated, requested) = (extent.allocated, extent.requested);
         let fresh = Fresh { address, allocated, requested, lane, written, stamp };
-        let id = table.insert(hash, key, &fresh)?;
+        let id = table.insert(&key, &fresh)?;
+        // Mostly one makes room, and then the key is all that was allocated. What is pinned stays.
+        // The new one never is, so that it goes if all others are.
+        let first = if table.is_over() { table.evict_for(id) } else { None };
+        let mut more = Vec::new();
         while table.is_over() {
-            // What is pinned stays. The new one never is, so that it goes if all others are.
-            table.evict_for(id, &mut leaving);
+            more.extend(table.evict_for(id));
         }
         table.note_peak();
         drop(table);
-        self.give_back(leaving);
+        if let Some(first) = first {
+            self.give_back_to(&memory, home, &first);
+        }
+        self.give_back(more);
         Ok(())
     }
 
@@ -193,49 +198,48 @@ impl<M: Memory> Cache<M> {
     pub fn get(&self, key: &[u8], stream: Stream) -> Result<Option<Read>> {
         self.check_open()?;
         key::check(key)?;
-        let hash = self.hash.of(key);
+        let key = self.hash.ask(key);
         let mut table = self.table.lock();
-        let mut found = table.find(hash, key);
+        let mut found = table.find(&key);
         if let Some(id) = found
             && self.is_old(&table, id)
         {
             found = None;
-            table = self.expire_key(table, hash, key);
+            table = self.expire_key(table, &key);
         }
         let Some(id) = found else {
-            table.missed(hash);
+            table.missed(key.hash);
             return Ok(None);
         };
         let pinned = table.pin(id)?;
         table.hit(id);
         drop(table);
-        if pinned.written.is_some()
-            && let Err(error) = self.follow_writing(&pinned, stream)
-        {
-            // No work of the reader's is queued.
-            self.unpin(pinned.ticket, pinned.address)?;
-            return Err(error);
+        if !pinned.is_written {
+            self.follow_writing(&pinned, stream).inspect_err(|_| {
+                // No work of the reader's is queued.
+                let _ = self.unpin(pinned.ticket, pinned.address);
+            })?;
         }
         let Pinned { ticket, address, requested, .. } = pinned;
         Ok(Some(Read { ticket, address, bytes: requested }))
     }
 
+    #[inline]
     fn is_old(&self, table: &Table, id: u32) -> bool {
         let Some(most) = self.time_to_live else { return false };
         self.clock.now().wrapping_sub(table.stamp(id)) >= most
     }
 
-    /// All entries of `key` are too old, for the newest is.
+    /// All entries of a key are too old, for the newest is.
     #[cold]
     fn expire_key<'a>(
         &'a self,
         mut table: MutexGuard<'a, Table>,
-        hash: u64,
-        key: &[u8],
+        key: &Asked<'_>,
     ) -> MutexGuard<'a, Table> {
-        let mut leaving = Leaving::default();
-        while let Some(id) = table.find(hash, key) {
-            table.remove(id, Why::Expired, &mut leaving);
+        let mut leaving = Vec::new();
+        while let Some(id) = table.find(key) {
+            leaving.extend(table.remove(id, Why::Expired));
         }
         drop(table);
         self.give_back(leaving);
@@ -245,27 +249,29 @@ impl<M: Memory> Cache<M> {
     /// Makes `stream` wait for the writing of a pinned entry, if it is not behind it already.
     #[cold]
     fn follow_writing(&self, pinned: &Pinned, stream: Stream) -> Result<()> {
-        let Some((lane, fence)) = pinned.written else { return Ok(()) };
-        let memory = self.memory(lane.home)?;
-        let immediate = self.homes[lane.home as usize].is_immediate(stream);
+        // Pinned, it is the same entry whenever the lock is taken.
+        let held = self.table.lock().held(pinned.ticket, pinned.address)?;
+        let (lane, fence) = self.table.lock().writing(held);
+        let memory = self.memory(held.home)?;
+        let immediate = self.homes[held.home as usize].is_immediate(stream);
         if immediate && !memory.has_passed(fence) {
             memory.wait_on(stream, &[fence])?;
         }
         if immediate || memory.has_passed(fence) {
-            self.table.lock().note_written(pinned);
+            self.table.lock().note_written(held);
             return Ok(());
         }
         let (own, began) = memory.mark(stream)?;
         let behind = {
             let mut table = self.table.lock();
             let lane = table.lane_for(lane.home, own.stream, began)?;
-            table.is_behind(pinned, lane)
+            table.is_behind(held, lane)
         };
         if !behind {
             memory.wait_on(stream, &[fence])?;
             let mut table = self.table.lock();
             let lane = table.lane_for(lane.home, own.stream, began)?;
-            table.note_behind(pinned, lane);
+            table.note_behind(held, lane);
         }
         Ok(())
     }
@@ -274,40 +280,41 @@ impl<M: Memory> Cache<M> {
     #[inline]
     pub fn release(&self, ticket: u64, address: usize, stream: Stream) -> Result<()> {
         self.check_open()?;
-        let mut leaving = Leaving::default();
         let mut table = self.table.lock();
-        let Some(home) = table.home_of_pin(ticket, address) else {
-            return Err(table::no_pin(ticket));
-        };
-        if self.homes[home as usize].is_immediate(stream) {
-            table.unpin((ticket, address), None, |_| false, &mut leaving)?;
+        let held = table.held(ticket, address)?;
+        if !self.homes[held.home as usize].is_immediate(stream) {
             drop(table);
-            self.give_back(leaving);
-            return Ok(());
+            return self.release_on(ticket, address, held.home, stream);
         }
+        let gone = table.unpin(held);
         drop(table);
-        self.release_on(ticket, address, home, stream)
+        if let Some(gone) = gone {
+            self.give_one_back(&gone);
+        }
+        Ok(())
     }
 
     #[cold]
     fn release_on(&self, ticket: u64, address: usize, home: u16, stream: Stream) -> Result<()> {
         let Ok(memory) = self.memory(home) else { return self.unpin(ticket, address) };
         let (fence, began) = memory.mark(stream)?;
-        let mut leaving = Leaving::default();
         let mut table = self.table.lock();
+        // Another thread may have released it meanwhile.
+        let held = table.held(ticket, address)?;
         let lane = table.lane_for(home, fence.stream, began)?;
-        let read = Some((lane, fence.sequence));
-        let passed = |fence| memory.has_passed(fence);
-        table.unpin((ticket, address), read, passed, &mut leaving)?;
+        table.note_read(held, lane, fence.sequence, |fence| memory.has_passed(fence))?;
+        let gone = table.unpin(held);
         drop(table);
-        self.give_back(leaving);
+        self.give_back(gone);
         Ok(())
     }
 
     fn unpin(&self, ticket: u64, address: usize) -> Result<()> {
-        let mut leaving = Leaving::default();
-        self.table.lock().unpin((ticket, address), None, |_| false, &mut leaving)?;
-        self.give_back(leaving);
+        let mut table = self.table.lock();
+        let held = table.held(ticket, address)?;
+        let gone = table.unpin(held);
+        drop(table);
+        self.give_back(gone);
         Ok(())
     }
 
@@ -317,18 +324,17 @@ impl<M: Memory> Cache<M> {
     pub fn take(&self, key: &[u8], stream: Stream) -> Result<Option<Taken>> {
         self.check_open()?;
         key::check(key)?;
-        let hash = self.hash.of(key);
-        let mut leaving = Leaving::default();
+        let key = self.hash.ask(key);
         let mut table = self.table.lock();
-        let mut newest = table.find(hash, key);
+        let mut newest = table.find(&key);
         if let Some(id) = newest
             && self.is_old(&table, id)
         {
             newest = None;
-            table = self.expire_key(table, hash, key);
+            table = self.expire_key(table, &key);
         }
         let Some(newest) = newest else {
-            table.missed(hash);
+            table.missed(key.hash);
             return Ok(None);
         };
         let Some(id) = table.free_one(newest, stream) else {
@@ -338,16 +344,15 @@ impl<M: Memory> Cache<M> {
             ));
         };
         table.hit(id);
-        table.remove(id, Why::Taken, &mut leaving);
+        // It is not pinned, so it leaves.
+        let gone = table.remove(id, Why::Taken);
         drop(table);
-        // It was not pinned, so here it is.
-        let Some(gone) = leaving.drain().next() else { return Ok(None) };
-        let waited = gone.with_fences(|fences| self.wait_for_all(&gone, stream, fences));
-        if waited.is_err() {
+        let Some(gone) = gone else { return Ok(None) };
+        if let Err(error) = gone.with_fences(|fences| self.wait_for_all(&gone, stream, fences)) {
             self.give_one_back(&gone);
+            return Err(error);
         }
         self.given_back.fetch_add(gone.allocated, Ordering::AcqRel);
-        waited?;
         Ok(Some(Taken { address: gone.address, bytes: gone.requested }))
     }
 
@@ -373,12 +378,12 @@ impl<M: Memory> Cache<M> {
     pub fn remove(&self, key: &[u8]) -> Result<u64> {
         self.check_open()?;
         key::check(key)?;
-        let hash = self.hash.of(key);
-        let mut leaving = Leaving::default();
+        let key = self.hash.ask(key);
+        let mut leaving = Vec::new();
         let mut table = self.table.lock();
         let mut removed = 0;
-        while let Some(id) = table.find(hash, key) {
-            table.remove(id, Why::Removed, &mut leaving);
+        while let Some(id) = table.find(&key) {
+            leaving.extend(table.remove(id, Why::Removed));
             removed += 1;
         }
         drop(table);
@@ -396,17 +401,17 @@ impl<M: Memory> Cache<M> {
     fn evict_some(&self, home: Option<u16>, bytes: u64, why: Why) -> u64 {
         let mut freed = 0;
         while freed < bytes {
-            let mut leaving = Leaving::default();
+            let mut leaving = Vec::new();
             let mut table = self.table.lock();
-            while freed < bytes && leaving.len() < GO {
-                let before = table.bytes;
-                if table.evict(home, why, &mut leaving).is_none() {
-                    break;
-                }
-                freed += before - table.bytes;
+            while freed < bytes
+                && leaving.len() < GO
+                && let Some(gone) = table.evict(home, why)
+            {
+                freed += gone.allocated;
+                leaving.push(gone);
             }
             drop(table);
-            if leaving.len() == 0 {
+            if leaving.is_empty() {
                 break;
             }
             self.give_back(leaving);
@@ -432,12 +437,12 @@ impl<M: Memory> Cache<M> {
         let mut removed = 0;
         let mut from = Some(0);
         while let Some(at) = from {
-            let mut leaving = Leaving::default();
+            let mut leaving = Vec::new();
             let mut table = self.table.lock();
             let (ids, next) = table.listed(at, GO);
             for id in ids {
                 if which(&table, id) {
-                    table.remove(id, why, &mut leaving);
+                    leaving.extend(table.remove(id, why));
                     removed += 1;
                 }
             }
@@ -450,11 +455,20 @@ impl<M: Memory> Cache<M> {
 
     /// Gives blocks that left back to their pools.
     #[inline]
-    fn give_back(&self, mut leaving: Leaving) {
-        for gone in leaving.drain() {
-            self.give_one_back(&gone);
-            self.given_back.fetch_add(gone.allocated, Ordering::AcqRel);
+    fn give_back(&self, leaving: impl IntoIterator<Item = Gone>) {
+        leaving.into_iter().for_each(|gone| self.give_one_back(&gone));
+    }
+
+    #[inline]
+    fn give_back_to(&self, memory: &Arc<M>, home: u16, gone: &Gone) {
+        if gone.home != home {
+            return self.give_one_back(gone);
         }
+        let freed = gone.with_fences(|fences| memory.free(gone.address, gone.stream, fences));
+        if let Err(error) = freed {
+            tracing::warn!(cache = self.id, address = gone.address, %error, "not given back");
+        }
+        self.given_back.fetch_add(gone.allocated, Ordering::AcqRel);
     }
 
     /// Waits for blocks that have left and are on their way back to their pools by other threads'
@@ -473,12 +487,12 @@ impl<M: Memory> Cache<M> {
         self.given_back.load(Ordering::Acquire) - before
     }
 
+    #[inline(never)]
     fn give_one_back(&self, gone: &Gone) {
-        // The memory of a pool that is gone is gone too.
-        let Ok(memory) = self.memory(gone.home) else { return };
-        let freed = gone.with_fences(|fences| memory.free(gone.address, gone.stream, fences));
-        if let Err(error) = freed {
-            tracing::warn!(cache = self.id, address = gone.address, %error, "not given back");
+        match self.memory(gone.home) {
+            Ok(memory) => self.give_back_to(&memory, gone.home, gone),
+            // The memory of a pool that is gone is gone too.
+            Err(_) => drop(self.given_back.fetch_add(gone.allocated, Ordering::AcqRel)),
         }
     }
 

@@ -8,10 +8,10 @@
 use hashbrown::HashTable;
 
 use super::config::Limits;
-use super::key::Hash;
+use super::key::{Asked, Hash, Longs, Name};
 use super::policy::{Id, Policy};
 use super::stats::Counters;
-use crate::error::{Result, fail};
+use crate::error::{Error, Result, fail};
 use crate::order::{Fence, Stream};
 
 /// No entry, use or pin.
@@ -30,7 +30,7 @@ const NO_LANE: u16 = u16::MAX;
 
 /// A key and the block that it names. As large as a cache line.
 struct Entry {
-    key: Box<[u8]>,
+    name: Name,
     address: usize,
     /// Bytes of the block.
     allocated: u64,
@@ -130,33 +130,6 @@ impl Gone {
     }
 }
 
-/// Blocks that left. The first few need no memory: a put that is followed by an eviction
-/// allocates its key, and nothing else.
-#[derive(Default)]
-pub struct Leaving {
-    few: [Option<Gone>; 2],
-    more: Vec<Gone>,
-}
-
-impl Leaving {
-    fn push(&mut self, gone: Gone) {
-        match self.few.iter_mut().find(|place| place.is_none()) {
-            Some(place) => *place = Some(gone),
-            None => self.more.push(gone),
-        }
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.few.iter().flatten().count() + self.more.len()
-    }
-
-    /// Takes them out.
-    pub fn drain(&mut self) -> impl Iterator<Item = Gone> + '_ {
-        self.few.iter_mut().filter_map(Option::take).chain(self.more.drain(..))
-    }
-}
-
 /// Why an entry leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
@@ -201,8 +174,17 @@ pub struct Pinned {
     pub address: usize,
     /// Bytes that were asked for.
     pub requested: u64,
-    /// What has to pass before it is read on other lanes than this one.
-    pub written: Option<(Lane, Fence)>,
+    /// Whether its writing is known to have passed.
+    pub is_written: bool,
+}
+
+/// A pin that is held, under the lock.
+#[derive(Clone, Copy, Debug)]
+pub struct Held {
+    pin: u32,
+    entry: Id,
+    /// Which of the cache's pools its block is of.
+    pub home: u16,
 }
 
 /// What a cache knows.
@@ -219,8 +201,7 @@ pub struct Table {
     pins: Vec<Pin>,
     vacant_pin: u32,
     lanes: Vec<Lane>,
-    /// A key that was given up, for the next entry whose key is as long.
-    spare: Box<[u8]>,
+    longs: Longs,
     policy: Box<dyn Policy>,
     /// The budgets.
     pub limits: Limits,
@@ -257,7 +238,7 @@ impl Table {
             vacant_pin: NONE,
             // The lanes of those who work without streams, by the number of the pool; they stay.
             lanes: (0..homes as u16).map(lane).collect(),
-            spare: Box::default(),
+            longs: Longs::default(),
             policy,
             limits,
             bytes: 0,
@@ -270,11 +251,22 @@ impl Table {
         }
     }
 
-    /// The newest entry of `key`, whose number is `hash`.
+    /// The newest entry of a key.
     #[inline]
-    pub fn find(&self, hash: u64, key: &[u8]) -> Option<Id> {
-        let same = |&id: &u32| *self.entries[id as usize].key == *key;
-        self.keys.find(hash, same).copied()
+    pub fn find(&self, key: &Asked<'_>) -> Option<Id> {
+        let found = match key.name() {
+            Some(name) => {
+                self.keys.find(key.hash, |&id: &u32| self.entries[id as usize].name == name)
+            }
+            None => self.keys.find(key.hash, |&id: &u32| self.has_long(id, key)),
+        };
+        found.copied()
+    }
+
+    fn has_long(&self, id: Id, key: &Asked<'_>) -> bool {
+        let name = self.entries[id as usize].name;
+        let is = |place| self.hash.of(name) == key.hash && self.longs.get(place) == key.bytes;
+        name.place().is_some_and(is)
     }
 
     /// The next older entry of the same key.
@@ -325,52 +317,57 @@ impl Table {
         Ok(self.lanes.len() as u16 - 1)
     }
 
-    /// Enters a block under `key`. An error when there is no memory for it; nothing has changed.
-    pub fn insert(&mut self, hash: u64, key: &[u8], fresh: &Fresh) -> Result<Id> {
-        let short = |key: &[u8]| {
-            fail!(OutOfMemory, "no memory for an entry with a key of {} bytes", key.len())
-        };
-        if self.vacant == NONE {
-            if self.entries.len() >= ENTRIES_MAX as usize {
-                return Err(fail!(OutOfMemory, "a cache has at most {ENTRIES_MAX} entries"));
-            }
-            // By doubling, but not beyond what there will ever be.
-            let most = usize::try_from(self.limits.entries).unwrap_or(usize::MAX).max(1);
-            let len = self.entries.len();
-            if len == self.room {
-                let more = len.max(16).min(most.saturating_sub(len).saturating_add(1));
-                self.entries.try_reserve_exact(more).map_err(|_| short(key))?;
-                if !self.policy.reserve(self.entries.capacity() as u32) {
-                    return Err(short(key));
-                }
-                self.room = self.entries.capacity();
-            }
+    /// Makes sure that there is memory for one more entry.
+    #[inline]
+    fn reserve(&mut self) -> bool {
+        (self.vacant != NONE || self.entries.len() < self.room || self.reserve_entries())
+            && (self.keys.len() < self.keys.capacity() || self.reserve_keys())
+    }
+
+    #[cold]
+    fn reserve_entries(&mut self) -> bool {
+        // By doubling, but not beyond what there will ever be.
+        let most = self.limits.entries.min(u64::from(ENTRIES_MAX)) as usize;
+        let len = self.entries.len();
+        let more = len.max(16).min(most.saturating_sub(len).saturating_add(1));
+        if len >= ENTRIES_MAX as usize
+            || self.entries.try_reserve_exact(more).is_err()
+            || !self.policy.reserve(self.entries.capacity() as u32)
+        {
+            return false;
         }
-        let (entries, hasher) = (&self.entries, self.hash);
-        let rehash = |&id: &u32| hasher.of(&entries[id as usize].key);
-        self.keys.try_reserve(1, rehash).map_err(|_| short(key))?;
-        let own = match self.spare.len() == key.len() {
-            true => {
-                let mut own = std::mem::take(&mut self.spare);
-                own.copy_from_slice(key);
-                own
-            }
-            false => {
-                let mut own = Vec::new();
-                own.try_reserve_exact(key.len()).map_err(|_| short(key))?;
-                own.extend_from_slice(key);
-                own.into_boxed_slice()
+        self.room = self.entries.capacity();
+        true
+    }
+
+    #[cold]
+    fn reserve_keys(&mut self) -> bool {
+        let (entries, hash) = (&self.entries, self.hash);
+        self.keys.try_reserve(1, |&id: &u32| hash.of(entries[id as usize].name)).is_ok()
+    }
+
+    /// Enters a block under a key. An error when there is no memory for it; nothing has changed.
+    pub fn insert(&mut self, key: &Asked<'_>, fresh: &Fresh) -> Result<Id> {
+        if !self.reserve() {
+            return Err(no_memory(key));
+        }
+        let older = self.find(key);
+        let name = match key.name() {
+            Some(name) => name,
+            None => {
+                let place = self.longs.keep(key.bytes).ok_or_else(|| no_memory(key))?;
+                Name::of_long(key.hash, place)
             }
         };
         let entry = Entry {
-            key: own,
+            name,
             address: fresh.address,
             allocated: fresh.allocated,
             written: fresh.written,
             // What is more, which no block is that was asked for as it is, shows as more bytes.
             waste: u32::try_from(fresh.allocated - fresh.requested).unwrap_or(0),
             stamp: fresh.stamp,
-            next: NONE,
+            next: older.unwrap_or(NONE),
             prev: NONE,
             uses: NONE,
             lane: fresh.lane,
@@ -382,23 +379,24 @@ impl Table {
                 self.entries.len() as u32 - 1
             }
             id => {
-                self.vacant = self.entries[id as usize].next;
-                self.entries[id as usize] = entry;
+                let place = &mut self.entries[id as usize];
+                self.vacant = place.next;
+                *place = entry;
                 id
             }
         };
-        // In front of those with the same key.
-        let entries = &self.entries;
-        let same = |&head: &u32| entries[head as usize].key == entries[id as usize].key;
-        match self.keys.find_mut(hash, same) {
-            Some(head) => {
-                let older = std::mem::replace(head, id);
-                self.entries[id as usize].next = older;
+        match older {
+            // In front of those with the same key.
+            Some(older) => {
                 self.entries[older as usize].prev = id;
+                if let Some(head) = self.keys.find_mut(key.hash, |&head| head == older) {
+                    *head = id;
+                }
             }
             None => {
-                let rehash = |&id: &u32| hasher.of(&entries[id as usize].key);
-                self.keys.insert_unique(hash, id, rehash);
+                let (entries, hash) = (&self.entries, self.hash);
+                let rehash = |&id: &u32| hash.of(entries[id as usize].name);
+                self.keys.insert_unique(key.hash, id, rehash);
             }
         }
         let lane = &mut self.lanes[fresh.lane as usize];
@@ -407,7 +405,7 @@ impl Table {
         self.bytes += fresh.allocated;
         self.count += 1;
         self.counters.puts += 1;
-        self.policy.insert(id, hash, fresh.allocated);
+        self.policy.insert(id, key.hash, fresh.allocated);
         Ok(id)
     }
 
@@ -418,19 +416,20 @@ impl Table {
     }
 
     /// Makes room for the new entry `id`, by one entry that may be `id` itself.
-    pub fn evict_for(&mut self, id: Id, leaving: &mut Leaving) {
+    #[inline]
+    pub fn evict_for(&mut self, id: Id) -> Option<Gone> {
         let entries = &self.entries;
         let victim = self.policy.victim(&mut |id| entries[id as usize].pins == 0);
         debug_assert!(victim.is_some(), "the new entry is not pinned");
         match victim {
-            Some(victim) if victim != id => self.remove(victim, Why::Evicted, leaving),
-            _ => self.remove(id, Why::Refused, leaving),
+            Some(victim) if victim != id => self.remove(victim, Why::Evicted),
+            _ => self.remove(id, Why::Refused),
         }
     }
 
     /// Takes the entry out that is worth least, of those that nobody reads and, with `home`, that
     /// are of that pool. None when there is none.
-    pub fn evict(&mut self, home: Option<u16>, why: Why, leaving: &mut Leaving) -> Option<Id> {
+    pub fn evict(&mut self, home: Option<u16>, why: Why) -> Option<Gone> {
         let (entries, lanes) = (&self.entries, &self.lanes);
         let mut may = |id: Id| {
             let entry = &entries[id as usize];
@@ -438,12 +437,11 @@ impl Table {
             entry.pins == 0 && home.is_none_or(|home| lanes[entry.lane as usize].home == home)
         };
         let victim = self.policy.victim(&mut may)?;
-        self.remove(victim, why, leaving);
-        Some(victim)
+        self.remove(victim, why)
     }
 
-    /// Takes a listed entry out. When it is pinned, its block stays until the last pin is gone.
-    pub fn remove(&mut self, id: Id, why: Why, leaving: &mut Leaving) {
+    /// Takes a listed entry out; its block leaves at once, or, when it is pinned, with its last pin.
+    pub fn remove(&mut self, id: Id, why: Why) -> Option<Gone> {
         let evicted = matches!(why, Why::Evicted | Why::Pressed | Why::Refused);
         let Entry { next, prev, allocated, pins, .. } = self.entries[id as usize];
         let count = &mut self.counters;
@@ -469,7 +467,7 @@ impl Table {
         if prev != NONE {
             self.entries[prev as usize].next = next;
         } else {
-            let hash = self.hash.of(&self.entries[id as usize].key);
+            let hash = self.hash.of(self.entries[id as usize].name);
             if let Ok(head) = self.keys.find_entry(hash, |&head| head == id) {
                 match next {
                     NONE => drop(head.remove()),
@@ -482,10 +480,10 @@ impl Table {
         }
         let entry = &mut self.entries[id as usize];
         (entry.next, entry.prev) = (NONE, DETACHED);
-        if pins == 0 {
-            let gone = self.vacate(id);
-            leaving.push(gone);
+        if let Some(place) = entry.name.place() {
+            self.longs.give_up(place);
         }
+        (pins == 0).then(|| self.vacate(id))
     }
 
     /// The place of an entry that is in no list any more, nor pinned, is free; its block leaves.
@@ -499,7 +497,6 @@ impl Table {
             at = next;
         }
         let entry = &mut self.entries[id as usize];
-        let key = std::mem::take(&mut entry.key);
         (entry.prev, entry.next) = (VACANT, self.vacant);
         self.vacant = id;
         let lane = &mut self.lanes[entry.lane as usize];
@@ -519,7 +516,6 @@ impl Table {
         self.bytes -= gone.allocated;
         self.left_bytes += gone.allocated;
         self.count -= 1;
-        self.spare = key;
         gone
     }
 
@@ -532,86 +528,87 @@ impl Table {
     /// Pins an entry for somebody who reads it.
     #[inline]
     pub fn pin(&mut self, id: Id) -> Result<Pinned> {
-        let entry = &self.entries[id as usize];
-        if entry.pins == PINS_MAX {
-            return Err(fail!(
-                InvalidState,
-                "the entry is pinned {PINS_MAX} times, which is the limit"
-            ));
+        if self.vacant_pin == NONE {
+            self.more_pins()?;
         }
-        let (at, generation) = match self.vacant_pin {
-            NONE => {
-                if self.pins.len() >= ENTRIES_MAX as usize || self.pins.try_reserve(1).is_err() {
-                    return Err(fail!(OutOfMemory, "no memory for one more pin"));
-                }
-                self.pins.push(Pin { entry: id, generation: 1, lane: NO_LANE });
-                (self.pins.len() as u32 - 1, 1)
-            }
-            at => {
-                let pin = &mut self.pins[at as usize];
-                self.vacant_pin = std::mem::replace(&mut pin.entry, id);
-                (at, pin.generation)
-            }
-        };
         let entry = &mut self.entries[id as usize];
-        entry.pins += 1;
-        if entry.pins == 1 {
+        if entry.pins == PINS_MAX {
+            return Err(too_many_pins());
+        }
+        if entry.pins == 0 {
             self.pinned.0 += 1;
             self.pinned.1 += entry.allocated;
         }
-        let ticket = u64::from(generation) << 32 | u64::from(at);
-        let written = (entry.written > 0).then(|| {
-            let lane = self.lanes[entry.lane as usize];
-            (lane, Fence { stream: lane.stream, sequence: entry.written })
-        });
-        Ok(Pinned { ticket, address: entry.address, requested: entry.requested(), written })
+        entry.pins += 1;
+        let at = self.vacant_pin;
+        let pin = &mut self.pins[at as usize];
+        self.vacant_pin = std::mem::replace(&mut pin.entry, id);
+        Ok(Pinned {
+            ticket: u64::from(pin.generation) << 32 | u64::from(at),
+            address: entry.address,
+            requested: entry.requested(),
+            is_written: entry.written == 0,
+        })
     }
 
-    /// The pin with this ticket, of the block at `address`, if it is held, and its entry.
-    fn held(&self, ticket: u64, address: usize) -> Option<(u32, Id)> {
-        let (at, generation) = (ticket as u32, (ticket >> 32) as u32);
-        let pin = self.pins.get(at as usize).filter(|pin| pin.generation == generation)?;
-        let entry = self.entries.get(pin.entry as usize)?;
-        (entry.pins > 0 && entry.address == address).then_some((at, pin.entry))
+    #[cold]
+    fn more_pins(&mut self) -> Result<()> {
+        if self.pins.len() >= ENTRIES_MAX as usize || self.pins.try_reserve(1).is_err() {
+            return Err(fail!(OutOfMemory, "no memory for one more pin"));
+        }
+        self.pins.push(Pin { entry: NONE, generation: 1, lane: NO_LANE });
+        self.vacant_pin = self.pins.len() as u32 - 1;
+        Ok(())
     }
 
-    /// Which pool a pinned entry is of; none when there is no such pin.
+    /// The pin with this ticket, of the block at `address`; an error when it is not held.
     #[inline]
-    pub fn home_of_pin(&self, ticket: u64, address: usize) -> Option<u16> {
-        let (_, id) = self.held(ticket, address)?;
-        Some(self.lanes[self.entries[id as usize].lane as usize].home)
+    pub fn held(&self, ticket: u64, address: usize) -> Result<Held> {
+        let (at, generation) = (ticket as u32, (ticket >> 32) as u32);
+        if let Some(pin) = self.pins.get(at as usize)
+            && pin.generation == generation
+            && let Some(entry) = self.entries.get(pin.entry as usize)
+            && entry.pins > 0
+            && entry.address == address
+        {
+            let home = self.lanes[entry.lane as usize].home;
+            return Ok(Held { pin: at, entry: pin.entry, home });
+        }
+        Err(no_pin(ticket))
+    }
+
+    /// The lane that a pinned entry was written on, and the fence that its writing is behind.
+    pub fn writing(&self, held: Held) -> (Lane, Fence) {
+        let entry = &self.entries[held.entry as usize];
+        let lane = self.lanes[entry.lane as usize];
+        (lane, Fence { stream: lane.stream, sequence: entry.written })
     }
 
     /// Whether readers on `lane` are behind the writing of the pinned entry; if they are, the
     /// pin says so from now on.
-    pub fn is_behind(&mut self, pinned: &Pinned, lane: u16) -> bool {
-        let Some((_, id)) = self.held(pinned.ticket, pinned.address) else { return false };
-        let entry = &self.entries[id as usize];
+    pub fn is_behind(&mut self, held: Held, lane: u16) -> bool {
+        let entry = &self.entries[held.entry as usize];
         let behind = entry.written == 0
             || entry.lane == lane
-            || self.uses_of(id).any(|one| one.lane == lane && one.behind);
+            || self.uses_of(held.entry).any(|one| one.lane == lane && one.behind);
         if behind {
-            self.note_behind(pinned, lane);
+            self.note_behind(held, lane);
         }
         behind
     }
 
     /// Readers on `lane` are behind the writing of the pinned entry.
-    pub fn note_behind(&mut self, pinned: &Pinned, lane: u16) {
-        if let Some((at, _)) = self.held(pinned.ticket, pinned.address) {
-            let before = std::mem::replace(&mut self.pins[at as usize].lane, lane);
-            self.lanes[lane as usize].count += 1;
-            if before != NO_LANE {
-                self.lanes[before as usize].count -= 1;
-            }
+    pub fn note_behind(&mut self, held: Held, lane: u16) {
+        let before = std::mem::replace(&mut self.pins[held.pin as usize].lane, lane);
+        self.lanes[lane as usize].count += 1;
+        if before != NO_LANE {
+            self.lanes[before as usize].count -= 1;
         }
     }
 
     /// The writing of the pinned entry is known to have passed.
-    pub fn note_written(&mut self, pinned: &Pinned) {
-        if let Some((_, id)) = self.held(pinned.ticket, pinned.address) {
-            self.entries[id as usize].written = 0;
-        }
+    pub fn note_written(&mut self, held: Held) {
+        self.entries[held.entry as usize].written = 0;
     }
 
     fn uses_of(&self, id: Id) -> impl Iterator<Item = &Use> {
@@ -619,39 +616,38 @@ impl Table {
         std::iter::successors(at(self.entries[id as usize].uses), move |one| at(one.next))
     }
 
-    /// The reader is done, on `lane` by the fence `sequence` if it is not done already. True when
-    /// there was such a pin. Reads that have `passed` are forgotten.
-    pub fn unpin(
-        &mut self,
-        (ticket, address): (u64, usize),
-        read: Option<(u16, u64)>,
-        passed: impl Fn(Fence) -> bool,
-        leaving: &mut Leaving,
-    ) -> Result<()> {
-        let Some((at, id)) = self.held(ticket, address) else { return Err(no_pin(ticket)) };
-        if let Some((lane, sequence)) = read {
-            let behind = self.pins[at as usize].lane == lane;
-            self.note_use(id, lane, sequence, behind, passed)?;
-        }
-        let pin = &mut self.pins[at as usize];
+    /// The reader is done. Its block leaves if it was the last one of an entry that is detached.
+    #[inline]
+    pub fn unpin(&mut self, held: Held) -> Option<Gone> {
+        let pin = &mut self.pins[held.pin as usize];
         // A generation ends with its pin. None is 0, so that no ticket is.
         pin.generation = pin.generation.checked_add(1).unwrap_or(1);
-        pin.entry = std::mem::replace(&mut self.vacant_pin, at);
-        let lane = std::mem::replace(&mut pin.lane, NO_LANE);
-        if lane != NO_LANE {
-            self.lanes[lane as usize].count -= 1;
+        pin.entry = std::mem::replace(&mut self.vacant_pin, held.pin);
+        if pin.lane != NO_LANE {
+            self.lanes[pin.lane as usize].count -= 1;
+            pin.lane = NO_LANE;
         }
-        let entry = &mut self.entries[id as usize];
+        let entry = &mut self.entries[held.entry as usize];
         entry.pins -= 1;
-        if entry.pins == 0 {
-            self.pinned.0 -= 1;
-            self.pinned.1 -= entry.allocated;
-            if entry.prev == DETACHED {
-                let gone = self.vacate(id);
-                leaving.push(gone);
-            }
+        if entry.pins > 0 {
+            return None;
         }
-        Ok(())
+        self.pinned.0 -= 1;
+        self.pinned.1 -= entry.allocated;
+        (entry.prev == DETACHED).then(|| self.vacate(held.entry))
+    }
+
+    /// The holder of the pin has read on `lane`, by the fence `sequence`. Reads that have `passed`
+    /// are forgotten.
+    pub fn note_read(
+        &mut self,
+        held: Held,
+        lane: u16,
+        sequence: u64,
+        passed: impl Fn(Fence) -> bool,
+    ) -> Result<()> {
+        let behind = self.pins[held.pin as usize].lane == lane;
+        self.note_use(held.entry, lane, sequence, behind, passed)
     }
 
     fn note_use(
@@ -749,13 +745,14 @@ impl Table {
         self.lanes[self.entries[id as usize].lane as usize].home == home
     }
 
-    /// Bytes of bookkeeping, without keys.
+    /// Bytes of bookkeeping, without the bytes of keys longer than 15.
     pub fn bookkeeping_bytes(&self) -> usize {
         self.keys.allocation_size()
             + self.entries.capacity() * size_of::<Entry>()
             + self.uses.capacity() * size_of::<Use>()
             + self.pins.capacity() * size_of::<Pin>()
             + self.lanes.capacity() * size_of::<Lane>()
+            + self.longs.bookkeeping_bytes()
             + self.policy.bookkeeping_bytes()
     }
 
@@ -784,8 +781,11 @@ impl Table {
                 continue;
             }
             listed += 1;
-            let hash = self.hash.of(&entry.key);
-            let Some(head) = self.find(hash, &entry.key) else {
+            let hash = self.hash.of(entry.name);
+            let same = |&head: &u32| {
+                std::iter::successors(Some(head), |&id| self.older(id)).any(|id| id as usize == at)
+            };
+            let Some(&head) = self.keys.find(hash, same) else {
                 return Err(format!("entry {at} is not found by its key"));
             };
             let chain = std::iter::successors(Some(head), |&id| self.older(id));
@@ -816,9 +816,19 @@ impl Table {
     }
 }
 
+#[cold]
+fn no_memory(key: &Asked<'_>) -> Error {
+    fail!(OutOfMemory, "no memory for an entry with a key of {} bytes", key.bytes.len())
+}
+
+#[cold]
+fn too_many_pins() -> Error {
+    fail!(InvalidState, "the entry is pinned {PINS_MAX} times, which is the limit")
+}
+
 /// The error of a pin that is none.
 #[cold]
-pub fn no_pin(ticket: u64) -> crate::error::Error {
+fn no_pin(ticket: u64) -> Error {
     fail!(
         InvalidArgument,
         "pin {ticket:#x} is not held: it was released before, or is not of this cache"
