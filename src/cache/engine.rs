@@ -175,7 +175,9 @@ impl<M: Memory> Cache<M> {
         if let Some(first) = first {
             self.give_back_to(&memory, home, &first);
         }
-        self.give_back(more);
+        if !more.is_empty() {
+            self.give_back(more);
+        }
         Ok(())
     }
 

@@ -640,17 +640,17 @@ impl Core {
     }
 
     /// Moves what was freed before the last of the fences in `waited` over to `to`, whose
-    /// stream was made to wait for all of them; `behind` is a fence of it behind those waits, and
-    /// its own fences are those from `began` on.
+    /// stream was made to wait for all of them; `behind` is a fence of it behind those waits.
     /// The same for blocks that wait for several streams, if these are the ones.
     pub fn hand_over(
         &mut self,
         table: &BlockTable,
+        order: &dyn Order,
         waited: &[Fence],
         to: u32,
         behind: Fence,
-        began: u64,
     ) {
+        let began = order.began(behind.stream);
         if let Some(last) = waited.last() {
             for from in self.tags() {
                 if self.lane_of(from) == Lane::eager(last.stream) {
@@ -661,7 +661,7 @@ impl Core {
         let is_behind = |fence: &Fence| {
             let covers = |it: &Fence| it.stream == fence.stream && it.sequence >= fence.sequence;
             let own = fence.stream == behind.stream && fence.sequence >= began;
-            own || waited.iter().any(covers)
+            own || waited.iter().any(covers) || order.passed(fence.stream) >= fence.sequence
         };
         for at in (0..self.waiting.len()).rev() {
             let Waiting { block, fences, graph: 0, to: READY } = &self.waiting[at] else {

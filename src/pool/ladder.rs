@@ -169,8 +169,7 @@ impl Pool {
         let mut core = self.core.lock();
         let behind =
             Fence { stream: need.lane.stream, sequence: self.order.mark(need.lane.stream) };
-        let began = self.order.began(behind.stream);
-        core.hand_over(&self.table, waited, tag, behind, began);
+        core.hand_over(&self.table, &*self.order, waited, tag, behind);
     }
 
     /// Empties other threads' front caches into the core, when they hold enough to matter.
