@@ -42,6 +42,7 @@ help:
 	@echo '                     (PREFIX=$(PREFIX) LIBDIR=$(LIBDIR) DESTDIR=)'
 	@echo 'make bench-pool      the pool beside other allocators'
 	@echo 'make bench-cuda      GPU pools on the simulated driver; make bench is all of them'
+	@echo 'make bench-cache     caches beside others'
 	@echo 'make clean           removes what was made'
 
 run: build/replay

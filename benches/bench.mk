@@ -2,6 +2,7 @@
 #   make bench-pool [ROUNDS=5] [CASES='pair-*,mixed*'] [TRACES=folder]
 #   make bench-cuda [TRACES=folder]
 #   make bench-torch [TORCH=2.13.0]
+#   make bench-cache
 # each ends within about a minute, once built, and prints one JSON line per figure on stdout, a table
 # on stderr (bench-pool).
 
@@ -11,9 +12,9 @@ ROUNDS ?= 5
 CASES ?= *
 TRACES ?=
 
-.PHONY: bench bench-pool bench-cuda bench-torch bench-peers
+.PHONY: bench bench-pool bench-cuda bench-torch bench-cache bench-peers
 
-bench: bench-pool bench-cuda bench-torch
+bench: bench-pool bench-cuda bench-torch bench-cache
 
 bench-pool: release bench-peers build/bench/pool_bench build/bench/trace_peaks
 	python3 benches/pool/run.py --rounds $(ROUNDS) --cases '$(CASES)' --traces '$(TRACES)'
@@ -22,6 +23,10 @@ bench-pool: release bench-peers build/bench/pool_bench build/bench/trace_peaks
 # with GPU memory of their own, RMM and PyTorch, need a GPU and are not among them.
 bench-cuda:
 	cargo bench --locked --bench cuda -- $(if $(TRACES),'$(abspath $(TRACES))')
+
+# The peers are crates, in the bench's own lock file.
+bench-cache:
+	CARGO_TARGET_DIR='$(TARGET_DIR)/bench-cache' cargo run --release --locked --manifest-path benches/cache/Cargo.toml
 
 bench-peers:
 	scripts/install_peers.sh

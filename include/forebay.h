@@ -51,6 +51,8 @@
 #define FOREBAY_POOL_CONFIG_INIT FOREBAY_INIT(forebay_pool_config)
 #define FOREBAY_POOL_STATISTICS_INIT FOREBAY_INIT(forebay_pool_statistics)
 #define FOREBAY_DEFRAG_REPORT_INIT FOREBAY_INIT(forebay_defrag_report)
+#define FOREBAY_CACHE_CONFIG_INIT FOREBAY_INIT(forebay_cache_config)
+#define FOREBAY_CACHE_STATISTICS_INIT FOREBAY_INIT(forebay_cache_statistics)
 #define FOREBAY_REPLAY_OPTIONS_INIT FOREBAY_INIT(forebay_replay_options)
 #define FOREBAY_REPLAY_REPORT_INIT FOREBAY_INIT(forebay_replay_report)
 #define FOREBAY_TORCH_STATISTICS_INIT FOREBAY_INIT(forebay_torch_statistics)
@@ -183,6 +185,30 @@ typedef enum forebay_sleep_mode forebay_sleep_mode;
 typedef int32_t forebay_sleep_mode;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
+
+/// Which entries of a cache stay.
+enum forebay_cache_policy
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    /// Those that were used last.
+    FOREBAY_CACHE_POLICY_LRU = 0,
+    /// Those that are used often, by an estimate that forgets (W-TinyLFU).
+    FOREBAY_CACHE_POLICY_LFU = 1,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum forebay_cache_policy forebay_cache_policy;
+#else
+typedef int32_t forebay_cache_policy;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/// A cache: blocks of pools, kept under keys as long as they are worth their bytes, and given up
+/// before a pool runs out of memory. Opaque. Every function that takes one may be called from any
+/// thread.
+typedef struct forebay_cache forebay_cache;
 
 /// A pool: memory of one device, handed out and taken back in stream order. Opaque. Every
 /// function that takes one may be called from any thread.
@@ -356,6 +382,76 @@ typedef struct forebay_replay_report {
     /// Page faults that did.
     uint64_t major_faults;
 } forebay_replay_report;
+
+/// What a cache is made from. Set `struct_size`, and at least one of the two limits.
+typedef struct forebay_cache_config {
+    /// sizeof(forebay_cache_config).
+    size_t struct_size;
+    /// Most bytes of blocks; 0 = no limit but the pools'.
+    uint64_t max_bytes;
+    /// Most entries; 0 = no limit.
+    uint64_t max_entries;
+    /// How old an entry may be, since it was put, when it is got; in milliseconds, 0 = any age.
+    uint64_t time_to_live_ms;
+    /// What a hit is worth besides its bytes, as bytes: the more, the more is a hit on a small
+    /// entry worth. 0 = 64 KiB; 1 is the goal of most bytes, 2^50 that of most hits.
+    uint64_t entry_worth;
+    /// A `forebay_cache_policy`.
+    int32_t policy;
+    /// Zero.
+    uint32_t reserved;
+} forebay_cache_config;
+
+/// An entry that is being read: from `forebay_cache_get` to `forebay_cache_release`. A plain
+/// value; copies are the same pin.
+typedef struct forebay_cache_pin {
+    /// First byte of the block; NULL when nothing was found.
+    void *ptr;
+    /// Bytes that were asked for when the block was allocated.
+    size_t size;
+    /// Which pin it is; never 0 for one that is held.
+    uint64_t ticket;
+} forebay_cache_pin;
+
+/// The counters of a cache. Set `struct_size` before the call.
+typedef struct forebay_cache_statistics {
+    /// sizeof(forebay_cache_statistics).
+    size_t struct_size;
+    /// Entries now, those included that left and are still being read.
+    uint64_t entries;
+    /// Bytes of their blocks.
+    uint64_t bytes;
+    /// The most that was when a call returned.
+    uint64_t bytes_peak;
+    /// Entries that are being read.
+    uint64_t pinned_entries;
+    /// Bytes of their blocks.
+    uint64_t pinned_bytes;
+    /// Gets and takes that found something.
+    uint64_t hits;
+    /// Gets and takes that did not.
+    uint64_t misses;
+    /// Blocks that were put.
+    uint64_t puts;
+    /// Of them, those that went back to their pool at once, for all others were worth more.
+    uint64_t refused;
+    /// Entries that made room for others, or went by `forebay_cache_evict`.
+    uint64_t evicted;
+    /// Bytes of their blocks.
+    uint64_t evicted_bytes;
+    /// Entries that were given up because a pool was short of memory.
+    uint64_t pressed;
+    /// Bytes of their blocks.
+    uint64_t pressed_bytes;
+    /// Entries that were too old.
+    uint64_t expired;
+    /// Entries that were removed by their key, or with all others.
+    uint64_t removed;
+    /// Entries that were taken.
+    uint64_t taken;
+    /// Bytes of the cache's own bookkeeping, without the bytes of keys.
+    uint64_t bookkeeping_bytes;
+} forebay_cache_statistics;
 
 /// How many of something there are, and there were.
 typedef struct forebay_torch_number {
@@ -988,6 +1084,237 @@ forebay_status forebay_trace_replay(struct forebay_pool *pool,
                                     const char *path,
                                     const struct forebay_replay_options *options,
                                     struct forebay_replay_report *report);
+
+/// Creates a cache for blocks of the `count` pools in `pools`, 1 to 256 of them, and writes it to
+/// `*out`. The cache is the caller's, until `forebay_cache_destroy`; the pools stay the caller's.
+/// When one of them is short of memory, it asks the cache for some before an allocation fails:
+/// entries that nobody reads go back to the pool, those first that are worth least.
+///
+/// A pool may be destroyed before the cache: the cache first gives back what it has of it, but for
+/// what is being read, and puts of its blocks get `FOREBAY_ERROR_INVALID_POINTER` or
+/// `FOREBAY_ERROR_INVALID_STATE` from then on.
+///
+/// Errors, with `*out` untouched: `FOREBAY_ERROR_INVALID_ARGUMENT` (a NULL, `count`, a pool that is
+/// there twice or destroyed; both limits are 0; the message names the field of `config`).
+///
+/// The caller's part:
+/// `pools` is NULL or has `count` pools; `config` is NULL or points to a config with `struct_size`
+/// set; `out` is NULL or valid for writing.
+FOREBAY_NODISCARD
+forebay_status forebay_cache_create(struct forebay_pool *const *pools,
+                                    size_t count,
+                                    const struct forebay_cache_config *config,
+                                    struct forebay_cache **out);
+
+/// Destroys a cache: the blocks of its entries go back to their pools. NULL is fine: nothing
+/// happens. No call with this cache may be under way in another thread; later ones get
+/// `FOREBAY_ERROR_INVALID_ARGUMENT`. Works on a poisoned cache, whose blocks stay live.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (destroyed before), `FOREBAY_ERROR_INVALID_STATE`
+/// (entries were being read; the cache is destroyed all the same, and their blocks are live blocks
+/// of their pools, for who reads them to free with `forebay_free`).
+///
+/// The caller's part:
+/// `cache` is NULL or came from `forebay_cache_create`.
+forebay_status forebay_cache_destroy(struct forebay_cache *cache);
+
+/// Puts the live block at `ptr` of one of the cache's pools under `key`, `key_size` bytes that are
+/// copied: from now on the block is the cache's, with the contents that what is queued on `stream`
+/// gives it. There may be several entries of one key. To keep within its limits the cache gives
+/// back to their pools those entries that are worth least and that nobody reads, which may be this
+/// very block: it counts as put all the same.
+///
+/// Errors, with the block still the caller's: `FOREBAY_ERROR_INVALID_ARGUMENT` (`cache` or `key` is
+/// NULL; `key_size` is 0 or more than 65536; the block is larger than the cache's limit; no such
+/// stream), `FOREBAY_ERROR_INVALID_POINTER` (no live block of the cache's pools),
+/// `FOREBAY_ERROR_INVALID_STATE` (the pool was destroyed), `FOREBAY_ERROR_OUT_OF_MEMORY` (no
+/// memory for the entry), `FOREBAY_ERROR_POISONED`.
+///
+/// The caller's part:
+/// `cache` as for every call; `key` is NULL or has `key_size` bytes; nobody frees the block or
+/// writes to it any more.
+forebay_status forebay_cache_put(struct forebay_cache *cache,
+                                 const void *key,
+                                 size_t key_size,
+                                 void *ptr,
+                                 forebay_stream stream);
+
+/// As `forebay_cache_put`, of a copy: a block of `size` bytes of the cache's first pool gets the
+/// bytes at `from`, which must be where that pool's device can read them (in the GPU's memory for a
+/// cuda pool), in the order of `stream`. On the host the copy is done when this returns.
+///
+/// Errors: those of `forebay_cache_put` and of `forebay_alloc`; `FOREBAY_ERROR_INVALID_ARGUMENT`
+/// when `from` is NULL or `size` is 0.
+///
+/// The caller's part:
+/// `cache` as for every call; `key` is NULL or has `key_size` bytes; `from` is NULL or has `size`
+/// bytes.
+forebay_status forebay_cache_put_copy(struct forebay_cache *cache,
+                                      const void *key,
+                                      size_t key_size,
+                                      const void *from,
+                                      size_t size,
+                                      forebay_stream stream);
+
+/// Gets the newest entry of `key` to read, and writes it to `*out`. It is pinned: it stays where
+/// and as it is until `forebay_cache_release`, however many read it. Work that is queued on
+/// `stream` from now on may read it; if the block was written on another stream, `stream` is made
+/// to wait for that on the device, or, on NULL on the host, the caller waits. When there is no
+/// entry, `out->ptr` becomes NULL, and the call succeeds. Nobody writes to a block that was got.
+///
+/// Errors, with `*out` untouched and nothing pinned: `FOREBAY_ERROR_INVALID_ARGUMENT` (`cache`,
+/// `key` or `out` is NULL; `key_size` is 0 or more than 65536; there is no such stream to be made to
+/// wait), `FOREBAY_ERROR_INVALID_STATE` (it is pinned 65535 times; `stream` cannot be made to wait),
+/// `FOREBAY_ERROR_OUT_OF_MEMORY`, `FOREBAY_ERROR_POISONED`.
+///
+/// The caller's part:
+/// `cache` as for every call; `key` is NULL or has `key_size` bytes; `out` is NULL or valid for
+/// writing.
+forebay_status forebay_cache_get(struct forebay_cache *cache,
+                                 const void *key,
+                                 size_t key_size,
+                                 forebay_stream stream,
+                                 struct forebay_cache_pin *out);
+
+/// Ends a read: `pin` is what `forebay_cache_get` gave, and its reader's last work is queued on
+/// `stream` by now. The block is nobody else's before that work is done. A pin whose `ptr` is NULL
+/// is fine: nothing happens.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`cache` is NULL; the pin was released before, or is
+/// none of this cache's; no such stream, and then the pin is still held),
+/// `FOREBAY_ERROR_OUT_OF_MEMORY` (no memory to note the stream; the pin is still held),
+/// `FOREBAY_ERROR_POISONED`.
+///
+/// The caller's part:
+/// `cache` as for every call.
+forebay_status forebay_cache_release(struct forebay_cache *cache,
+                                     struct forebay_cache_pin pin,
+                                     forebay_stream stream);
+
+/// Takes an entry of `key` that nobody reads out of the cache: its block is the caller's, for work
+/// that is queued on `stream` from now on, to be freed or put again. Its first byte goes to `*ptr`
+/// and the bytes that were asked for when it was allocated to `*size` (may be NULL). Of several
+/// entries, one that was put on `stream` is preferred, then the newest. When there is none, `*ptr`
+/// becomes NULL, and the call succeeds.
+///
+/// Errors, with `*ptr` and `*size` untouched: `FOREBAY_ERROR_INVALID_ARGUMENT` (`cache`, `key` or
+/// `ptr` is NULL; `key_size` is 0 or more than 65536; no such stream),
+/// `FOREBAY_ERROR_INVALID_STATE` (all entries of the key are being read; `stream` cannot be made to
+/// wait for who read it, and then the entry's block went back to its pool),
+/// `FOREBAY_ERROR_POISONED`.
+///
+/// The caller's part:
+/// `cache` as for every call; `key` is NULL or has `key_size` bytes; `ptr` and `size` are NULL or
+/// valid for writing.
+forebay_status forebay_cache_take(struct forebay_cache *cache,
+                                  const void *key,
+                                  size_t key_size,
+                                  forebay_stream stream,
+                                  void **ptr,
+                                  size_t *size);
+
+/// Removes all entries of `key`; how many goes to `*removed` (may be NULL). Nobody gets them any
+/// more; their blocks go back to their pools, of those that are being read with the last release.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`cache` or `key` is NULL; `key_size` is 0 or more than
+/// 65536), `FOREBAY_ERROR_POISONED`.
+///
+/// The caller's part:
+/// `cache` as for every call; `key` is NULL or has `key_size` bytes; `removed` is NULL or valid for
+/// writing.
+forebay_status forebay_cache_remove(struct forebay_cache *cache,
+                                    const void *key,
+                                    size_t key_size,
+                                    size_t *removed);
+
+/// Evicts entries, those first that are worth least, until `bytes` of blocks went back to their
+/// pools or nothing is left that nobody reads; the bytes go to `*freed` (may be NULL).
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`cache` is NULL), `FOREBAY_ERROR_POISONED`.
+///
+/// The caller's part:
+/// `cache` as for every call; `freed` is NULL or valid for writing.
+forebay_status forebay_cache_evict(struct forebay_cache *cache, size_t bytes, size_t *freed);
+
+/// Removes the entries that were put `age_ms` milliseconds ago or earlier, as
+/// `forebay_cache_remove` does; how many goes to `*expired` (may be NULL). Ages are known to four
+/// milliseconds.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`cache` is NULL), `FOREBAY_ERROR_POISONED`.
+///
+/// The caller's part:
+/// `cache` as for every call; `expired` is NULL or valid for writing.
+forebay_status forebay_cache_expire(struct forebay_cache *cache,
+                                    uint64_t age_ms,
+                                    size_t *expired);
+
+/// Removes all entries, as `forebay_cache_remove` does; how many goes to `*removed` (may be NULL).
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`cache` is NULL), `FOREBAY_ERROR_POISONED`.
+///
+/// The caller's part:
+/// `cache` as for every call; `removed` is NULL or valid for writing.
+forebay_status forebay_cache_clear(struct forebay_cache *cache,
+                                   size_t *removed);
+
+/// Writes the counters of `cache` to `*out`.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`cache` or `out` is NULL, `struct_size` is not set).
+///
+/// The caller's part:
+/// `cache` as for every call; `out` is NULL or points to a struct with `struct_size` set.
+forebay_status forebay_cache_stats(struct forebay_cache *cache,
+                                   struct forebay_cache_statistics *out);
+
+/// Writes the counters of `cache` as JSON, with a NUL behind it, to `buffer`, which has `capacity`
+/// bytes; its length without the NUL goes to `*length` (may be NULL). `buffer` NULL with `capacity`
+/// 0 asks for the length only; leave some room, for it changes with the cache.
+///
+/// The object has "schema" (1), "policy", "max_bytes" and "max_entries" (null for none),
+/// "hit_ratio", and the counters of `forebay_cache_statistics`.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`cache` is NULL; `buffer` is NULL, or too small:
+/// `*length` is set, the buffer untouched).
+///
+/// The caller's part:
+/// `cache` as for every call; `buffer` is NULL or has `capacity` bytes; `length` is NULL or valid
+/// for writing.
+forebay_status forebay_cache_stats_json(struct forebay_cache *cache,
+                                        char *buffer,
+                                        size_t capacity,
+                                        size_t *length);
+
+/// Checks every invariant of the cache's bookkeeping. Walks over everything: for tests and
+/// debugging.
+///
+/// Errors: `FOREBAY_ERROR_INTERNAL` (the bookkeeping is wrong), `FOREBAY_ERROR_INVALID_ARGUMENT`
+/// (`cache` is NULL), `FOREBAY_ERROR_POISONED`.
+///
+/// The caller's part:
+/// `cache` as for every call.
+forebay_status forebay_cache_check(struct forebay_cache *cache);
+
+/// Builds a key for tensors of one kind: writes it, as text with a NUL behind it such as
+/// `float32[3,224,224]@cuda:0`, to `buffer`, which has `capacity` bytes; its length without the NUL,
+/// which is the `key_size`, goes to `*length` (may be NULL). `dtype` is the type's name, `shape` has
+/// `dimensions` lengths, at most 64, and the device is a `forebay_device_kind` and its number.
+/// `buffer` NULL with `capacity` 0 asks for the length only.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`dtype` is NULL, empty, longer than 64 bytes or not
+/// UTF-8; `shape` is NULL or has a negative length; `dimensions`; no such device kind; `buffer` is
+/// NULL, or too small: `*length` is set, the buffer untouched).
+///
+/// The caller's part:
+/// `dtype` is NULL or a string; `shape` is NULL or has `dimensions` numbers; `buffer` is NULL or has
+/// `capacity` bytes; `length` is NULL or valid for writing.
+forebay_status forebay_cache_tensor_key(const char *dtype,
+                                        const int64_t *shape,
+                                        size_t dimensions,
+                                        int32_t device_kind,
+                                        uint32_t device_index,
+                                        char *buffer,
+                                        size_t capacity,
+                                        size_t *length);
 
 /// Settles how pools are made, before the first one is. `limit` is the most that each may map:
 /// bytes ("17179869184", "16GiB") or a part of the device ("0.9", "90%"); `policy` is the name of a

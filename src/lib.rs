@@ -11,6 +11,7 @@
 //! | [`torch`] | PyTorch's door: its allocator and its hooks, both ways in; uses `capi` for handles and statuses | yes |
 //! | [`capi`] | the front door: the C functions of `forebay.h`, one file per noun; argument checks, the panic guard, statuses | yes |
 //! | [`replay`] | a trace replayed into a pool, or into malloc, and what that cost | yes |
+//! | [`cache`] | blocks of pools kept under keys: the table under its lock, policies | for a copy, a fork and a clock |
 //! | [`pool`] | the stream-ordered pool: front caches, the core under its lock, the ladder on out-of-memory, policies, numbers | in `batch`, `bin`, `block`, `contents`, `core`, `fast`, `fork`, `front`, `give`, `handshake`, `mod`, `own`, `resize`, `slots`, `take`, `thread` |
 //! | [`trace`] | the log of a pool's traffic: recorder and formats | no |
 //! | [`order`] | streams and fences: who may reuse what, and when | for a fork; `cuda` |
@@ -32,6 +33,7 @@
 //! without pages, or used; a *slab* is a run cut into equal *blocks* of one size class. A
 //! *stream* is a queue of work in order, a *fence* a point in it.
 
+pub mod cache;
 pub mod capi;
 pub mod device;
 pub mod error;

@@ -5,6 +5,7 @@
 //! the limit names it. The order of the nouns in the header is in `tests/header.rs`.
 
 pub mod block;
+pub mod cache;
 pub mod graph;
 pub mod guard;
 pub mod log;

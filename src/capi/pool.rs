@@ -581,5 +581,19 @@ pub unsafe fn pool_behind<'a>(pool: *const forebay_pool) -> Result<&'a Pool> {
     unsafe { handle.pool.load(Ordering::Acquire).as_ref() }.ok_or_else(destroyed_pool)
 }
 
+/// As [`pool_behind`], for those who keep it longer than a call.
+///
+/// # Safety
+/// As for [`with_pool`].
+pub unsafe fn shared_pool(pool: *const forebay_pool) -> Result<Arc<Pool>> {
+    // SAFETY: the caller's promise.
+    let pool: *const Pool = unsafe { pool_behind(pool)? };
+    // SAFETY: made by `Arc::into_raw` in `handle_of`, and not destroyed before this returns.
+    unsafe {
+        Arc::increment_strong_count(pool);
+        Ok(Arc::from_raw(pool))
+    }
+}
+
 const _: () = assert!(size_of::<forebay_pool_config>() == forebay_pool_config::FIRST);
 const _: () = assert!(size_of::<forebay_defrag_report>() == forebay_defrag_report::FIRST);

@@ -2,10 +2,9 @@
 
 use std::ffi::c_char;
 
-use super::guard::{PublicStruct, out, write_sized};
+use super::guard::{PublicStruct, out, write_sized, write_text};
 use super::pool::{forebay_pool, with_open_pool};
 use super::status::forebay_status;
-use crate::error::{Result, fail};
 use crate::pool::Pool;
 
 /// The counters of a pool. Set `struct_size` before the call. Requested, allocated and
@@ -155,8 +154,10 @@ pub unsafe extern "C" fn forebay_pool_stats_json(
     capacity: usize,
     length: *mut usize,
 ) -> forebay_status {
-    // SAFETY: the caller's promise.
-    let body = |pool: &Pool| unsafe { put_text(&pool.stats_json(), buffer, capacity, length) };
+    let body = |pool: &Pool| {
+        // SAFETY: the caller's promise.
+        unsafe { write_text(&pool.stats_json(), "report", buffer, capacity, length) }
+    };
     // SAFETY: the caller's promise.
     unsafe { with_open_pool(pool, body) }
 }
@@ -182,43 +183,10 @@ pub unsafe extern "C" fn forebay_pool_snapshot_json(
     capacity: usize,
     length: *mut usize,
 ) -> forebay_status {
-    // SAFETY: the caller's promise.
-    let body = |pool: &Pool| unsafe { put_text(&pool.snapshot_json(), buffer, capacity, length) };
+    let body = |pool: &Pool| {
+        // SAFETY: the caller's promise.
+        unsafe { write_text(&pool.snapshot_json(), "report", buffer, capacity, length) }
+    };
     // SAFETY: the caller's promise.
     unsafe { with_open_pool(pool, body) }
-}
-
-/// Writes `text` and a NUL to `buffer`, and its length to `*length`.
-///
-/// # Safety
-/// `buffer` is NULL or has `capacity` bytes; `length` is NULL or valid for writing.
-unsafe fn put_text(
-    text: &str,
-    buffer: *mut c_char,
-    capacity: usize,
-    length: *mut usize,
-) -> Result<()> {
-    // SAFETY: the caller's promise.
-    if let Some(length) = unsafe { length.as_mut() } {
-        *length = text.len();
-    }
-    if buffer.is_null() && capacity == 0 {
-        return Ok(());
-    }
-    if buffer.is_null() {
-        return Err(fail!(InvalidArgument, "buffer is NULL, but capacity is {capacity}"));
-    }
-    if capacity <= text.len() {
-        return Err(fail!(
-            InvalidArgument,
-            "capacity is {capacity}; the report and its NUL need {} bytes",
-            text.len() + 1
-        ));
-    }
-    // SAFETY: the caller's promise, and the text and its NUL fit.
-    unsafe {
-        std::ptr::copy_nonoverlapping(text.as_ptr(), buffer.cast::<u8>(), text.len());
-        buffer.add(text.len()).write(0);
-    }
-    Ok(())
 }

@@ -93,6 +93,8 @@ const FIXED: Lane = Lane { stream: Stream::DEFAULT, graph: u64::MAX };
 struct Note {
     /// Streams that use it besides the one it was allocated on.
     streams: Vec<Stream>,
+    /// What has to pass besides them.
+    fences: Vec<Fence>,
     /// The tag that it goes back to, of a graph or [`FIXED`]; `READY` for none.
     graph: u32,
 }
@@ -396,7 +398,7 @@ impl Core {
             return None;
         }
         let block = self.take_large(table, need, tag)?;
-        self.notes.insert(block.address(), Note { streams: Vec::new(), graph: tag });
+        self.notes.insert(block.address(), Note { graph: tag, ..Note::default() });
         Some(block)
     }
 
@@ -497,7 +499,7 @@ impl Core {
         block.set_word(Word::new(state::FREE, 0, 0));
         let note = self.notes.remove(&block.address()).unwrap_or_default();
         let to = self.tag(order, lane);
-        let alone = note.streams.is_empty();
+        let alone = note.streams.is_empty() && note.fences.is_empty();
         let own = match block.place() {
             Place::Large { .. } => alone,
             Place::Small { slab, .. } => alone && self.space.slab(slab).tag == to,
@@ -506,7 +508,7 @@ impl Core {
             self.put_back(table, block, to, OF_GRAPH);
         } else {
             // All streams of a capture are joined where it ends.
-            let (fences, graph) = (Vec::new(), lane.graph);
+            let (fences, graph) = (note.fences, lane.graph);
             self.waiting.push(Waiting { block, fences, graph, to });
         }
     }
@@ -537,6 +539,7 @@ impl Core {
                 .streams
                 .into_iter()
                 .map(|stream| Fence { stream, sequence: order.mark(stream) })
+                .chain(note.fences)
                 .collect();
             if tag != READY {
                 fences.push(Fence { stream: self.lane_of(tag).stream, sequence });
@@ -605,15 +608,26 @@ impl Core {
         }
     }
 
-    /// The streams that were recorded for the block at `address`.
-    pub fn followers(&self, address: usize) -> Vec<Stream> {
-        self.notes.get(&address).map(|note| note.streams.clone()).unwrap_or_default()
+    /// Notes that `fence` has to pass before the live block at `address` is used again.
+    pub fn follow_fence(&mut self, address: usize, fence: Fence) {
+        let fences = &mut self.notes.entry(address).or_default().fences;
+        match fences.iter_mut().find(|known| known.stream == fence.stream) {
+            Some(known) => known.sequence = known.sequence.max(fence.sequence),
+            None => fences.push(fence),
+        }
+    }
+
+    /// What was recorded for the block at `address`, as fences: of streams, those of now.
+    pub fn followers(&self, order: &dyn Order, address: usize) -> Vec<Fence> {
+        let Some(note) = self.notes.get(&address) else { return Vec::new() };
+        let now = |&stream: &Stream| Fence { stream, sequence: order.mark(stream) };
+        note.streams.iter().map(now).chain(note.fences.iter().copied()).collect()
     }
 
     /// Notes that `block`, which is about to be given out, belongs to the graph of `lane`.
     pub fn enter_graph(&mut self, order: &dyn Order, block: &Block, lane: Lane) {
         let graph = self.tag(order, lane);
-        self.notes.insert(block.address(), Note { streams: Vec::new(), graph });
+        self.notes.insert(block.address(), Note { graph, ..Note::default() });
     }
 
     /// A capture in `lane` begins: what the graph had freed on other streams is free on this
@@ -652,18 +666,18 @@ impl Core {
     }
 
     /// Moves what was freed before the last of the fences in `waited` over to `to`, whose
-    /// stream was made to wait for all of them; `behind` is a fence of it behind those waits, and
-    /// its own fences are those from `began` on.
+    /// stream was made to wait for all of them; `behind` is a fence of it behind those waits.
     /// The same for blocks that wait for several streams, if these are the ones, and for what
     /// graphs that were released had.
     pub fn hand_over(
         &mut self,
         table: &BlockTable,
+        order: &dyn Order,
         waited: &[Fence],
         to: u32,
         behind: Fence,
-        began: u64,
     ) {
+        let began = order.began(behind.stream);
         if let Some(last) = waited.last() {
             for from in self.tags() {
                 if self.lane_of(from) == Lane::eager(last.stream) {
@@ -674,7 +688,7 @@ impl Core {
         let is_behind = |fence: &Fence| {
             let covers = |it: &Fence| it.stream == fence.stream && it.sequence >= fence.sequence;
             let own = fence.stream == behind.stream && fence.sequence >= began;
-            own || waited.iter().any(covers)
+            own || waited.iter().any(covers) || order.passed(fence.stream) >= fence.sequence
         };
         for from in self.tags() {
             let closing = &self.owners[from as usize].closing;

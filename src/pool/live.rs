@@ -110,13 +110,18 @@ impl Pool {
         if self.order.is_immediate(stream) {
             return Ok(());
         }
-        let word = block.head().word(block.index);
         #[cfg(test)]
         if crate::planted::is_planted(crate::planted::Bug::IgnoredStream) {
             return Ok(());
         }
         // Before the word says so, because whoever frees it then looks.
         self.core.lock().follow(address, stream);
+        self.set_followed(&block, address)
+    }
+
+    /// Has whoever frees the block look at what is noted of it.
+    pub(super) fn set_followed(&self, block: &Block, address: usize) -> Result<()> {
+        let word = block.head().word(block.index);
         let mut seen = Word(word.load(Ordering::Acquire));
         while seen.state() != state::FOLLOWED {
             if !seen.is_live() {

@@ -21,6 +21,7 @@ mod graph;
 mod handshake;
 #[cfg(test)]
 mod hazard_tests;
+mod holders;
 mod housekeeper;
 mod ladder;
 mod lane;
@@ -41,13 +42,14 @@ mod sync;
 mod take;
 mod thread;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 use crate::sync::{Mutex, RwLock};
 
 pub use config::{BLOCK_SIZE_MAX, Config, Flags, GUARD_BYTES};
 pub use fork::prepare_once as prepare_for_forks;
+pub use holders::{Extent as BlockExtent, Holder};
 pub use ladder::OomCallback;
 pub use maintenance::DefragReport;
 pub use policy::{Policy, Preset, TrimWhen};
@@ -106,6 +108,8 @@ pub struct Pool {
     classes_kept: Mutex<Vec<Box<SizeClasses>>>,
     recorder: RwLock<Option<Arc<Recorder>>>,
     callback: Mutex<Option<OomCallback>>,
+    /// Who has blocks that nobody uses at the moment.
+    holders: RwLock<Vec<Weak<dyn Holder>>>,
     peaks: stats::Peaks,
     /// What is counted by calls that have no slot; adds are atomic there.
     slotless: SlotlessCounters,
@@ -218,6 +222,7 @@ impl Pool {
             classes_kept: Mutex::new(vec![classes]),
             recorder: RwLock::new(None),
             callback: Mutex::new(None),
+            holders: RwLock::new(Vec::new()),
             peaks: stats::Peaks::default(),
             slotless: SlotlessCounters::default(),
             misses: AtomicU64::new(0),
@@ -337,6 +342,9 @@ impl Pool {
     /// reports what was still live. The caller's is the only hold on it but for those that the
     /// library has for a moment.
     pub fn destroy(pool: Arc<Pool>) -> Result<()> {
+        for holder in pool.all_holders() {
+            holder.leave(pool.id);
+        }
         let closed = pool.close();
         registry::leave(&pool);
         drop(pool);

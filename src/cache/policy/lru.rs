@@ -1,0 +1,73 @@
+//! Least recently used.
+
+use super::list::{self, Link, Linked, List};
+use super::{Id, Policy};
+
+impl Linked for Link {
+    #[inline]
+    fn link(&self) -> Link {
+        *self
+    }
+
+    #[inline]
+    fn link_mut(&mut self) -> &mut Link {
+        self
+    }
+}
+
+/// Gives up what was not used for longest. The goal is nothing to it.
+pub struct Lru {
+    nodes: Vec<Link>,
+    entries: List,
+}
+
+impl Lru {
+    /// Without entries.
+    pub const fn new() -> Lru {
+        Lru { nodes: Vec::new(), entries: List::EMPTY }
+    }
+}
+
+impl Default for Lru {
+    fn default() -> Lru {
+        Lru::new()
+    }
+}
+
+impl Policy for Lru {
+    fn reserve(&mut self, entries: u32) -> bool {
+        list::reserve(&mut self.nodes, entries, Link::FREE)
+    }
+
+    fn missed(&mut self, _: u64) {}
+
+    #[inline]
+    fn hit(&mut self, entry: Id) {
+        self.entries.renew(&mut self.nodes, entry);
+    }
+
+    #[inline]
+    fn insert(&mut self, entry: Id, _: u64, _: u64) {
+        self.entries.push(&mut self.nodes, entry);
+    }
+
+    #[inline]
+    fn remove(&mut self, entry: Id, _: bool) {
+        self.entries.remove(&mut self.nodes, entry);
+    }
+
+    #[inline]
+    fn victim(&mut self, may: &mut dyn FnMut(Id) -> bool) -> Option<Id> {
+        self.entries.find_oldest(&self.nodes, may)
+    }
+
+    fn set_budget(&mut self, _: u64, _: u64) {}
+
+    fn bookkeeping_bytes(&self) -> usize {
+        self.nodes.capacity() * size_of::<Link>()
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        self.entries.check(&self.nodes).map(|_| ())
+    }
+}

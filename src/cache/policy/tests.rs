@@ -1,0 +1,1 @@
+//! Policies beside slow models, under random operations.
