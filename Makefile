@@ -61,7 +61,7 @@ test:
 TORCH ?= 2.13.0 2.6.0
 test-torch: release
 	scripts/test_torch.sh $(TORCH)
-	scripts/test_torch.sh --neighbours
+	scripts/test_torch.sh --python
 
 release: $(LIBRARIES)
 

@@ -2,7 +2,7 @@
 # PyTorch's own wheels on the simulated CUDA runtime and driver, with forebay as their allocator.
 #
 #   scripts/test_torch.sh [VERSION...]     the tests, by default with 2.13.0 and 2.6.0
-#   scripts/test_torch.sh --neighbours     those of CuPy's and Numba's doors
+#   scripts/test_torch.sh --python         those of the other Python doors
 #   scripts/test_torch.sh --run VERSION PROGRAM [ARGUMENT...]   a Python program in that rig
 #
 # Each version has an environment of its own, .venv-torch-VERSION, some 5 GB of wheels.
@@ -58,14 +58,14 @@ if [ "${1:-}" = --run ]; then
 fi
 
 failed=0
-if [ "${1:-}" = --neighbours ]; then
-    install neighbours "$root/tests/neighbours/requirements.txt"
+if [ "${1:-}" = --python ]; then
+    install python "$root/tests/python/requirements.txt"
     rig 2.13.0
     # They find the driver themselves.
     runtime=
-    for test in tests/neighbours/test_*.py; do
+    for test in tests/python/test_*.py; do
         echo "test_torch: $(basename "$test")"
-        in_rig neighbours "$test" || failed=1
+        in_rig python "$test" || failed=1
     done
     exit $failed
 fi

@@ -41,7 +41,8 @@ class _Memory:
         interface = {
             "shape": (size,),
             "typestr": "|u1",
-            "data": (address, read_only),
+            # PyTorch knows no tensors that are only read.
+            "data": (address, read_only and not is_cuda),
             "version": 3,
         }
         if is_cuda:
@@ -83,7 +84,7 @@ class _Host:
         """Shape, dtype, address and bytes; and what has to stay until they are read."""
         import numpy
 
-        tensor = numpy.ascontiguousarray(tensor)
+        tensor = numpy.asarray(tensor, order="C")
         if tensor.dtype.hasobject:
             raise TypeError(f"tensor has dtype {tensor.dtype}: references cannot be cached")
         return tensor.shape, tensor.dtype, tensor.ctypes.data, tensor.nbytes, tensor
@@ -117,8 +118,6 @@ class _Cuda:
         self.index = self.device.index if self.device.index is not None else torch.cuda.current_device()
         torch.cuda.init()
         self.pool = pool_of(self.index)
-        #: What PyTorch's view of memory keeps, by address: the interface does not tell.
-        self._memories = {}
 
     @property
     def stream(self):
@@ -169,6 +168,9 @@ class TensorCache:
     Several tensors may have one shape and dtype. All methods may be called from any thread.
     """
 
+    #: None before the cache is there, and when it is closed.
+    _handle = None
+
     def __init__(
         self,
         max_size=100,
@@ -188,7 +190,6 @@ class TensorCache:
             raise ValueError(f"max_size is {max_size!r}; it must be 1 or more tensors")
         if max_bytes is not None and max_bytes < 1:
             raise ValueError(f"max_bytes is {max_bytes!r}; it must be 1 or more bytes, or None")
-        self._handle = None
         self.ttl = ttl
         self._tensors = _Host(max_bytes) if str(device) == "cpu" else _Cuda(device)
         config = CacheConfig(struct_size=ctypes.sizeof(CacheConfig))
