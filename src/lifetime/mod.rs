@@ -1,0 +1,33 @@
+//! Lifetimes of tensors, and plans that place them.
+//!
+//! An [`Instance`] is a set of tensors, each with a lifetime `[lower, upper)` and a size. A
+//! [`Plan`] gives each an offset in one arena, so that no two that live at one time overlap.
+//! Its *arena bytes* are the largest offset plus size; its *lower bound* is the peak of live
+//! bytes, which no plan can be below.
+//!
+//! A plan is made in stages, each of which keeps the best so far:
+//!
+//! 1. `greedy`: a few orders, first fit and best fit; milliseconds.
+//! 2. `search`: the exact search. It fills the valleys of the skyline from below, and
+//!    decides first where the fewest tensors can come next.
+//! 3. `improve`: where the search gives up, windows of time are solved anew among what stays.
+//!
+//! [`sweep`] checks every plan before anyone gets it.
+
+mod clock;
+pub mod file;
+mod greedy;
+mod improve;
+mod instance;
+mod plan;
+mod planner;
+mod problem;
+mod record;
+mod search;
+pub mod sweep;
+
+pub use clock::{Progress, Stage, Watch};
+pub use instance::{Instance, Tensor};
+pub use plan::Plan;
+pub use planner::{Options, plan};
+pub use record::Lifetime;
