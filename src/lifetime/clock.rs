@@ -63,14 +63,6 @@ impl<'a> Clock<'a> {
         self.begun.elapsed()
     }
 
-    /// What is left of the limit.
-    pub(super) fn left(&self) -> Duration {
-        match self.stopped {
-            true => Duration::ZERO,
-            false => self.limit.saturating_sub(self.elapsed()),
-        }
-    }
-
     /// True from the moment the time is over, or the watch has had enough.
     pub(super) fn over(&mut self) -> bool {
         if self.stopped {

@@ -30,8 +30,9 @@ impl Default for Options {
 /// Items up to which the exact search is tried on a part as a whole.
 const SEARCHED: usize = 4096;
 
-/// Nodes of the first try at one height; each round of tries has twice as many.
-const NODES: u64 = 1 << 16;
+/// Nodes of the first try at one height, and twice as many at the bound; each round of tries has
+/// four times as many as the last.
+const NODES: u64 = 1 << 15;
 
 /// A part of the problem that has no time in common with the others.
 struct Part<'a> {
@@ -89,6 +90,7 @@ fn solve(parts: &mut [Part<'_>], bound: u64, seed: u64, clock: &mut Clock<'_>) -
             part.try_greedy(*how, (!small).then_some(&mut *clock));
         }
     }
+    let grain = parts.iter().map(|part| part.problem.grain()).min().unwrap_or(1);
     // The highest failed try and whether it failed for good.
     let (mut failed, mut proved) = (None::<u64>, None::<u64>);
     let (mut nodes, mut tries) = (NODES, 0u64);
@@ -104,16 +106,19 @@ fn solve(parts: &mut [Part<'_>], bound: u64, seed: u64, clock: &mut Clock<'_>) -
         // At the bound first; then halfway between what failed and what is there. When there
         // is little between them, from the bound on again, with more nodes.
         let low = proved.map_or(bound, |proved| proved + 1).max(bound);
-        let capacity = match failed {
-            None => low,
-            Some(failed) if height - failed > 1 + height / 4096 => failed + (height - failed) / 2,
+        let (capacity, nodes) = match failed {
+            None => (low, nodes.saturating_mul(2)),
+            Some(failed) if height - failed > grain.max((height - low) / 8) => {
+                (failed + (height - failed) / 2, nodes)
+            }
             Some(_) => {
-                nodes = nodes.saturating_mul(2);
+                nodes = nodes.saturating_mul(4);
                 failed = None;
                 continue;
             }
         };
         tries += 1;
+        let capacity = (capacity / grain * grain).max(failed.map_or(low, |failed| failed + 1));
         let mut outcome = Outcome::Found;
         for part in parts.iter_mut().filter(|part| part.height > capacity) {
             outcome = part.try_below(capacity, nodes, seed.wrapping_add(tries), clock);

@@ -157,30 +157,26 @@ impl Problem {
         }
     }
 
-    /// Bytes that live in each section.
-    pub(super) fn load(&self) -> Vec<u64> {
-        let mut load = vec![0u64; self.sections + 1];
-        // Differences first: they wrap, their sums do not.
-        let mut change = |first: u32, end: u32, size: u64| {
-            load[first as usize] = load[first as usize].wrapping_add(size);
-            load[end as usize] = load[end as usize].wrapping_sub(size);
-        };
-        self.items.iter().for_each(|item| change(item.first, item.end, item.size));
-        self.fixed.iter().for_each(|fixed| change(fixed.first, fixed.end, fixed.size));
-        let mut live = 0u64;
-        for change in &mut load {
-            live = live.wrapping_add(*change);
-            *change = live;
-        }
-        load.pop();
-        load
-    }
-
     /// The largest offset plus size.
     pub(super) fn height(&self, offsets: &[u64]) -> u64 {
         let items = self.items.iter().zip(offsets).map(|(item, offset)| offset + item.size);
         let fixed = self.fixed.iter().map(|fixed| fixed.offset + fixed.size);
         items.chain(fixed).max().unwrap_or(0)
+    }
+
+    /// Every height is a multiple of this.
+    pub(super) fn grain(&self) -> u64 {
+        let mut grain = 0;
+        for item in &self.items {
+            grain = common(grain, item.size);
+        }
+        for item in self.items.iter().filter(|item| item.alignment > 1) {
+            grain = common(grain, item.alignment);
+        }
+        for fixed in &self.fixed {
+            grain = common(common(grain, fixed.offset), fixed.size);
+        }
+        grain.max(1)
     }
 
     /// The parts that have no time in common, each with the places of its items here.
@@ -224,6 +220,14 @@ impl Problem {
         }
         parts
     }
+}
+
+/// The greatest common divisor.
+fn common(mut one: u64, mut two: u64) -> u64 {
+    while two > 0 {
+        (one, two) = (two, one % two);
+    }
+    one
 }
 
 /// What no plan can be below: the peak of live bytes, and where all offsets have a factor in

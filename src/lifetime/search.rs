@@ -44,14 +44,9 @@ enum Order {
     Width,
     Size,
     Area,
-    /// By size and the square of sections.
-    WidthArea,
-    /// The other way round from `Size`: a last resort, for which some ask.
-    Narrow,
 }
 
-const ORDERS: [Order; 6] =
-    [Order::Load, Order::Size, Order::Width, Order::Area, Order::WidthArea, Order::Narrow];
+const ORDERS: [Order; 4] = [Order::Size, Order::Area, Order::Load, Order::Width];
 
 /// Where the search decides, and what it has not tried there yet.
 struct Frame {
@@ -77,11 +72,22 @@ struct Frame {
 }
 
 /// A valley's best section to decide in.
+#[derive(Clone, Copy)]
 struct Pick {
     section: usize,
     height: u64,
     lost: u64,
     key: f64,
+}
+
+/// What was seen in the valley that begins in a section; good until one of its sections or its
+/// rim changes. Few valleys change from one node to the next.
+#[derive(Clone, Copy)]
+struct Seen {
+    at: u64,
+    end: usize,
+    rim: u64,
+    pick: Pick,
 }
 
 struct Change {
@@ -123,8 +129,14 @@ pub(super) struct Search<'a> {
     cases: Vec<i64>,
     bytes: Vec<u64>,
     load: Vec<u64>,
+    /// When each section changed last, counted in changes, and what was seen since.
+    changed_at: Vec<u64>,
+    now: u64,
+    seen: Vec<Seen>,
     random: u64,
     rounds: u64,
+    /// Nodes of the next round, and those left of this one.
+    limit: u64,
     nodes: u64,
 }
 
@@ -180,9 +192,21 @@ impl<'a> Search<'a> {
             cases: vec![0; sections + 1],
             bytes: vec![0; sections + 1],
             load: Vec::new(),
+            changed_at: vec![0; sections],
+            now: 0,
+            seen: vec![
+                Seen {
+                    at: 0,
+                    end: 0,
+                    rim: 0,
+                    pick: Pick { section: 0, height: 0, lost: 0, key: 0.0 }
+                };
+                sections
+            ],
             // Any state but zero.
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
             rounds: 0,
+            limit: 0,
             nodes: 0,
         };
         search.reset();
@@ -199,7 +223,9 @@ impl<'a> Search<'a> {
     pub(super) fn run(&mut self, capacity: u64, nodes: u64, clock: &mut Clock<'_>) -> Outcome {
         self.capacity = capacity;
         let items = self.problem.items.len() as u64;
-        let (mut limit, mut spent) = (items + 200, 0);
+        // Plans are found soon after a good beginning, or not at all: many short rounds.
+        let mut limit = self.limit.max(items + 500);
+        let mut spent = 0;
         while spent < nodes && !clock.over() {
             self.reset();
             self.prioritise();
@@ -211,10 +237,11 @@ impl<'a> Search<'a> {
                 return outcome;
             }
             if self.rounds.is_multiple_of(ORDERS.len() as u64) {
-                limit += limit / 2;
+                limit += limit / 32;
             }
-            self.failures.iter_mut().for_each(|failures| *failures *= 0.9);
+            self.failures.iter_mut().for_each(|failures| *failures *= 0.99);
         }
+        self.limit = limit;
         Outcome::GaveUp
     }
 
@@ -225,6 +252,8 @@ impl<'a> Search<'a> {
         self.frames.clear();
         self.choices.clear();
         self.pending.clear();
+        self.now += 1;
+        self.changed_at.fill(self.now);
         self.is_placed.fill(false);
         self.left.fill(0);
         self.alive.fill(0);
@@ -262,8 +291,6 @@ impl<'a> Search<'a> {
                 Order::Width => width + small,
                 Order::Size => size,
                 Order::Area => width * size,
-                Order::WidthArea => width * width * size,
-                Order::Narrow => size / width,
             };
             let shake = if shaken { (self.random() % 1024) as f64 * (0.3 / 1024.0) } else { 0.0 };
             self.priority[place] = priority * (1.0 + shake);
@@ -311,6 +338,8 @@ impl<'a> Search<'a> {
             floor: self.floor[section],
         });
         self.floor[section] = floor;
+        self.now += 1;
+        self.changed_at[section] = self.now;
         if floor != WALL {
             self.pass_fixed(section);
         }
@@ -341,8 +370,10 @@ impl<'a> Search<'a> {
     }
 
     fn undo(&mut self, changes: usize, placed: usize) {
+        self.now += 1;
         while self.changes.len() > changes {
             let Some(change) = self.changes.pop() else { break };
+            self.changed_at[change.section as usize] = self.now;
             self.floor[change.section as usize] = change.floor;
             self.passed[change.section as usize] = change.passed;
         }
@@ -540,17 +571,30 @@ impl<'a> Search<'a> {
             let (mut lifted, mut begin) = (false, first);
             while begin < end {
                 let height = self.floor[begin];
-                let mut behind = begin + 1;
+                let (mut behind, mut changed) = (begin, 0);
                 while behind < end && self.floor[behind] == height {
+                    changed = changed.max(self.changed_at[behind]);
                     behind += 1;
                 }
                 let left = if begin > first { self.floor[begin - 1] } else { WALL };
                 let right = if behind < end { self.floor[behind] } else { WALL };
                 let rim = left.min(right);
+                let seen = self.seen[begin];
                 // Beside a section just lifted, the rim may be at this height: the next pass
                 // sees the valley whole.
                 if height < WALL && height < rim {
-                    lifted |= self.survey_valley(begin, behind, rim, &mut best)?;
+                    let pick = if seen.at > changed && seen.end == behind && seen.rim == rim {
+                        Some(seen.pick)
+                    } else {
+                        self.survey_valley(begin, behind, rim)?
+                    };
+                    match pick {
+                        Some(pick) if best.as_ref().is_none_or(|best| pick.key < best.key) => {
+                            best = Some(pick);
+                        }
+                        Some(_) => {}
+                        None => lifted = true,
+                    }
                 }
                 begin = behind;
             }
@@ -560,14 +604,10 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// One valley; whether a section in it was lifted, or none when one overflows.
-    fn survey_valley(
-        &mut self,
-        begin: usize,
-        end: usize,
-        rim: u64,
-        best: &mut Option<Pick>,
-    ) -> Option<bool> {
+    /// One valley: where to decide in it; no pick when a section of it was lifted, and none at
+    /// all when one overflows.
+    #[allow(clippy::option_option)] // As above.
+    fn survey_valley(&mut self, begin: usize, end: usize, rim: u64) -> Option<Option<Pick>> {
         let height = self.floor[begin];
         self.cases[begin..=end].fill(0);
         self.bytes[begin..=end].fill(0);
@@ -595,6 +635,7 @@ impl<'a> Search<'a> {
             lost = ends.map(|(_, end)| end).min().map_or(lost, |end| lost.min(end));
         }
         let (mut cases, mut bytes, mut lifted) = (0, 0u64, false);
+        let mut best: Option<Pick> = None;
         for section in begin..end {
             cases += self.cases[section];
             bytes = bytes.wrapping_add(self.bytes[section]);
@@ -618,13 +659,20 @@ impl<'a> Search<'a> {
             }
             let skippable = u8::from(self.fits(section, lost, left));
             let slack = self.capacity - from - left;
-            let key = (cases as f64 + f64::from(skippable) + slack as f64 / self.capacity as f64)
-                / (1.0 + self.failures[section]);
+            // One case is no decision: it comes first wherever it is.
+            let ways = cases as f64 + f64::from(skippable) - 0.9;
+            let key = (ways + 0.1 * slack as f64 / self.capacity as f64)
+                / (1.0 + 0.5 * self.failures[section]);
             if best.as_ref().is_none_or(|best| key < best.key) {
-                *best = Some(Pick { section, height, lost, key });
+                best = Some(Pick { section, height, lost, key });
             }
         }
-        Some(lifted)
+        let pick = best.filter(|_| !lifted);
+        if let Some(pick) = pick {
+            self.now += 1;
+            self.seen[begin] = Seen { at: self.now, end, rim, pick };
+        }
+        Some(pick)
     }
 }
 
