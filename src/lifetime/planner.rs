@@ -28,7 +28,7 @@ impl Default for Options {
 }
 
 /// Items up to which the exact search is tried on a part as a whole.
-const SEARCHED: usize = 4096;
+const SEARCHED: usize = 1 << 17;
 
 /// Nodes of the first try at one height, and twice as many at the bound; each round of tries has
 /// four times as many as the last.

@@ -80,12 +80,14 @@ struct Pick {
     key: f64,
 }
 
-/// What was seen in the valley that begins in a section; good until one of its sections or its
-/// rim changes. Few valleys change from one node to the next.
+/// What is known of the sections at one height that begin somewhere. Every section belongs to
+/// at most one of these that holds; it no longer does when one of its sections changes. Few do
+/// from one node to the next.
 #[derive(Clone, Copy)]
-struct Seen {
-    at: u64,
+struct Level {
+    holds: bool,
     end: usize,
+    /// The lower of the heights beside it when it was surveyed as a valley, or 0; and the pick.
     rim: u64,
     pick: Pick,
 }
@@ -129,10 +131,9 @@ pub(super) struct Search<'a> {
     cases: Vec<i64>,
     bytes: Vec<u64>,
     load: Vec<u64>,
-    /// When each section changed last, counted in changes, and what was seen since.
-    changed_at: Vec<u64>,
-    now: u64,
-    seen: Vec<Seen>,
+    /// By the section in which they begin; and where the level of each section does.
+    levels: Vec<Level>,
+    level_of: Vec<u32>,
     random: u64,
     rounds: u64,
     /// Nodes of the next round, and those left of this one.
@@ -192,17 +193,16 @@ impl<'a> Search<'a> {
             cases: vec![0; sections + 1],
             bytes: vec![0; sections + 1],
             load: Vec::new(),
-            changed_at: vec![0; sections],
-            now: 0,
-            seen: vec![
-                Seen {
-                    at: 0,
+            levels: vec![
+                Level {
+                    holds: false,
                     end: 0,
                     rim: 0,
                     pick: Pick { section: 0, height: 0, lost: 0, key: 0.0 }
                 };
                 sections
             ],
+            level_of: (0..sections as u32).collect(),
             // Any state but zero.
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
             rounds: 0,
@@ -252,8 +252,7 @@ impl<'a> Search<'a> {
         self.frames.clear();
         self.choices.clear();
         self.pending.clear();
-        self.now += 1;
-        self.changed_at.fill(self.now);
+        self.levels.iter_mut().for_each(|level| level.holds = false);
         self.is_placed.fill(false);
         self.left.fill(0);
         self.alive.fill(0);
@@ -338,8 +337,7 @@ impl<'a> Search<'a> {
             floor: self.floor[section],
         });
         self.floor[section] = floor;
-        self.now += 1;
-        self.changed_at[section] = self.now;
+        self.levels[self.level_of[section] as usize].holds = false;
         if floor != WALL {
             self.pass_fixed(section);
         }
@@ -370,10 +368,9 @@ impl<'a> Search<'a> {
     }
 
     fn undo(&mut self, changes: usize, placed: usize) {
-        self.now += 1;
         while self.changes.len() > changes {
             let Some(change) = self.changes.pop() else { break };
-            self.changed_at[change.section as usize] = self.now;
+            self.levels[self.level_of[change.section as usize] as usize].holds = false;
             self.floor[change.section as usize] = change.floor;
             self.passed[change.section as usize] = change.passed;
         }
@@ -441,7 +438,7 @@ impl<'a> Search<'a> {
         };
         let Some(Pick { section, height, lost, .. }) = pick else { return Some(true) };
         let choices = self.choices.len();
-        self.choose(first, end, section, height);
+        self.choose(section, height);
         self.frames.push(Frame {
             first,
             end,
@@ -513,8 +510,9 @@ impl<'a> Search<'a> {
     }
 
     /// The items that can come next in `section`, by priority.
-    fn choose(&mut self, first: usize, end: usize, section: usize, height: u64) {
-        let (begin, end) = self.valley(first, end, section, height);
+    fn choose(&mut self, section: usize, height: u64) {
+        let begin = self.level_of[section] as usize;
+        let end = self.levels[begin].end;
         let own = self.choices.len();
         for at in self.beginning_from[begin]..self.beginning_from[section + 1] {
             let place = self.beginning[at as usize];
@@ -554,14 +552,6 @@ impl<'a> Search<'a> {
             .all(|section| self.next_fixed(section).is_none_or(|(offset, _)| offset >= top))
     }
 
-    /// The sections around `section` that have its height.
-    fn valley(&self, first: usize, end: usize, section: usize, height: u64) -> (usize, usize) {
-        let same = |floor: &u64| *floor == height;
-        let before = self.floor[first..section].iter().rev().take_while(|floor| same(floor)).count();
-        let behind = self.floor[section..end].iter().take_while(|floor| same(floor)).count();
-        (section - before, section + behind)
-    }
-
     /// Looks at all valleys of `first..end`: lifts sections in which nothing can come next, and
     /// picks the one to decide in. None when a section overflows; no pick when all is placed.
     #[allow(clippy::option_option)] // None is the overflow, as `?` has it.
@@ -571,20 +561,16 @@ impl<'a> Search<'a> {
             let (mut lifted, mut begin) = (false, first);
             while begin < end {
                 let height = self.floor[begin];
-                let (mut behind, mut changed) = (begin, 0);
-                while behind < end && self.floor[behind] == height {
-                    changed = changed.max(self.changed_at[behind]);
-                    behind += 1;
-                }
+                let behind = self.level(begin, end);
                 let left = if begin > first { self.floor[begin - 1] } else { WALL };
                 let right = if behind < end { self.floor[behind] } else { WALL };
                 let rim = left.min(right);
-                let seen = self.seen[begin];
                 // Beside a section just lifted, the rim may be at this height: the next pass
                 // sees the valley whole.
                 if height < WALL && height < rim {
-                    let pick = if seen.at > changed && seen.end == behind && seen.rim == rim {
-                        Some(seen.pick)
+                    let level = self.levels[begin];
+                    let pick = if level.rim == rim {
+                        Some(level.pick)
                     } else {
                         self.survey_valley(begin, behind, rim)?
                     };
@@ -602,6 +588,22 @@ impl<'a> Search<'a> {
                 return Some(best);
             }
         }
+    }
+
+    /// Where the sections at the height of `begin` end, `end` at the latest.
+    fn level(&mut self, begin: usize, end: usize) -> usize {
+        let (height, known) = (self.floor[begin], self.levels[begin]);
+        if known.holds && (known.end == end || known.end < end && self.floor[known.end] != height) {
+            return known.end;
+        }
+        let mut behind = begin;
+        while behind < end && self.floor[behind] == height {
+            let old = std::mem::replace(&mut self.level_of[behind], begin as u32);
+            self.levels[old as usize].holds = false;
+            behind += 1;
+        }
+        self.levels[begin] = Level { holds: true, end: behind, rim: 0, ..known };
+        behind
     }
 
     /// One valley: where to decide in it; no pick when a section of it was lifted, and none at
@@ -669,8 +671,7 @@ impl<'a> Search<'a> {
         }
         let pick = best.filter(|_| !lifted);
         if let Some(pick) = pick {
-            self.now += 1;
-            self.seen[begin] = Seen { at: self.now, end, rim, pick };
+                self.levels[begin] = Level { holds: true, end, rim, pick };
         }
         Some(pick)
     }
