@@ -34,6 +34,9 @@ const SEARCHED: usize = 1 << 17;
 /// four times as many as the last.
 const NODES: u64 = 1 << 15;
 
+/// Items up to which all orders are tried before anything else: milliseconds.
+const SMALL: usize = 2048;
+
 /// A part of the problem that has no time in common with the others.
 struct Part<'a> {
     problem: &'a Problem,
@@ -83,13 +86,14 @@ fn solve(parts: &mut [Part<'_>], bound: u64, seed: u64, clock: &mut Clock<'_>) -
     for part in &mut *parts {
         part.try_greedy(PORTFOLIO[0], None);
     }
+    // Where orders take long, the search comes sooner: it often ends at the bound at once.
+    let small = |part: &Part<'_>| part.problem.items.len() <= SMALL;
     for how in &PORTFOLIO[1..] {
-        for part in parts.iter_mut().filter(|part| part.height > bound) {
-            // Small ones are planned well within the least time that anyone could mean.
-            let small = part.problem.items.len() <= 512;
-            part.try_greedy(*how, (!small).then_some(&mut *clock));
+        for part in parts.iter_mut().filter(|part| small(part) && part.height > bound) {
+            part.try_greedy(*how, None);
         }
     }
+    let mut orders = PORTFOLIO[1..].iter();
     let grain = parts.iter().map(|part| part.problem.grain()).min().unwrap_or(1);
     // The highest failed try and whether it failed for good.
     let (mut failed, mut proved) = (None::<u64>, None::<u64>);
@@ -128,7 +132,16 @@ fn solve(parts: &mut [Part<'_>], bound: u64, seed: u64, clock: &mut Clock<'_>) -
         }
         match outcome {
             Outcome::Found => {}
-            Outcome::GaveUp => failed = Some(capacity),
+            Outcome::GaveUp => {
+                failed = Some(capacity);
+                // One more order for the large ones after each try.
+                if let Some(how) = orders.next() {
+                    clock.stage = Stage::Greedy;
+                    for part in parts.iter_mut().filter(|part| !small(part) && part.height > capacity) {
+                        part.try_greedy(*how, Some(&mut *clock));
+                    }
+                }
+            }
             Outcome::Impossible => {
                 (failed, proved) = (Some(capacity), Some(capacity));
             }
