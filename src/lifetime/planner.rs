@@ -28,7 +28,7 @@ impl Default for Options {
 }
 
 /// Items up to which the exact search is tried on a part as a whole.
-const SEARCHED: usize = 1 << 17;
+const SEARCHED: usize = 1 << 20;
 
 /// Nodes of the first try at one height, and twice as many at the bound; each round of tries has
 /// four times as many as the last.
@@ -186,7 +186,9 @@ impl<'a> Part<'a> {
                 let offsets = search.offsets().to_vec();
                 self.keep(&offsets);
             }
-            return outcome;
+            if outcome != Outcome::GaveUp || problem.items.len() <= SMALL {
+                return outcome;
+            }
         }
         clock.stage = Stage::Improve;
         let mut offsets = self.offsets.clone();
