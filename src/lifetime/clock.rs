@@ -7,10 +7,8 @@ use std::time::{Duration, Instant};
 pub enum Stage {
     /// Orders that place one tensor after the other.
     Greedy,
-    /// The exact search.
+    /// The exact search, at one height after the other.
     Search,
-    /// Windows of time solved anew.
-    Improve,
 }
 
 /// How far the planner is.

@@ -1,5 +1,7 @@
 //! One item after the other, each where it fits among those before it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::clock::Clock;
 use super::problem::{Item, Problem};
 
@@ -86,6 +88,84 @@ pub(super) fn place(
         index.put(place, offset);
     }
     Some(offsets)
+}
+
+/// As an allocator would: in the order of time, the larger first, each in the smallest gap.
+/// Takes little time however many live together. Nothing may be fixed.
+pub(super) fn sweep(problem: &Problem) -> Vec<u64> {
+    let mut ending: Vec<u32> = (0..problem.items.len() as u32).collect();
+    ending.sort_by_key(|&place| problem.items[place as usize].end);
+    let mut ending = ending.into_iter().peekable();
+    let mut offsets = vec![0; problem.items.len()];
+    let mut gaps = Gaps::default();
+    for place in sorted(problem, Order::Birth) {
+        let item = &problem.items[place as usize];
+        while let Some(ended) = ending.next_if(|&at| problem.items[at as usize].end <= item.first) {
+            let from = offsets[ended as usize];
+            gaps.give(from, from + problem.items[ended as usize].size);
+        }
+        offsets[place as usize] = gaps.take(item);
+    }
+    offsets
+}
+
+/// What is free at one time: gaps by offset and by size, and all from the top on. None touches
+/// another, or the top.
+#[derive(Default)]
+struct Gaps {
+    by_offset: BTreeMap<u64, u64>,
+    by_size: BTreeSet<(u64, u64)>,
+    top: u64,
+}
+
+impl Gaps {
+    /// How many gaps that are large enough are asked for one with the right alignment.
+    const TRIES: usize = 64;
+
+    fn take(&mut self, item: &Item) -> u64 {
+        let large = self.by_size.range((item.size, 0)..).take(Gaps::TRIES);
+        let fit =
+            large.copied().find(|&(size, from)| item.aligned(from) + item.size <= from + size);
+        let (from, to) = match fit {
+            Some((size, from)) => {
+                self.by_size.remove(&(size, from));
+                self.by_offset.remove(&from);
+                (from, from + size)
+            }
+            None => {
+                let from = self.top;
+                self.top = item.aligned(from) + item.size;
+                (from, self.top)
+            }
+        };
+        let offset = item.aligned(from);
+        self.give(from, offset);
+        self.give(offset + item.size, to);
+        offset
+    }
+
+    fn give(&mut self, from: u64, to: u64) {
+        if from == to {
+            return;
+        }
+        let (mut from, mut to) = (from, to);
+        let before = self.by_offset.range(..from).next_back().map(|(&before, &end)| (before, end));
+        if let Some((before, end)) = before.filter(|&(_, end)| end == from) {
+            self.by_offset.remove(&before);
+            self.by_size.remove(&(end - before, before));
+            from = before;
+        }
+        if let Some(end) = self.by_offset.remove(&to) {
+            self.by_size.remove(&(end - to, to));
+            to = end;
+        }
+        if to == self.top {
+            self.top = from;
+        } else {
+            self.by_offset.insert(from, to);
+            self.by_size.insert((to - from, from));
+        }
+    }
 }
 
 /// Where `item` goes among the `taken` ranges, which are sorted.

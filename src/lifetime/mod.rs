@@ -8,16 +8,16 @@
 //! A plan is made in stages, each of which keeps the best so far:
 //!
 //! 1. `greedy`: a few orders, first fit and best fit; milliseconds.
-//! 2. `search`: the exact search. It fills the valleys of the skyline from below, and
-//!    decides first where the fewest tensors can come next.
-//! 3. `improve`: where the search gives up, windows of time are solved anew among what stays.
+//! 2. `search`: the exact search, below one height after the other: the lower bound first, then
+//!    halfway between what failed and what is there, with ever more effort until the time is
+//!    over. It fills the valleys of the skyline from below, and decides first where the
+//!    fewest tensors can come next.
 //!
 //! [`sweep`] checks every plan before anyone gets it.
 
 mod clock;
 pub mod file;
 mod greedy;
-mod improve;
 mod instance;
 mod plan;
 mod planner;

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::clock::{Clock, Stage, Watch};
 use super::greedy::{self, PORTFOLIO};
-use super::improve;
 use super::instance::Instance;
 use super::plan::Plan;
 use super::problem::{self, Problem};
@@ -26,9 +25,6 @@ impl Default for Options {
         Options { time_limit: Duration::from_secs(1), seed: 0 }
     }
 }
-
-/// Items up to which the exact search is tried on a part as a whole.
-const SEARCHED: usize = 1 << 20;
 
 /// Nodes of the first try at one height, and twice as many at the bound; each round of tries has
 /// four times as many as the last.
@@ -70,9 +66,8 @@ pub fn plan<'a>(
         }
     }
     let placed = made.item_of.iter().zip(&made.fixed_at);
-    let offsets = placed
-        .map(|(item, &fixed)| item.map_or(fixed, |item| offsets[item as usize]))
-        .collect();
+    let offsets =
+        placed.map(|(item, &fixed)| item.map_or(fixed, |item| offsets[item as usize])).collect();
     let elapsed = clock.elapsed();
     Ok(Plan::new(instance, offsets)?.found(elapsed, optimal))
 }
@@ -84,16 +79,19 @@ fn solve(parts: &mut [Part<'_>], bound: u64, seed: u64, clock: &mut Clock<'_>) -
     clock.stage = Stage::Greedy;
     // The first order is tried whatever the clock says: there is always a plan.
     for part in &mut *parts {
-        part.try_greedy(PORTFOLIO[0], None);
+        match part.problem.fixed.is_empty() {
+            true => part.keep(&greedy::sweep(part.problem)),
+            false => part.try_greedy(PORTFOLIO[0], None),
+        }
     }
     // Where orders take long, the search comes sooner: it often ends at the bound at once.
     let small = |part: &Part<'_>| part.problem.items.len() <= SMALL;
-    for how in &PORTFOLIO[1..] {
+    for how in &PORTFOLIO {
         for part in parts.iter_mut().filter(|part| small(part) && part.height > bound) {
             part.try_greedy(*how, None);
         }
     }
-    let mut orders = PORTFOLIO[1..].iter();
+    let mut orders = PORTFOLIO.iter();
     let grain = parts.iter().map(|part| part.problem.grain()).min().unwrap_or(1);
     // The highest failed try and whether it failed for good.
     let (mut failed, mut proved) = (None::<u64>, None::<u64>);
@@ -137,7 +135,9 @@ fn solve(parts: &mut [Part<'_>], bound: u64, seed: u64, clock: &mut Clock<'_>) -
                 // One more order for the large ones after each try.
                 if let Some(how) = orders.next() {
                     clock.stage = Stage::Greedy;
-                    for part in parts.iter_mut().filter(|part| !small(part) && part.height > capacity) {
+                    for part in
+                        parts.iter_mut().filter(|part| !small(part) && part.height > capacity)
+                    {
                         part.try_greedy(*how, Some(&mut *clock));
                     }
                 }
@@ -162,7 +162,11 @@ impl<'a> Part<'a> {
         }
     }
 
-    fn try_greedy(&mut self, (order, fit): (greedy::Order, greedy::Fit), clock: Option<&mut Clock<'_>>) {
+    fn try_greedy(
+        &mut self,
+        (order, fit): (greedy::Order, greedy::Fit),
+        clock: Option<&mut Clock<'_>>,
+    ) {
         let places = greedy::sorted(self.problem, order);
         if let Some(offsets) = greedy::place(self.problem, &places, fit, clock) {
             self.keep(&offsets);
@@ -177,23 +181,14 @@ impl<'a> Part<'a> {
         seed: u64,
         clock: &mut Clock<'_>,
     ) -> Outcome {
-        if self.problem.items.len() <= SEARCHED {
-            clock.stage = Stage::Search;
-            let problem = self.problem;
-            let search = self.search.get_or_insert_with(|| Search::new(problem, seed));
-            let outcome = search.run(capacity, nodes, clock);
-            if outcome == Outcome::Found {
-                let offsets = search.offsets().to_vec();
-                self.keep(&offsets);
-            }
-            if outcome != Outcome::GaveUp || problem.items.len() <= SMALL {
-                return outcome;
-            }
+        clock.stage = Stage::Search;
+        let problem = self.problem;
+        let search = self.search.get_or_insert_with(|| Search::new(problem, seed));
+        let outcome = search.run(capacity, nodes, clock);
+        if outcome == Outcome::Found {
+            let offsets = search.offsets().to_vec();
+            self.keep(&offsets);
         }
-        clock.stage = Stage::Improve;
-        let mut offsets = self.offsets.clone();
-        let found = improve::lower(self.problem, &mut offsets, capacity, seed, clock);
-        self.keep(&offsets);
-        if found { Outcome::Found } else { Outcome::GaveUp }
+        outcome
     }
 }

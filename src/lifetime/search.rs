@@ -24,6 +24,9 @@ use super::problem::Problem;
 /// The height of a section in which nothing is left to place.
 const WALL: u64 = u64::MAX / 4;
 
+/// Every so many rounds one is long.
+const LONG: u64 = 16;
+
 /// How a search ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
@@ -229,7 +232,9 @@ impl<'a> Search<'a> {
         while spent < nodes && !clock.over() {
             self.reset();
             self.prioritise();
-            self.nodes = limit.min(nodes - spent);
+            // Now and then a long one, lest a proof never gets to its end.
+            let long = if self.rounds % LONG == LONG - 1 { LONG / 2 } else { 1 };
+            self.nodes = (limit * long).min(nodes - spent);
             spent += self.nodes;
             self.rounds += 1;
             let outcome = self.descend(clock);
@@ -522,8 +527,9 @@ impl<'a> Search<'a> {
             }
         }
         let priority = &self.priority;
-        self.choices[own..]
-            .sort_by(|&a, &b| priority[b as usize].total_cmp(&priority[a as usize]).then(a.cmp(&b)));
+        self.choices[own..].sort_by(|&a, &b| {
+            priority[b as usize].total_cmp(&priority[a as usize]).then(a.cmp(&b))
+        });
         // One of several that are alike is enough.
         let mut kept = own;
         for at in own..self.choices.len() {
@@ -671,7 +677,7 @@ impl<'a> Search<'a> {
         }
         let pick = best.filter(|_| !lifted);
         if let Some(pick) = pick {
-                self.levels[begin] = Level { holds: true, end, rim, pick };
+            self.levels[begin] = Level { holds: true, end, rim, pick };
         }
         Some(pick)
     }
