@@ -53,6 +53,9 @@
 #define FOREBAY_DEFRAG_REPORT_INIT FOREBAY_INIT(forebay_defrag_report)
 #define FOREBAY_CACHE_CONFIG_INIT FOREBAY_INIT(forebay_cache_config)
 #define FOREBAY_CACHE_STATISTICS_INIT FOREBAY_INIT(forebay_cache_statistics)
+#define FOREBAY_LIFETIME_SUGGESTIONS_INIT FOREBAY_INIT(forebay_lifetime_suggestions)
+#define FOREBAY_PLAN_OPTIONS_INIT FOREBAY_INIT(forebay_plan_options)
+#define FOREBAY_PLAN_SUMMARY_INIT FOREBAY_INIT(forebay_plan_summary)
 #define FOREBAY_REPLAY_OPTIONS_INIT FOREBAY_INIT(forebay_replay_options)
 #define FOREBAY_REPLAY_REPORT_INIT FOREBAY_INIT(forebay_replay_report)
 #define FOREBAY_TORCH_STATISTICS_INIT FOREBAY_INIT(forebay_torch_statistics)
@@ -76,6 +79,12 @@
 
 /// One thread per thread of the trace, taking turns in the trace's order.
 #define FOREBAY_REPLAY_THREADS 2
+
+/// Write a plan in the compact form, with a checksum, instead of CSV.
+#define FOREBAY_PLAN_BINARY 1
+
+/// Take no time: the best of a few orders in which tensors are placed one after the other.
+#define FOREBAY_PLAN_GREEDY 1
 
 /// What a call came to. `FOREBAY_OK` is 0; everything else is an error, and
 /// `forebay_last_error` has its message.
@@ -101,7 +110,8 @@ enum forebay_status
     FOREBAY_ERROR_UNSUPPORTED = 6,
     /// A file could not be read or written.
     FOREBAY_ERROR_IO = 7,
-    /// A trace does not follow its format, or frees what it never allocated.
+    /// A trace, or a file of tensors or of a plan, does not follow its format; or a trace frees
+    /// what it never allocated.
     FOREBAY_ERROR_MALFORMED_TRACE = 8,
     /// Guard bytes behind a block were overwritten.
     FOREBAY_ERROR_CORRUPTION = 9,
@@ -209,6 +219,14 @@ typedef int32_t forebay_cache_policy;
 /// before a pool runs out of memory. Opaque. Every function that takes one may be called from any
 /// thread.
 typedef struct forebay_cache forebay_cache;
+
+/// Lifetimes of the tensors of a program, as they are recorded. Opaque. Every function that takes
+/// one may be called from any thread.
+typedef struct forebay_lifetime forebay_lifetime;
+
+/// Offsets for the tensors of a record, so that no two that live at one time overlap. Opaque, and
+/// never changes. Every function that takes one may be called from any thread.
+typedef struct forebay_plan forebay_plan;
 
 /// A pool: memory of one device, handed out and taken back in stream order. Opaque. Every
 /// function that takes one may be called from any thread.
@@ -452,6 +470,108 @@ typedef struct forebay_cache_statistics {
     /// Bytes of the cache's own bookkeeping, without the bytes of keys.
     uint64_t bookkeeping_bytes;
 } forebay_cache_statistics;
+
+/// What could be better in a program, by bytes. Set `struct_size` before the call.
+typedef struct forebay_lifetime_suggestions {
+    /// sizeof(forebay_lifetime_suggestions).
+    size_t struct_size;
+    /// Tensors.
+    uint64_t tensors;
+    /// Steps or times from the first to the last, both included.
+    uint64_t steps;
+    /// Bytes of all tensors.
+    uint64_t total_bytes;
+    /// The peak of live bytes.
+    uint64_t peak_bytes;
+    /// What the plan needs.
+    uint64_t planned_bytes;
+    /// `total_bytes` less `planned_bytes`: what the plan saves over a place for each.
+    uint64_t reusable_bytes;
+    /// Tensors that live for at most a tenth of the time.
+    uint64_t temporary_tensors;
+    /// Their bytes.
+    uint64_t temporary_bytes;
+    /// Tensors that live for at least nine tenths of it.
+    uint64_t long_lived_tensors;
+    /// Their bytes.
+    uint64_t long_lived_bytes;
+    /// Tensors that were allocated and never used; 0 where no uses were recorded at all.
+    uint64_t never_read_tensors;
+    /// Their bytes.
+    uint64_t never_read_bytes;
+    /// Tensors that were freed later than after their last use.
+    uint64_t free_earlier_tensors;
+    /// Their bytes.
+    uint64_t free_earlier_bytes;
+    /// By how much `peak_bytes` would sink if they were freed after their last use.
+    uint64_t free_earlier_peak_bytes;
+} forebay_lifetime_suggestions;
+
+/// How far the planner is.
+typedef struct forebay_plan_progress {
+    /// sizeof(forebay_plan_progress), as the library knows it.
+    size_t struct_size;
+    /// Bytes of the best arena so far.
+    uint64_t arena_bytes;
+    /// What no arena can be below.
+    uint64_t lower_bound;
+    /// Since it began, in nanoseconds.
+    uint64_t elapsed_ns;
+} forebay_plan_progress;
+
+/// How a plan is made. Set `struct_size`; all else zero is within a second.
+typedef struct forebay_plan_options {
+    /// sizeof(forebay_plan_options).
+    size_t struct_size;
+    /// When to stop with the best so far, in milliseconds; 0 is 1000, or no time at all with
+    /// `FOREBAY_PLAN_GREEDY`.
+    uint64_t time_limit_ms;
+    /// Two runs with one seed do the same, up to where the time ends.
+    uint64_t seed;
+    /// `FOREBAY_PLAN_GREEDY`, or 0.
+    uint32_t flags;
+    /// Zero.
+    uint32_t reserved;
+    /// Called at most twenty times a second, by the planning thread; anything but 0 ends the
+    /// planning with the best so far. NULL: not called.
+    int32_t (*progress)(const struct forebay_plan_progress *progress, void *user);
+    /// Passed to `progress`.
+    void *user;
+} forebay_plan_options;
+
+/// A plan as a whole. Set `struct_size` before the call.
+typedef struct forebay_plan_summary {
+    /// sizeof(forebay_plan_summary).
+    size_t struct_size;
+    /// Tensors.
+    uint64_t tensors;
+    /// Bytes of an arena for it: the largest offset plus size.
+    uint64_t arena_bytes;
+    /// What no arena can be below: the peak of live bytes.
+    uint64_t lower_bound;
+    /// Bytes of all tensors.
+    uint64_t total_bytes;
+    /// How long it took to make, in nanoseconds; 0 for one that was loaded.
+    uint64_t elapsed_ns;
+    /// 1 when it is known that no plan is smaller, else 0.
+    uint32_t optimal;
+    /// Zero.
+    uint32_t reserved;
+} forebay_plan_summary;
+
+/// One tensor of a plan.
+typedef struct forebay_plan_tensor {
+    /// Its id.
+    uint64_t id;
+    /// When it begins to live.
+    uint64_t lower;
+    /// When it no longer lives.
+    uint64_t upper;
+    /// Its bytes.
+    uint64_t size;
+    /// Where it is in the arena.
+    uint64_t offset;
+} forebay_plan_tensor;
 
 /// How many of something there are, and there were.
 typedef struct forebay_torch_number {
@@ -1315,6 +1435,250 @@ forebay_status forebay_cache_tensor_key(const char *dtype,
                                         char *buffer,
                                         size_t capacity,
                                         size_t *length);
+
+/// Creates an empty record and writes it to `*out`. It is the caller's, until
+/// `forebay_lifetime_destroy`.
+///
+/// Errors, with `*out` untouched: `FOREBAY_ERROR_INVALID_ARGUMENT` (`out` is NULL).
+///
+/// The caller's part:
+/// `out` is NULL or valid for writing.
+FOREBAY_NODISCARD forebay_status forebay_lifetime_create(struct forebay_lifetime **out);
+
+/// Destroys a record; plans made from it stay. NULL is fine: nothing happens.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (destroyed before).
+///
+/// The caller's part:
+/// `lifetime` is NULL or came from `forebay_lifetime_create`.
+forebay_status forebay_lifetime_destroy(struct forebay_lifetime *lifetime);
+
+/// The tensor `id` of `bytes` bytes is used in `step`. A tensor that was not allocated before
+/// lives from the step of its first use to that of its last, both included.
+///
+/// Errors, with nothing recorded: `FOREBAY_ERROR_INVALID_ARGUMENT` (`lifetime` is NULL or
+/// destroyed; `step` is below the last one, or 2^64 - 1; `bytes` is 0, or not that of the first
+/// use), `FOREBAY_ERROR_INVALID_STATE` (it was freed), `FOREBAY_ERROR_OUT_OF_MEMORY`.
+///
+/// The caller's part:
+/// `lifetime` as for `forebay_lifetime_destroy`.
+forebay_status forebay_lifetime_record(struct forebay_lifetime *lifetime,
+                                       uint64_t step,
+                                       uint64_t id,
+                                       uint64_t bytes);
+
+/// The tensor `id` of `bytes` bytes is allocated at `time`, which may be a step: it lives until
+/// `forebay_lifetime_record_free`, or to the end.
+///
+/// Errors, with nothing recorded: `FOREBAY_ERROR_INVALID_ARGUMENT` (`lifetime` is NULL or
+/// destroyed; `time` is below the last one, or 2^64 - 1; `bytes` is 0; `id` is known),
+/// `FOREBAY_ERROR_OUT_OF_MEMORY`.
+///
+/// The caller's part:
+/// `lifetime` as for `forebay_lifetime_destroy`.
+forebay_status forebay_lifetime_record_alloc(struct forebay_lifetime *lifetime,
+                                             uint64_t time,
+                                             uint64_t id,
+                                             uint64_t bytes);
+
+/// The tensor `id` is freed at `time`: what is allocated then may have its place.
+///
+/// Errors, with nothing recorded: `FOREBAY_ERROR_INVALID_ARGUMENT` (`lifetime` is NULL or
+/// destroyed; `id` is not known; `time` is below the last one, or not after the tensor's
+/// allocation and last use), `FOREBAY_ERROR_INVALID_STATE` (it was freed before).
+///
+/// The caller's part:
+/// `lifetime` as for `forebay_lifetime_destroy`.
+forebay_status forebay_lifetime_record_free(struct forebay_lifetime *lifetime,
+                                            uint64_t time,
+                                            uint64_t id);
+
+/// The offset of the tensor `id` shall be a multiple of `alignment`, a power of two.
+///
+/// Errors, with nothing changed: `FOREBAY_ERROR_INVALID_ARGUMENT`.
+///
+/// The caller's part:
+/// `lifetime` as for `forebay_lifetime_destroy`.
+forebay_status forebay_lifetime_align(struct forebay_lifetime *lifetime,
+                                      uint64_t id,
+                                      uint64_t alignment);
+
+/// The tensor `id` shall be at `offset`.
+///
+/// Errors, with nothing changed: `FOREBAY_ERROR_INVALID_ARGUMENT` (`lifetime` is NULL or
+/// destroyed, `id` is not known). Whether it can be there is seen when a plan is made.
+///
+/// The caller's part:
+/// `lifetime` as for `forebay_lifetime_destroy`.
+forebay_status forebay_lifetime_fix(struct forebay_lifetime *lifetime,
+                                    uint64_t id,
+                                    uint64_t offset);
+
+/// The tensor `id` may be written in the place of `with`, as an operator does that works in place:
+/// they may have the same offset while both live. `with` was recorded before `id`.
+///
+/// Errors, with nothing changed: `FOREBAY_ERROR_INVALID_ARGUMENT`.
+///
+/// The caller's part:
+/// `lifetime` as for `forebay_lifetime_destroy`.
+forebay_status forebay_lifetime_alias(struct forebay_lifetime *lifetime,
+                                      uint64_t id,
+                                      uint64_t with);
+
+/// Adds the blocks of the trace in the file `path`, as `forebay_trace_start` writes it: ids count
+/// from `first_id`, times are rows, sizes are rounded up to `alignment`, a power of two, which is
+/// the alignment of the offsets too.
+///
+/// Errors: `FOREBAY_ERROR_IO`, `FOREBAY_ERROR_MALFORMED_TRACE` (what came before stays recorded),
+/// `FOREBAY_ERROR_INVALID_ARGUMENT` (`lifetime` is NULL or destroyed; `path` is NULL; an id is
+/// known), `FOREBAY_ERROR_OUT_OF_MEMORY`.
+///
+/// The caller's part:
+/// `lifetime` as for `forebay_lifetime_destroy`; `path` is NULL or a string that ends with a NUL.
+forebay_status forebay_lifetime_add_trace(struct forebay_lifetime *lifetime,
+                                          const char *path,
+                                          uint64_t first_id,
+                                          uint64_t alignment);
+
+/// Adds the tensors of the CSV file `path`: columns `id,lower,upper,size`, and if they are there
+/// `offset` (fixed), `alignment` and `alias`, empty where there is none.
+///
+/// Errors: `FOREBAY_ERROR_IO`, `FOREBAY_ERROR_MALFORMED_TRACE` (the message names line and column),
+/// `FOREBAY_ERROR_INVALID_ARGUMENT` (`lifetime` is NULL or destroyed; `path` is NULL; a tensor that
+/// ends before it begins, has no bytes or the id of another), `FOREBAY_ERROR_OUT_OF_MEMORY`.
+///
+/// The caller's part:
+/// `lifetime` as for `forebay_lifetime_destroy`; `path` is NULL or a string that ends with a NUL.
+forebay_status forebay_lifetime_add_instance(struct forebay_lifetime *lifetime,
+                                             const char *path);
+
+/// What could be better in the program, given `plan`, which was made from these lifetimes.
+///
+/// Errors, with `*out` untouched: `FOREBAY_ERROR_INVALID_ARGUMENT` (a NULL, something destroyed, a
+/// plan for other tensors, `struct_size` is not set).
+///
+/// The caller's part:
+/// `lifetime` as for `forebay_lifetime_destroy`; `plan` as for `forebay_plan_destroy`; `out` is NULL
+/// or points to a struct with `struct_size` set.
+FOREBAY_NODISCARD
+forebay_status forebay_lifetime_suggest(struct forebay_lifetime *lifetime,
+                                        const struct forebay_plan *plan,
+                                        struct forebay_lifetime_suggestions *out);
+
+/// Makes a plan for what `lifetime` has recorded so far and writes it to `*out`. The plan is the
+/// caller's, until `forebay_plan_destroy`. `options` NULL is the same as all zero. Blocks until the
+/// plan is known to be the best, the time is over, or the callback ends it. The record stays as it
+/// is, and other threads may go on recording.
+///
+/// Errors, with `*out` untouched: `FOREBAY_ERROR_INVALID_ARGUMENT` (`lifetime` or `out` is NULL;
+/// `lifetime` is destroyed; two tensors with fixed offsets overlap; all bytes together are beyond
+/// 2^60; the message names the field of `options`), `FOREBAY_ERROR_OUT_OF_MEMORY`.
+///
+/// The caller's part:
+/// `lifetime` as for `forebay_lifetime_destroy`; `options` is NULL or points to a struct with
+/// `struct_size` set, whose `progress` can be called; `out` is NULL or valid for writing.
+FOREBAY_NODISCARD
+forebay_status forebay_lifetime_plan(struct forebay_lifetime *lifetime,
+                                     const struct forebay_plan_options *options,
+                                     struct forebay_plan **out);
+
+/// Destroys a plan. NULL is fine: nothing happens.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (destroyed before).
+///
+/// The caller's part:
+/// `plan` is NULL or came from `forebay_lifetime_plan` or `forebay_plan_load`.
+forebay_status forebay_plan_destroy(struct forebay_plan *plan);
+
+/// Writes what `plan` needs, and how good it is, to `*out`.
+///
+/// Errors, with `*out` untouched: `FOREBAY_ERROR_INVALID_ARGUMENT` (`plan` or `out` is NULL, `plan`
+/// is destroyed, `struct_size` is not set).
+///
+/// The caller's part:
+/// `plan` as for `forebay_plan_destroy`; `out` is NULL or points to a struct with `struct_size` set.
+FOREBAY_NODISCARD
+forebay_status forebay_plan_summarize(const struct forebay_plan *plan,
+                                      struct forebay_plan_summary *out);
+
+/// Writes the offset of the tensor `id` to `*out`, in bytes.
+///
+/// Errors, with `*out` untouched: `FOREBAY_ERROR_INVALID_ARGUMENT` (`plan` or `out` is NULL, `plan`
+/// is destroyed, no such `id`).
+///
+/// The caller's part:
+/// `plan` as for `forebay_plan_destroy`; `out` is NULL or valid for writing.
+FOREBAY_NODISCARD
+forebay_status forebay_plan_offset(const struct forebay_plan *plan,
+                                   uint64_t id,
+                                   uint64_t *out);
+
+/// Writes the tensor number `index`, in the order of recording, to `*out`.
+///
+/// Errors, with `*out` untouched: `FOREBAY_ERROR_INVALID_ARGUMENT` (`plan` or `out` is NULL, `plan`
+/// is destroyed, `index` is not below the number of tensors).
+///
+/// The caller's part:
+/// `plan` as for `forebay_plan_destroy`; `out` is NULL or valid for writing.
+FOREBAY_NODISCARD
+forebay_status forebay_plan_tensor_at(const struct forebay_plan *plan,
+                                      size_t index,
+                                      struct forebay_plan_tensor *out);
+
+/// Writes the ids of the tensors that share bytes of the arena with the tensor `id` to `ids`, which
+/// has room for `capacity` of them, and how many there are to `*count`. Those beyond `capacity` are
+/// not written. `ids` NULL with `capacity` 0 asks for the number only.
+///
+/// Errors, with nothing written: `FOREBAY_ERROR_INVALID_ARGUMENT` (`plan` or `count` is NULL, `ids`
+/// is NULL and `capacity` is not 0, `plan` is destroyed, no such `id`).
+///
+/// The caller's part:
+/// `plan` as for `forebay_plan_destroy`; `ids` is NULL or has `capacity` elements; `count` is NULL or
+/// valid for writing.
+FOREBAY_NODISCARD
+forebay_status forebay_plan_sharers(const struct forebay_plan *plan,
+                                    uint64_t id,
+                                    uint64_t *ids,
+                                    size_t capacity,
+                                    size_t *count);
+
+/// Checks that `plan` is a plan for what `lifetime` has recorded: the same tensors, no two that
+/// live at one time overlap, each where its alignment and its fixed offset allow.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (a NULL, something destroyed; the message names the
+/// tensors that are in each other's way, or that only one side has).
+///
+/// The caller's part:
+/// `plan` as for `forebay_plan_destroy`; `lifetime` as for `forebay_lifetime_destroy`.
+FOREBAY_NODISCARD
+forebay_status forebay_plan_validate(const struct forebay_plan *plan,
+                                     struct forebay_lifetime *lifetime);
+
+/// Writes `plan` to the file `path`: CSV with the columns `id,lower,upper,size,offset` (and
+/// `alignment` and `alias` where a tensor has one), or with `FOREBAY_PLAN_BINARY` in `flags` the
+/// compact form, which has a checksum.
+///
+/// Errors: `FOREBAY_ERROR_IO` (what was written of the file stays), `FOREBAY_ERROR_INVALID_ARGUMENT`
+/// (`plan` or `path` is NULL, `plan` is destroyed, `flags` are not known).
+///
+/// The caller's part:
+/// `plan` as for `forebay_plan_destroy`; `path` is NULL or a string that ends with a NUL.
+forebay_status forebay_plan_save(const struct forebay_plan *plan,
+                                 const char *path,
+                                 uint32_t flags);
+
+/// Reads a plan from the file `path`, in either form, checks it, and writes it to `*out`. The plan
+/// is the caller's, until `forebay_plan_destroy`.
+///
+/// Errors, with `*out` untouched: `FOREBAY_ERROR_IO`, `FOREBAY_ERROR_MALFORMED_TRACE` (the file is not
+/// one, was cut or changed), `FOREBAY_ERROR_INVALID_ARGUMENT` (`path` or `out` is NULL; tensors in it
+/// overlap, or are not what can be recorded).
+///
+/// The caller's part:
+/// `path` is NULL or a string that ends with a NUL; `out` is NULL or valid for writing.
+FOREBAY_NODISCARD
+forebay_status forebay_plan_load(const char *path,
+                                 struct forebay_plan **out);
 
 /// Settles how pools are made, before the first one is. `limit` is the most that each may map:
 /// bytes ("17179869184", "16GiB") or a part of the device ("0.9", "90%"); `policy` is the name of a

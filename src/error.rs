@@ -26,7 +26,7 @@ pub enum Kind {
     Unsupported,
     /// A file could not be read or written.
     Io,
-    /// A trace does not follow its format, or frees what it never allocated.
+    /// A trace or a plan does not follow its format, or a trace frees what it never allocated.
     MalformedTrace,
     /// Guard bytes behind a block were overwritten.
     Corruption,

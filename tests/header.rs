@@ -43,6 +43,9 @@ fn generated() -> String {
 #define FOREBAY_DEFRAG_REPORT_INIT FOREBAY_INIT(forebay_defrag_report)
 #define FOREBAY_CACHE_CONFIG_INIT FOREBAY_INIT(forebay_cache_config)
 #define FOREBAY_CACHE_STATISTICS_INIT FOREBAY_INIT(forebay_cache_statistics)
+#define FOREBAY_LIFETIME_SUGGESTIONS_INIT FOREBAY_INIT(forebay_lifetime_suggestions)
+#define FOREBAY_PLAN_OPTIONS_INIT FOREBAY_INIT(forebay_plan_options)
+#define FOREBAY_PLAN_SUMMARY_INIT FOREBAY_INIT(forebay_plan_summary)
 #define FOREBAY_REPLAY_OPTIONS_INIT FOREBAY_INIT(forebay_replay_options)
 #define FOREBAY_REPLAY_REPORT_INIT FOREBAY_INIT(forebay_replay_report)
 #define FOREBAY_TORCH_STATISTICS_INIT FOREBAY_INIT(forebay_torch_statistics)
@@ -63,8 +66,10 @@ fn generated() -> String {
 }
 
 /// In the order of the header.
-const NOUNS: [&str; 10] =
-    ["status", "log", "stream", "pool", "block", "share", "graph", "stats", "trace", "cache"];
+const NOUNS: [&str; 12] = [
+    "status", "log", "stream", "pool", "block", "share", "graph", "stats", "trace", "cache",
+    "lifetime", "plan",
+];
 
 /// PyTorch's door, behind them.
 const TORCH: [&str; 5] = ["observer", "control", "allocator", "segment", "hooks"];

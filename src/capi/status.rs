@@ -28,7 +28,8 @@ pub enum forebay_status {
     ForebayErrorUnsupported = 6,
     /// A file could not be read or written.
     ForebayErrorIo = 7,
-    /// A trace does not follow its format, or frees what it never allocated.
+    /// A trace, or a file of tensors or of a plan, does not follow its format; or a trace frees
+    /// what it never allocated.
     ForebayErrorMalformedTrace = 8,
     /// Guard bytes behind a block were overwritten.
     ForebayErrorCorruption = 9,

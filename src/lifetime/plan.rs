@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::instance::Instance;
+use super::instance::{Instance, Tensor};
 use super::problem;
 use super::sweep;
-use crate::error::Result;
+use crate::error::{Result, fail};
 
 /// Offsets for the tensors of an instance, checked.
 #[derive(Clone, Debug)]
@@ -70,5 +70,66 @@ impl Plan {
     /// The bytes of all tensors, as if none shared memory with another.
     pub fn total_bytes(&self) -> u64 {
         self.instance.tensors().iter().map(|tensor| tensor.size).sum()
+    }
+
+    /// The place of the tensor `id` among the offsets.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when there is none.
+    pub fn place_of(&self, id: u64) -> Result<usize> {
+        let place = self.instance.place_of(id);
+        place.ok_or_else(|| fail!(InvalidArgument, "tensor {id}: the plan has none with this id"))
+    }
+
+    /// The ids of the tensors that have bytes of the arena in common with the tensor `id`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when there is no such tensor.
+    pub fn sharers(&self, id: u64) -> Result<Vec<u64>> {
+        let own = self.place_of(id)?;
+        let tensors = self.instance.tensors();
+        let (from, to) = (self.offsets[own], self.offsets[own] + tensors[own].size);
+        let shares = |&(place, (tensor, &offset)): &(usize, (&Tensor, &u64))| {
+            place != own && offset < to && from < offset + tensor.size
+        };
+        let all = tensors.iter().zip(&self.offsets).enumerate();
+        Ok(all.filter(shares).map(|(_, (tensor, _))| tensor.id).collect())
+    }
+
+    /// Checks that this is a plan for `instance`: the same tensors, validly placed.
+    ///
+    /// # Errors
+    /// `InvalidArgument` with the tensor that differs, or as [`sweep::validate`].
+    pub fn check_for(&self, instance: &Instance) -> Result<()> {
+        let (ours, theirs) = (self.instance.tensors(), instance.tensors());
+        if ours.len() != theirs.len() {
+            return Err(fail!(
+                InvalidArgument,
+                "the plan is for {} tensors, not for these {}",
+                ours.len(),
+                theirs.len()
+            ));
+        }
+        for (our, their) in ours.iter().zip(theirs) {
+            // A plan as CSV does not say which of its offsets were fixed.
+            if (our.id, our.lower, our.upper, our.size)
+                != (their.id, their.lower, their.upper, their.size)
+            {
+                return Err(fail!(
+                    InvalidArgument,
+                    "the plan is for other tensors: it has tensor {} of {} bytes in [{}, {}) where \
+                     there is tensor {} of {} bytes in [{}, {})",
+                    our.id,
+                    our.size,
+                    our.lower,
+                    our.upper,
+                    their.id,
+                    their.size,
+                    their.lower,
+                    their.upper
+                ));
+            }
+        }
+        sweep::validate(instance, &self.offsets).map(|_| ())
     }
 }

@@ -230,6 +230,26 @@ impl Lifetime {
         checker.faults().check(&trace.path)
     }
 
+    /// Adds the tensors of `instance`, as if each had been allocated and freed at its times.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when an id is known.
+    pub fn add_instance(&mut self, instance: &Instance) -> Result<()> {
+        let known = |tensor: &&Tensor| self.places.contains_key(&tensor.id);
+        if let Some(tensor) = instance.tensors().iter().find(known) {
+            return Err(fail!(InvalidArgument, "tensor {}: it was recorded before", tensor.id));
+        }
+        for tensor in instance.tensors() {
+            self.add(tensor.lower, tensor.id, tensor.size, true)?;
+            let known = self.known_mut(tensor.id)?;
+            known.freed = Some(tensor.upper);
+            (known.alignment, known.offset) = (tensor.alignment, tensor.offset);
+            known.alias = tensor.alias;
+            self.now = self.now.max(tensor.upper);
+        }
+        Ok(())
+    }
+
     /// What there is to plan.
     ///
     /// # Errors
