@@ -1,5 +1,6 @@
 //! As a program's runtime, on the simulated driver as its driver: both found by the loader in
 //! LD_LIBRARY_PATH, in a process of their own.
+#![allow(clippy::unwrap_used)]
 
 use std::ffi::{CStr, CString, c_void};
 use std::process::Command;
