@@ -1,4 +1,4 @@
-//! How every entry point answers: on the thread's device, and with an error that the thread
+//! How every entry point answers: in the thread's context, and with an error that the thread
 //! remembers.
 
 use std::cell::Cell;
@@ -6,18 +6,7 @@ use std::cell::Cell;
 use crate::driver::{Code, Driver, INVALID_VALUE, Outcome, checked, driver};
 
 thread_local! {
-    static DEVICE: Cell<i32> = const { Cell::new(0) };
     static LAST: Cell<Code> = const { Cell::new(0) };
-}
-
-/// The thread's device.
-pub fn device() -> i32 {
-    DEVICE.get()
-}
-
-/// Makes another device the thread's.
-pub fn set_device(device: i32) {
-    DEVICE.set(device);
 }
 
 /// The thread's last error, which is forgotten if `take`.
@@ -51,18 +40,36 @@ pub fn context_of(cu: &Driver, device: i32) -> Outcome<u64> {
     Ok(contexts[at])
 }
 
-/// Makes the primary context of the thread's device current.
-pub fn enter(cu: &Driver) -> Outcome {
-    let context = context_of(cu, device())?;
-    let mut current = 0;
-    // SAFETY: a place for the answer, and a context that is retained.
+/// The thread's device: that of its context, whoever made it current, and the first if it has
+/// none.
+pub fn device(cu: &Driver) -> Outcome<i32> {
+    let (mut current, mut device) = (0, 0);
+    // SAFETY: places for the answers.
     unsafe {
         checked((cu.cuCtxGetCurrent)(&mut current))?;
-        if current == context { Ok(()) } else { checked((cu.cuCtxSetCurrent)(context)) }
+        if current != 0 {
+            checked((cu.cuCtxGetDevice)(&mut device))?;
+        }
     }
+    Ok(device)
 }
 
-/// As [`answer`], with the context of the thread's device current.
+/// Makes a device's primary context current.
+pub fn set_device(cu: &Driver, device: i32) -> Outcome {
+    let context = context_of(cu, device)?;
+    // SAFETY: a context that is retained.
+    checked(unsafe { (cu.cuCtxSetCurrent)(context) })
+}
+
+/// Gives a thread that has no context that of the first device.
+fn enter(cu: &Driver) -> Outcome {
+    let mut current = 0;
+    // SAFETY: a place for the answer.
+    checked(unsafe { (cu.cuCtxGetCurrent)(&mut current) })?;
+    if current == 0 { set_device(cu, 0) } else { Ok(()) }
+}
+
+/// As [`answer`], with a context current.
 pub fn inside(body: impl FnOnce(&'static Driver) -> Outcome) -> Code {
     answer(|cu| enter(cu).and_then(|()| body(cu)))
 }

@@ -69,9 +69,11 @@ driver! {
     cuDeviceGetUuid(*mut u8, i32);
     cuDeviceTotalMem_v2(*mut usize, i32);
     cuDeviceGetAttribute(*mut i32, u32, i32);
+    cuDeviceGetPCIBusId(*mut c_char, i32, i32);
     cuDeviceCanAccessPeer(*mut i32, i32, i32);
     cuDevicePrimaryCtxRetain(*mut u64, i32);
     cuCtxGetCurrent(*mut u64);
+    cuCtxGetDevice(*mut i32);
     cuCtxSetCurrent(u64);
     cuCtxSynchronize();
     cuCtxGetStreamPriorityRange(*mut i32, *mut i32);
@@ -93,6 +95,7 @@ driver! {
     cuStreamCreate(*mut u64, u32);
     cuStreamCreateWithPriority(*mut u64, u32, i32);
     cuStreamDestroy_v2(u64);
+    cuStreamGetPriority(u64, *mut i32);
     cuStreamQuery(u64);
     cuStreamSynchronize(u64);
     cuStreamWaitEvent(u64, u64, u32);
@@ -108,6 +111,7 @@ driver! {
     cuStreamGetCaptureInfo_v2(u64, *mut u32, *mut u64, *mut u64, *mut u64, *mut usize);
     cuThreadExchangeStreamCaptureMode(*mut u32);
     cuGraphInstantiateWithFlags(*mut u64, u64, u64);
+    cuGraphGetNodes(u64, *mut u64, *mut usize);
     cuGraphLaunch(u64, u64);
     cuGraphExecDestroy(u64);
     cuGraphDestroy(u64);
@@ -131,11 +135,12 @@ impl Driver {
 
 /// The driver, initialised.
 pub fn driver() -> Outcome<&'static Driver> {
-    static DRIVER: OnceLock<Option<Driver>> = OnceLock::new();
+    static DRIVER: OnceLock<Outcome<Driver>> = OnceLock::new();
     let driver = DRIVER.get_or_init(|| {
-        let driver = Driver::load()?;
+        let driver = Driver::load().ok_or(INSUFFICIENT_DRIVER)?;
         // SAFETY: no flags are known.
-        (unsafe { (driver.cuInit)(0) } == 0).then_some(driver)
+        checked(unsafe { (driver.cuInit)(0) })?;
+        Ok(driver)
     });
-    driver.as_ref().ok_or(INSUFFICIENT_DRIVER)
+    driver.as_ref().map_err(|&code| code)
 }
