@@ -2,11 +2,15 @@
 //! remembers.
 
 use std::cell::Cell;
+use std::ffi::c_void;
+use std::sync::OnceLock;
 
 use crate::driver::{Code, Driver, INVALID_VALUE, Outcome, checked, driver};
 
 thread_local! {
     static LAST: Cell<Code> = const { Cell::new(0) };
+    /// A context that was the thread's, and its device.
+    static KNOWN: Cell<(u64, i32)> = const { Cell::new((0, 0)) };
 }
 
 /// The thread's last error, which is forgotten if `take`.
@@ -43,15 +47,34 @@ pub fn context_of(cu: &Driver, device: i32) -> Outcome<u64> {
 /// The thread's device: that of its context, whoever made it current, and the first if it has
 /// none.
 pub fn device(cu: &Driver) -> Outcome<i32> {
-    let (mut current, mut device) = (0, 0);
-    // SAFETY: places for the answers.
-    unsafe {
-        checked((cu.cuCtxGetCurrent)(&mut current))?;
-        if current != 0 {
-            checked((cu.cuCtxGetDevice)(&mut device))?;
-        }
+    let current = current(cu)?;
+    let (known, mut device) = KNOWN.get();
+    if current == 0 || known == current {
+        return Ok(if current == 0 { 0 } else { device });
     }
+    // SAFETY: a place for the answer.
+    checked(unsafe { (cu.cuCtxGetDevice)(&mut device) })?;
+    KNOWN.set((current, device));
     Ok(device)
+}
+
+/// The thread's context. Programs ask for their device at every turn, so the simulated driver is
+/// asked without a call.
+fn current(cu: &Driver) -> Outcome<u64> {
+    type Current = extern "C" fn() -> u64;
+    static QUICK: OnceLock<Option<Current>> = OnceLock::new();
+    let quick = QUICK.get_or_init(|| {
+        let found = cu.find(c"simCurrentContext".as_ptr());
+        // SAFETY: null, or the simulated driver's function of this name, which has this type.
+        unsafe { std::mem::transmute::<*mut c_void, Option<Current>>(found) }
+    });
+    if let Some(quick) = quick {
+        return Ok(quick());
+    }
+    let mut current = 0;
+    // SAFETY: a place for the answer.
+    checked(unsafe { (cu.cuCtxGetCurrent)(&mut current) })?;
+    Ok(current)
 }
 
 /// Makes a device's primary context current.
@@ -63,10 +86,7 @@ pub fn set_device(cu: &Driver, device: i32) -> Outcome {
 
 /// Gives a thread that has no context that of the first device.
 fn enter(cu: &Driver) -> Outcome {
-    let mut current = 0;
-    // SAFETY: a place for the answer.
-    checked(unsafe { (cu.cuCtxGetCurrent)(&mut current) })?;
-    if current == 0 { set_device(cu, 0) } else { Ok(()) }
+    if current(cu)? == 0 { set_device(cu, 0) } else { Ok(()) }
 }
 
 /// As [`answer`], with a context current.
