@@ -3,7 +3,7 @@
 use std::ffi::{c_char, c_void};
 
 use crate::answer::{context_of, device, entry_points, give, last, set_device};
-use crate::driver::{Code, INVALID_DEVICE, INVALID_VALUE, checked};
+use crate::driver::{Code, INVALID_DEVICE, checked};
 use crate::properties;
 
 /// The version that runtime and driver say they have.
@@ -44,23 +44,9 @@ entry_points! {
     answer fn cudaProfilerStart() |_cu| Ok(());
     answer fn cudaProfilerStop() |_cu| Ok(());
     answer fn cudaGetDriverEntryPointByVersion(name: *const c_char, to: *mut *mut c_void,
-        _version: u32, _flags: u64, status: *mut u32) |cu|
+        version: u32, flags: u64, status: *mut u32) |cu|
     {
-        if name.is_null() {
-            return Err(INVALID_VALUE);
-        }
-        // Names are without the version that the function has in the library.
-        let text = std::ffi::CStr::from_ptr(name).to_string_lossy();
-        let newer = format!("{text}_v2\0");
-        let mut found = cu.find(newer.as_ptr().cast());
-        if found.is_null() {
-            found = cu.find(name);
-        }
-        if !status.is_null() {
-            // 1: there is none.
-            status.write(u32::from(found.is_null()));
-        }
-        give(to, found)
+        checked((cu.cuGetProcAddress_v2)(name, to, version as i32, flags, status))
     };
     answer fn cudaGetDeviceProperties(to: *mut u8, of: i32) |cu| properties::write(cu, to, of);
     answer fn cudaGetDeviceProperties_v2(to: *mut u8, of: i32) |cu| properties::write(cu, to, of);

@@ -64,6 +64,7 @@ macro_rules! driver {
 
 driver! {
     cuInit(u32);
+    cuGetProcAddress_v2(*const c_char, *mut *mut c_void, i32, u64, *mut u32);
     cuDeviceGetCount(*mut i32);
     cuDeviceGetName(*mut c_char, i32, i32);
     cuDeviceGetUuid(*mut u8, i32);
@@ -126,7 +127,7 @@ driver! {
 }
 
 impl Driver {
-    /// Another function of it, if it has one of that name, which ends with a NUL.
+    /// A function of its own, if it has one of that name, which ends with a NUL.
     pub fn find(&self, name: *const c_char) -> *mut c_void {
         // SAFETY: a library that is loaded, and a name that ends with a NUL.
         unsafe { libc::dlsym(self.library as *mut c_void, name) }
