@@ -160,6 +160,51 @@ class Streams(rig.Case):
         view.record_stream(torch.cuda.Stream())
 
 
+class Fragments(rig.Case):
+    PROGRAM = """
+        import torch
+        {enable}
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction((600 << 20) / total)
+        blocks = [torch.empty(8 << 20, dtype=torch.uint8, device="cuda") for _ in range(48)]
+        del blocks[::2]
+        try:
+            large = torch.empty(300 << 20, dtype=torch.uint8, device="cuda")
+            print("runs", torch.cuda.memory_reserved() - torch.cuda.memory_allocated() >> 20)
+        except torch.OutOfMemoryError:
+            print("out of memory with", torch.cuda.memory_allocated() >> 20)
+        """
+
+    def test_a_program_that_fragments_runs(self):
+        # Half of each segment is free, and of PyTorch's own none can be given back.
+        said, _ = rig.script(self.PROGRAM.format(enable=""))
+        self.assertEqual(said, "out of memory with 192\n")
+        said, _ = rig.script(
+            self.PROGRAM.format(enable="import forebay.torch; forebay.torch.enable()")
+        )
+        word, idle = said.split()
+        self.assertEqual(word, "runs")
+        self.assertLessEqual(int(idle), 8, "MiB reserved beside what lives")
+
+    def test_a_step_that_repeats_asks_the_driver_for_nothing(self):
+        sizes = [700, 40000, MIB, 5 * MIB, 12 * MIB]
+
+        def step():
+            live = [torch.empty(size, dtype=torch.uint8, device="cuda") for size in sizes]
+            del live[::2]
+            return live + [torch.empty(2 * MIB, dtype=torch.uint8, device="cuda")]
+
+        for _ in range(3):
+            step()
+        before = forebay.torch.pool_report()
+        for _ in range(200):
+            step()
+        after = forebay.torch.pool_report()
+        for key in ("system_calls", "misses", "reserved"):
+            self.assertEqual(after[key], before[key], key)
+        self.assertEqual(after["allocations"], before["allocations"] + 200 * 6)
+
+
 class NoMemory(rig.Case):
     def test_it_is_an_out_of_memory_error(self):
         before = torch.cuda.memory_stats()["num_ooms"]
