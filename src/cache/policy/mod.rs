@@ -10,6 +10,8 @@
 //! | [`Lru`] | what was used last | |
 //! | [`Lfu`] | what is used often, by an estimate that forgets | Einziger, Friedman, Manes: "TinyLFU: a highly efficient cache admission policy", ACM Transactions on Storage 13(4), 2017 |
 
+#[allow(missing_docs)]
+pub mod adaptive;
 mod arc;
 mod gdsf;
 mod ghost;
@@ -24,6 +26,7 @@ mod sketch;
 #[cfg(test)]
 mod tests;
 
+pub use adaptive::Adaptive;
 pub use arc::Arc;
 pub use gdsf::Gdsf;
 pub use lfu::Lfu;
