@@ -78,28 +78,17 @@ class Tensors(rig.Case):
     def test_eight_threads(self):
         gc.collect()
         before = torch.cuda.memory_allocated()
-        failures = []
 
         def work(number):
-            try:
-                values = torch.full((10000 + number,), number, dtype=torch.int32)
-                stream = torch.cuda.Stream()
-                with torch.cuda.stream(stream):
-                    for _ in range(100):
-                        tensor = values.to("cuda")
-                        kept = torch.empty_like(tensor)
-                        kept.copy_(tensor)
-                    if not torch.equal(kept.cpu(), values):
-                        failures.append(number)
-            except BaseException as error:
-                failures.append(error)
+            values = torch.full((10000 + number,), number, dtype=torch.int32)
+            with torch.cuda.stream(torch.cuda.Stream()):
+                for _ in range(100):
+                    tensor = values.to("cuda")
+                    kept = torch.empty_like(tensor)
+                    kept.copy_(tensor)
+                assert torch.equal(kept.cpu(), values)
 
-        threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        self.assertEqual(failures, [])
+        self.assertEqual(rig.on_threads(8, work), [])
         self.assertEqual(torch.cuda.memory_allocated(), before)
 
     def test_raw_memory(self):
