@@ -91,7 +91,7 @@ impl Lfu {
     }
 
     /// With a window of so many hundredths; 0 for a fifth.
-    pub(crate) fn with_window(goal: Goal, percent: u64) -> Lfu {
+    pub fn with_window(goal: Goal, percent: u64) -> Lfu {
         Lfu {
             goal,
             nodes: Vec::new(),

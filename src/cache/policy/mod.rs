@@ -10,17 +10,31 @@
 //! | [`Lru`] | what was used last | |
 //! | [`Lfu`] | what is used often, by an estimate that forgets | Einziger, Friedman, Manes: "TinyLFU: a highly efficient cache admission policy", ACM Transactions on Storage 13(4), 2017 |
 
+#[allow(missing_docs)]
+pub mod adaptive;
+mod arc;
+mod gdsf;
+mod ghost;
 mod lfu;
+mod lirs;
 mod list;
 mod load;
 mod lru;
+mod s3_fifo;
+mod sieve;
 mod sketch;
 #[cfg(test)]
 mod tests;
 
+pub use adaptive::Adaptive;
+pub use arc::Arc;
+pub use gdsf::Gdsf;
 pub use lfu::Lfu;
+pub use lirs::Lirs;
 pub use load::Budget;
 pub use lru::Lru;
+pub use s3_fifo::S3Fifo;
+pub use sieve::Sieve;
 
 /// An entry of the cache: an index into its table of entries, small and used again after
 /// [`Policy::remove`].

@@ -1,0 +1,101 @@
+//! SIEVE: arrival order, and a hand that gives up what was not used since it last came by
+//! (Zhang, Yang, Yue, Vigfusson, Rashmi: "SIEVE is simpler than LRU: an efficient turn-key
+//! eviction algorithm for web caches", NSDI 2024).
+
+use super::list::{self, Link, Linked, List, NONE};
+use super::{Id, Policy};
+
+#[derive(Clone, Copy, Debug)]
+struct Node {
+    link: Link,
+    used: bool,
+}
+
+impl Linked for Node {
+    #[inline]
+    fn link(&self) -> Link {
+        self.link
+    }
+
+    #[inline]
+    fn link_mut(&mut self) -> &mut Link {
+        &mut self.link
+    }
+}
+
+/// Gives up what was not used since the hand last came by.
+pub struct Sieve {
+    nodes: Vec<Node>,
+    entries: List,
+    hand: Id,
+}
+
+impl Sieve {
+    /// Without entries.
+    pub const fn new() -> Sieve {
+        Sieve { nodes: Vec::new(), entries: List::EMPTY, hand: NONE }
+    }
+}
+
+impl Default for Sieve {
+    fn default() -> Sieve {
+        Sieve::new()
+    }
+}
+
+impl Policy for Sieve {
+    fn reserve(&mut self, entries: u32) -> bool {
+        list::reserve(&mut self.nodes, entries, Node { link: Link::FREE, used: false })
+    }
+
+    fn missed(&mut self, _: u64) {}
+
+    fn hit(&mut self, entry: Id) {
+        self.nodes[entry as usize].used = true;
+    }
+
+    fn insert(&mut self, entry: Id, _: u64, _: u64) {
+        self.nodes[entry as usize].used = false;
+        self.entries.push(&mut self.nodes, entry);
+    }
+
+    fn remove(&mut self, entry: Id, _: bool) {
+        if self.hand == entry {
+            self.hand = List::newer(&self.nodes, entry);
+        }
+        self.entries.remove(&mut self.nodes, entry);
+    }
+
+    fn victim(&mut self, may: &mut dyn FnMut(Id) -> bool) -> Option<Id> {
+        // Once round to see what was not used, once more for what was.
+        for _ in 0..2 * u64::from(self.entries.count()) + 1 {
+            if self.hand == NONE {
+                self.hand = self.entries.oldest();
+            }
+            let entry = self.hand;
+            if entry == NONE {
+                return None;
+            }
+            let used = std::mem::take(&mut self.nodes[entry as usize].used);
+            if !used && may(entry) {
+                return Some(entry);
+            }
+            self.hand = List::newer(&self.nodes, entry);
+        }
+        None
+    }
+
+    fn set_budget(&mut self, _: u64, _: u64) {}
+
+    fn bookkeeping_bytes(&self) -> usize {
+        self.nodes.capacity() * size_of::<Node>()
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        let entries = self.entries.check(&self.nodes)?;
+        match self.hand == NONE || entries.contains(&self.hand) {
+            true => Ok(()),
+            false => Err(format!("the hand is at {}, which is no entry", self.hand)),
+        }
+    }
+}
