@@ -216,11 +216,11 @@ unsafe fn tell(to: *mut usize, number: u64) {
 }
 
 fn policy_of(number: i32) -> Result<Kind> {
-    match number {
-        0 => Ok(Kind::Lru),
-        1 => Ok(Kind::Lfu),
-        _ => Err(fail!(InvalidArgument, "policy is {number}; it must be 0 or 1")),
-    }
+    // In the order of `forebay_cache_policy`.
+    let kind = usize::try_from(number).ok().and_then(|number| Kind::ALL.get(number));
+    kind.copied().ok_or_else(|| {
+        fail!(InvalidArgument, "policy is {number}; it must be 0 to {}", Kind::ALL.len() - 1)
+    })
 }
 
 fn config_of(config: &forebay_cache_config) -> Result<Config> {
