@@ -1295,7 +1295,7 @@ forebay_status forebay_cache_stats_json(struct forebay_cache *cache,
 forebay_status forebay_cache_check(struct forebay_cache *cache);
 
 /// Builds a key for tensors of one kind: writes it, as text with a NUL behind it such as
-/// `float32[3,224,224]@cuda:0`, to `buffer`, which has `capacity` bytes; its length without the NUL,
+/// `float32[3,224,224]/cuda:0`, to `buffer`, which has `capacity` bytes; its length without the NUL,
 /// which is the `key_size`, goes to `*length` (may be NULL). `dtype` is the type's name, `shape` has
 /// `dimensions` lengths, at most 64, and the device is a `forebay_device_kind` and its number.
 /// `buffer` NULL with `capacity` 0 asks for the length only.
