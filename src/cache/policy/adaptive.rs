@@ -1,411 +1,246 @@
 //! Follows whichever of a few policies does best.
+//!
+//! No single policy is good everywhere: what is best on a loop is worst where keys come back
+//! soon and then never. So shadow caches of four policies run beside the cache, see
+//! [`Panel`], and the cache itself runs the one that is ahead: LIRS, S3-FIFO, LRU, or W-TinyLFU
+//! with a window of a hundredth. With each other they cover what is asked for in loops, by
+//! popularity, and by recency.
+//!
+//! A change of policy moves nothing. The new one begins without entries: what comes in and what
+//! is used goes over to it, what is given up is what the old one would give up, and when
+//! that has nothing left it is gone. So no call takes longer for it, and what the new policy
+//! keeps first is what is used now.
 
-use hashbrown::HashTable;
-
-use super::ghost::hash_of;
-use super::list::{self, Link, Linked, List, NONE};
-use super::load::{Budget, Load, Room, Size};
-use super::sketch::Short;
+use super::list;
+use super::load::{Budget, Room, Size};
+use super::panel::{Member, Panel};
+use super::sketch::{Short, Sketch};
 use super::{Goal, Id, Policy};
 
-pub static PARAMS: [std::sync::atomic::AtomicU64; 8] =
-    [const { std::sync::atomic::AtomicU64::new(0) }; 8];
-fn param(i: usize) -> f64 {
-    f64::from_bits(PARAMS[i].load(std::sync::atomic::Ordering::Relaxed))
-}
-pub const MOST: usize = 6;
+/// Entries that move to a new policy with every access.
+const MOVES: u32 = 4;
 
 #[derive(Clone, Copy, Debug)]
-struct Record {
-    /// Among the real entries that the leader does not have.
-    link: Link,
+struct Entry {
     key: Short,
-    size: Size,
-    entry: Id,
-    /// The shadows that have it.
-    members: u8,
-    list: u8,
+    /// Its [`Size`], and in the bits that this leaves free whose it is.
+    size_and_side: u32,
 }
 
-const NO_LIST: u8 = 2;
+impl Entry {
+    const VACANT: Entry = Entry { key: Short(0), size_and_side: 0 };
 
-impl Linked for Record {
-    fn link(&self) -> Link {
-        self.link
+    #[inline]
+    fn new(key: Short, size: Size, side: u32) -> Entry {
+        Entry { key, size_and_side: size.bits() | side << (u32::BITS - Size::SPARE) }
     }
-    fn link_mut(&mut self) -> &mut Link {
-        &mut self.link
+
+    #[inline]
+    fn size(self) -> Size {
+        Size::from_bits(self.size_and_side)
+    }
+
+    #[inline]
+    fn side(self) -> u32 {
+        self.size_and_side >> (u32::BITS - Size::SPARE)
     }
 }
 
-struct Shadow {
-    policy: Box<dyn Policy>,
-    load: Load,
-    hits: u64,
+/// A policy and how many entries it has.
+struct Part {
+    policy: Member,
+    which: usize,
+    entries: u64,
 }
 
-/// Follows.
+/// Follows whichever of a few policies does best.
 pub struct Adaptive {
     goal: Goal,
-    record_of: Vec<u32>,
-    records: Vec<Record>,
-    vacant: List,
-    by_key: HashTable<u32>,
-    shadows: Vec<Shadow>,
-    leader: usize,
-    spare: [List; 2],
+    entries: Vec<Entry>,
+    /// The policy that is followed; its entries have this side.
+    lead: Part,
+    side: u32,
+    /// The one that was followed before, while it has entries.
+    old: Option<Part>,
+    panel: Panel,
+    /// What W-TinyLFU counts, when it is not that which is followed.
+    sketch: Sketch,
     room: Room,
-    cursor: u32,
-    /// worth of accesses that the first hit and second missed
-    only: [[f64; MOST]; MOST],
-    cusum: [f64; MOST],
-    /// entries that k has and the real cache has not
-    scale: f64,
-    tick: u64,
-    real_only: [i64; MOST],
-    lacks: [f64; MOST],
-    /// switches
-    pub switches: u64,
-    last: [u64; MOST],
-    counts: Vec<u64>,
 }
 
 impl Adaptive {
-    /// .
-    pub fn new(goal: Goal, shadows: Vec<Box<dyn Policy>>) -> Adaptive {
+    /// Without entries.
+    pub fn new(goal: Goal) -> Adaptive {
+        let panel = Panel::new(goal);
+        let which = panel.leader();
         Adaptive {
             goal,
-            record_of: Vec::new(),
-            records: Vec::new(),
-            vacant: List::EMPTY,
-            by_key: HashTable::new(),
-            shadows: shadows
-                .into_iter()
-                .map(|policy| Shadow { policy, load: Load::default(), hits: 0 })
-                .collect(),
-            leader: 0,
-            spare: [List::EMPTY; 2],
+            entries: Vec::new(),
+            lead: Part { policy: Member::new(which, goal), which, entries: 0 },
+            side: 0,
+            old: None,
+            panel,
+            sketch: Sketch::new(),
             room: Room::new(),
-            cursor: NONE,
-            only: [[0.0; MOST]; MOST],
-            cusum: [0.0; MOST],
-            scale: 1.0,
-            tick: 0,
-            real_only: [0; MOST],
-            lacks: [0.0; MOST],
-            switches: 0,
-            last: [0; MOST],
-            counts: vec![0; MOST],
         }
     }
 
-    fn record(&self, key: Short) -> Option<u32> {
-        let same = |&at: &u32| self.records[at as usize].key == key;
-        self.by_key.find(hash_of(key), same).copied()
-    }
-
-    fn new_record(&mut self, key: Short, size: Size) -> u32 {
-        let fresh = Record { link: Link::FREE, key, size, entry: NONE, members: 0, list: NO_LIST };
-        let at = match self.vacant.newest() {
-            NONE => {
-                self.records.push(fresh);
-                self.records.len() as u32 - 1
-            }
-            at => {
-                self.vacant.remove(&mut self.records, at);
-                self.records[at as usize] = fresh;
-                at
-            }
-        };
-        let records = &self.records;
-        self.by_key.insert_unique(hash_of(key), at, |&at| hash_of(records[at as usize].key));
-        at
-    }
-
-    fn weight(&self, at: u32) -> f64 {
-        let size = self.records[at as usize].size;
-        self.goal.worth(size.bytes()) as f64
-    }
-
-    /// Puts the record where it belongs, or forgets it.
-    fn settle(&mut self, at: u32) {
-        let record = &mut self.records[at as usize];
-        if record.entry == NONE && record.members == 0 {
-            if record.list != NO_LIST {
-                self.spare[record.list as usize].remove(&mut self.records, at);
-            }
-            let record = &mut self.records[at as usize];
-            record.list = NO_LIST;
-            let hash = hash_of(record.key);
-            if let Ok(found) = self.by_key.find_entry(hash, |&other| other == at) {
-                found.remove();
-            }
-            self.vacant.push(&mut self.records, at);
-            return;
-        }
-        let list = if record.entry == NONE || record.members >> self.leader & 1 == 1 {
-            NO_LIST
-        } else if record.members == 0 {
-            0
-        } else {
-            1
-        };
-        if list != record.list {
-            let old = std::mem::replace(&mut record.list, list);
-            if old != NO_LIST {
-                self.spare[old as usize].remove(&mut self.records, at);
-            }
-            if list != NO_LIST {
-                self.spare[list as usize].push(&mut self.records, at);
-            }
-        }
-    }
-
-    /// changes of membership: how much k has that real has not
-    fn drop_member(&mut self, at: u32, k: usize) {
-        let r = &mut self.records[at as usize];
-        r.members &= !(1 << k);
-        if r.entry == NONE {
-            self.lacks[k] -= self.weight(at);
-        }
-    }
-
-    fn shadow_insert(&mut self, k: usize, at: u32, key: u64, bytes: u64) {
-        let full = self.room.full();
-        if !self.shadows[k].policy.reserve(self.records.capacity() as u32) {
-            return;
-        }
-        let size = self.records[at as usize].size;
-        self.records[at as usize].members |= 1 << k;
-        if self.records[at as usize].entry == NONE {
-            self.lacks[k] += self.weight(at);
-        }
-        self.shadows[k].policy.insert(at, key, bytes);
-        self.shadows[k].load.add(size);
-        while self.shadows[k].load.is_over(full) {
-            let Some(victim) = self.shadows[k].policy.victim(&mut |_| true) else { break };
-            self.shadows[k].policy.remove(victim, true);
-            let size = self.records[victim as usize].size;
-            self.shadows[k].load.sub(size);
-            self.drop_member(victim, k);
-            if victim != at {
-                self.settle(victim);
-            }
-        }
-    }
-
-    fn saw(&mut self, members: u8, weight: f64) {
-        self.tick += 1;
-        let n = self.shadows.len();
-        let full = self.room.full();
-        let capacity = self.room.measure(Load { bytes: full.bytes, entries: full.entries }) as f64;
-        let held = self.room.load.entries.max(1) as f64;
-        let _ = capacity;
-        let decay = (-1.0 / (param(0) * held)).exp();
-        for k in 0..n {
-            if members >> k & 1 == 1 {
-                self.shadows[k].hits += 1;
-            }
-        }
-        let all = (1u8 << n) - 1;
-        self.scale /= decay;
-        if self.scale > 1e100 {
-            for row in &mut self.only {
-                for x in row.iter_mut() {
-                    *x /= self.scale;
+    /// Follows another policy, unless the last change is still under way.
+    #[cold]
+    fn follow(&mut self, which: usize) {
+        match &mut self.old {
+            Some(old) if old.which == which => std::mem::swap(&mut self.lead, old),
+            Some(_) => return,
+            None => {
+                let mut policy = Member::new(which, self.goal);
+                let full = self.room.full();
+                policy.set_budget(full.bytes, full.entries);
+                if !policy.reserve(self.entries.len() as u32) {
+                    return;
                 }
-            }
-            self.scale = 1.0;
-        }
-        if members == 0 || members == all {
-            return;
-        }
-        for k in 0..n {
-            for j in 0..n {
-                if members >> k & 1 == 1 && members >> j & 1 == 0 {
-                    self.only[k][j] += weight * self.scale;
-                }
-            }
-            let hit = |k: usize| f64::from(members >> k & 1);
-            self.cusum[k] = (self.cusum[k] + (hit(k) - hit(self.leader)) * weight).max(0.0);
-        }
-        let l = self.leader;
-        let mut best = (0.0, l);
-        for k in 0..n {
-            if k == l {
-                continue;
-            }
-            let (gain, loss) = (self.only[k][l] / self.scale, self.only[l][k] / self.scale);
-            let ok;
-            match param(7) as u32 {
-                0 => {
-                    // plain CUSUM
-                    ok = self.cusum[k] > param(1) * self.lacks[k] + param(2) * weight;
-                }
-                1 => {
-                    let ratio = if gain > 0.0 { (loss / gain).min(2.0) } else { 2.0 };
-                    ok = self.cusum[k]
-                        > (param(1) + param(3) * ratio) * self.lacks[k] + param(2) * weight;
-                }
-                _ => {
-                    ok = gain - param(3) * loss > param(1) * self.lacks[k] + param(2) * weight;
-                }
-            }
-            if ok {
-                let margin = gain - loss;
-                if margin >= best.0 {
-                    best = (margin, k);
-                }
+                let fresh = Part { policy, which, entries: 0 };
+                self.old = Some(std::mem::replace(&mut self.lead, fresh));
             }
         }
-        if best.1 != l {
-            self.leader = best.1;
-            self.switches += 1;
-            self.cusum = [0.0; MOST];
-            for at in 0..self.records.len() as u32 {
-                let r = &self.records[at as usize];
-                if r.entry != NONE || r.members != 0 {
-                    self.settle(at);
-                }
+        self.side ^= 1;
+        if std::env::var("V").is_ok() { print!(" {}:{which}", self.panel.clock); }
+        let parts = [Some(&mut self.lead), self.old.as_mut()];
+        for part in parts.into_iter().flatten() {
+            if let Member::Lfu(lfu) = &mut part.policy {
+                lfu.swap_sketch(&mut self.sketch);
             }
+        }
+        self.panel.follow(which);
+        self.drop_old();
+    }
+
+    #[inline]
+    fn count(&mut self, key: Short) {
+        if !matches!(self.lead.policy, Member::Lfu(_)) {
+            self.sketch.count(key);
         }
     }
-}
 
-impl Drop for Adaptive {
-    fn drop(&mut self) {
-        if std::env::var("V").is_ok() {
-            let h: Vec<_> = self
-                .shadows
-                .iter()
-                .map(|s| s.hits as f64 * 100.0 / self.tick as f64)
-                .map(|x| format!("{x:.2}"))
-                .collect();
-            print!(" [{} switches, leader {} {}] ", self.switches, self.leader, h.join(" "));
+    /// Moves a few entries from the old policy to the new one, those first that are worth least.
+    #[inline]
+    fn go_on(&mut self) {
+        if self.old.is_some() {
+            self.move_some();
+        }
+    }
+
+    #[cold]
+    fn move_some(&mut self) {
+        for _ in 0..MOVES {
+            let Some(old) = &mut self.old else { return };
+            let Some(entry) = old.policy.victim(&mut |_| true) else { return };
+            self.move_over(entry);
+        }
+    }
+
+    fn move_over(&mut self, entry: Id) {
+        let Some(old) = &mut self.old else { return };
+        old.policy.remove(entry, false);
+        old.entries -= 1;
+        let it = self.entries[entry as usize];
+        self.lead.policy.insert(entry, it.key.back(), it.size().bytes());
+        self.lead.entries += 1;
+        self.entries[entry as usize] = Entry::new(it.key, it.size(), self.side);
+        self.drop_old();
+    }
+
+    fn drop_old(&mut self) {
+        if self.old.as_ref().is_some_and(|old| old.entries == 0) {
+            self.old = None;
         }
     }
 }
 
 impl Policy for Adaptive {
     fn reserve(&mut self, entries: u32) -> bool {
-        list::reserve(&mut self.record_of, entries, NONE)
+        list::reserve(&mut self.entries, entries, Entry::VACANT)
+            && self.lead.policy.reserve(self.entries.len() as u32)
     }
 
     fn missed(&mut self, key: u64) {
-        let short = Short::of(key);
-        for s in &mut self.shadows {
-            s.policy.missed(key);
-        }
-        match self.record(short) {
-            None => self.saw(0, 0.0),
-            Some(at) => {
-                let members = self.records[at as usize].members;
-                for k in 0..self.shadows.len() {
-                    if members >> k & 1 == 1 {
-                        self.shadows[k].policy.hit(at);
-                    }
-                }
-                let w = self.weight(at);
-                self.saw(members, w);
-            }
+        self.count(Short::of(key));
+        self.lead.policy.missed(key);
+        self.go_on();
+        if let Some(rival) = self.panel.missed(Short::of(key)) {
+            self.follow(rival);
         }
     }
 
     fn hit(&mut self, entry: Id) {
-        let at = self.record_of[entry as usize];
-        let Record { members, key, size, .. } = self.records[at as usize];
-        let w = self.weight(at);
-        for k in 0..self.shadows.len() {
-            if members >> k & 1 == 1 {
-                self.shadows[k].policy.hit(at);
-            } else {
-                self.shadows[k].policy.missed(u64::from(key.0) << 32);
-                self.shadow_insert(k, at, u64::from(key.0) << 32, size.bytes());
-            }
+        let it = self.entries[entry as usize];
+        self.count(it.key);
+        if it.side() != self.side && self.old.is_some() {
+            self.move_over(entry);
         }
-        self.settle(at);
-        self.saw(members, w);
+        self.lead.policy.hit(entry);
+        self.go_on();
+        if let Some(rival) = self.panel.hit(it.key, it.size()) {
+            self.follow(rival);
+        }
     }
 
     fn insert(&mut self, entry: Id, key: u64, bytes: u64) {
-        let short = Short::of(key);
-        let size = Size::of(bytes);
+        let (short, size) = (Short::of(key), Size::of(bytes));
+        self.entries[entry as usize] = Entry::new(short, size, self.side);
+        self.lead.policy.insert(entry, key, bytes);
+        self.lead.entries += 1;
         self.room.add(size);
-        let at = match self.record(short) {
-            Some(at) => at,
-            None => self.new_record(short, size),
-        };
-        self.record_of[entry as usize] = at;
-        let w = self.weight(at);
-        for k in 0..self.shadows.len() {
-            if self.records[at as usize].members >> k & 1 == 1 {
-                self.lacks[k] -= w;
-            }
+        if !matches!(self.lead.policy, Member::Lfu(_)) {
+            self.sketch.hold(self.room.load.entries);
         }
-        self.records[at as usize].entry = entry;
-        for k in 0..self.shadows.len() {
-            if self.records[at as usize].members >> k & 1 == 0 {
-                self.shadow_insert(k, at, u64::from(short.0) << 32, size.bytes());
-            }
-        }
-        self.settle(at);
+        self.panel.insert(short, size);
+        self.panel.has(self.room.load.entries, self.room.full());
     }
 
     fn remove(&mut self, entry: Id, evicted: bool) {
-        let at = self.record_of[entry as usize];
-        let size = self.records[at as usize].size;
-        self.room.sub(size);
-        if !evicted {
-            for k in 0..self.shadows.len() {
-                if self.records[at as usize].members >> k & 1 == 1 {
-                    self.shadows[k].policy.remove(at, false);
-                    self.shadows[k].load.sub(size);
-                }
-            }
-            self.records[at as usize].members = 0;
-        }
-        let w = self.weight(at);
-        for k in 0..self.shadows.len() {
-            if self.records[at as usize].members >> k & 1 == 1 {
-                self.lacks[k] += w;
-            }
-        }
-        self.records[at as usize].entry = NONE;
-        self.settle(at);
+        let it = self.entries[entry as usize];
+        let part = match &mut self.old {
+            Some(old) if it.side() != self.side => old,
+            _ => &mut self.lead,
+        };
+        part.policy.remove(entry, evicted);
+        part.entries -= 1;
+        self.room.sub(it.size());
+        self.panel.remove(it.key, evicted);
+        self.drop_old();
     }
 
     fn victim(&mut self, may: &mut dyn FnMut(Id) -> bool) -> Option<Id> {
-        let before = self.room.full();
         self.room.asked();
-        let records = &self.records;
-        for list in &self.spare {
-            let mut ok = |at: u32| may(records[at as usize].entry);
-            if let Some(at) = list.find_oldest(records, &mut ok) {
-                return Some(records[at as usize].entry);
-            }
-        }
-        let _ = before;
-        let mut ok =
-            |at: u32| records[at as usize].entry != NONE && may(records[at as usize].entry);
-        let at = self.shadows[self.leader].policy.victim(&mut ok)?;
-        Some(self.records[at as usize].entry)
+        self.panel.set_full(self.room.full());
+        let old = self.old.as_mut().and_then(|old| old.policy.victim(may));
+        old.or_else(|| self.lead.policy.victim(may))
     }
 
     fn set_budget(&mut self, bytes: u64, entries: u64) {
         self.room.set_budget(Budget { bytes, entries });
-        for s in &mut self.shadows {
-            s.policy.set_budget(bytes, entries);
-        }
+        self.lead.policy.set_budget(bytes, entries);
+        self.panel.set_full(self.room.full());
     }
 
     fn bookkeeping_bytes(&self) -> usize {
-        self.records.capacity() * size_of::<Record>()
-            + self.record_of.capacity() * 4
-            + self.by_key.allocation_size()
-            + self.shadows.iter().map(|s| s.policy.bookkeeping_bytes()).sum::<usize>()
+        let old = self.old.as_ref().map_or(0, |old| old.policy.bookkeeping_bytes());
+        self.entries.capacity() * size_of::<Entry>()
+            + self.lead.policy.bookkeeping_bytes()
+            + old
+            + self.panel.bytes()
     }
 
     fn validate(&self) -> Result<(), String> {
-        Ok(())
+        self.panel.validate()?;
+        self.lead.policy.validate()?;
+        let old = self.old.as_ref().map_or(0, |old| old.entries);
+        if let Some(old) = &self.old {
+            old.policy.validate()?;
+        }
+        match self.lead.entries + old == self.room.load.entries {
+            true => Ok(()),
+            false => Err(format!("{} and {old} entries of {:?}", self.lead.entries, self.room)),
+        }
     }
 }

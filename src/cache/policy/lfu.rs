@@ -103,6 +103,11 @@ impl Lfu {
         }
     }
 
+    /// Its counts, which are another's from now on, or were.
+    pub(super) fn swap_sketch(&mut self, sketch: &mut Sketch) {
+        std::mem::swap(&mut self.sketch, sketch);
+    }
+
     #[inline]
     fn enter(&mut self, entry: Id, part: Part) {
         let node = &mut self.nodes[entry as usize];
@@ -164,8 +169,7 @@ impl Lfu {
 
 impl Policy for Lfu {
     fn reserve(&mut self, entries: u32) -> bool {
-        // One of them may fail after the other: it has room for more, and that is all.
-        list::reserve(&mut self.nodes, entries, Node::VACANT) && self.sketch.reserve(entries)
+        list::reserve(&mut self.nodes, entries, Node::VACANT)
     }
 
     fn missed(&mut self, key: u64) {
@@ -189,6 +193,7 @@ impl Policy for Lfu {
         let size = Size::of(bytes);
         (node.key, node.size_and_part) = (Short::of(key), size.bits());
         self.room.add(size);
+        self.sketch.hold(self.room.load.entries);
         self.enter(entry, Part::Window);
         while !self.room.is_over() && self.window_is_over() {
             self.shift(self.lists[Part::Window as usize].oldest(), Part::Probation);

@@ -173,12 +173,11 @@ impl Default for Lirs {
 
 impl Policy for Lirs {
     fn reserve(&mut self, entries: u32) -> bool {
-        let used = self.nodes.len() - self.vacant.count() as usize;
-        let fresh = usize::from(self.vacant.count() == 0);
-        debug_assert!(used + self.vacant.count() as usize == self.nodes.len());
+        // For the ghosts there is room when there is room.
+        let more = (entries as usize).saturating_sub(self.nodes.len());
         list::reserve(&mut self.node_of, entries, NONE)
-            && self.nodes.try_reserve(fresh).is_ok()
-            && self.places.try_reserve(fresh).is_ok()
+            && self.nodes.try_reserve(more).is_ok()
+            && self.places.try_reserve(more).is_ok()
     }
 
     fn missed(&mut self, _: u64) {}
@@ -213,6 +212,11 @@ impl Policy for Lirs {
         let state = if is_low { State::Low } else { State::High };
         let is_stacked = ghost.is_some();
         let fresh = Node { link: Link::FREE, key, size, entry, state, is_stacked };
+        let room = self.nodes.try_reserve(1).is_ok() && self.places.try_reserve(1).is_ok();
+        if ghost.is_none() && self.vacant.count() == 0 && !room {
+            self.forget(self.ghosts.oldest());
+            self.prune();
+        }
         let node = match (ghost, self.vacant.newest()) {
             (Some(node), _) => node,
             (None, NONE) => {

@@ -10,8 +10,7 @@
 //! | [`Lru`] | what was used last | |
 //! | [`Lfu`] | what is used often, by an estimate that forgets | Einziger, Friedman, Manes: "TinyLFU: a highly efficient cache admission policy", ACM Transactions on Storage 13(4), 2017 |
 
-#[allow(missing_docs)]
-pub mod adaptive;
+mod adaptive;
 mod arc;
 mod gdsf;
 mod ghost;
@@ -20,6 +19,7 @@ mod lirs;
 mod list;
 mod load;
 mod lru;
+mod panel;
 mod s3_fifo;
 mod sieve;
 mod sketch;
@@ -114,17 +114,20 @@ pub enum Kind {
     Lru,
     /// [`Lfu`].
     Lfu,
+    /// [`Adaptive`].
+    Adaptive,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 2] = [Kind::Lru, Kind::Lfu];
+    pub const ALL: [Kind; 3] = [Kind::Lru, Kind::Lfu, Kind::Adaptive];
 
     /// Its name in reports.
     pub const fn name(self) -> &'static str {
         match self {
             Kind::Lru => "lru",
             Kind::Lfu => "lfu",
+            Kind::Adaptive => "adaptive",
         }
     }
 
@@ -133,6 +136,7 @@ impl Kind {
         match self {
             Kind::Lru => Box::new(Lru::new()),
             Kind::Lfu => Box::new(Lfu::new(goal)),
+            Kind::Adaptive => Box::new(Adaptive::new(goal)),
         }
     }
 }
