@@ -91,7 +91,7 @@ impl Lfu {
     }
 
     /// With a window of so many hundredths; 0 for a fifth.
-    pub fn with_window(goal: Goal, percent: u64) -> Lfu {
+    pub(crate) fn with_window(goal: Goal, percent: u64) -> Lfu {
         Lfu {
             goal,
             nodes: Vec::new(),
@@ -101,11 +101,6 @@ impl Lfu {
             room: Room::new(),
             window: if percent == 0 { 100 / WINDOW } else { percent },
         }
-    }
-
-    /// Its counts, which are another's from now on, or were.
-    pub(super) fn swap_sketch(&mut self, sketch: &mut Sketch) {
-        std::mem::swap(&mut self.sketch, sketch);
     }
 
     #[inline]
@@ -169,7 +164,8 @@ impl Lfu {
 
 impl Policy for Lfu {
     fn reserve(&mut self, entries: u32) -> bool {
-        list::reserve(&mut self.nodes, entries, Node::VACANT)
+        // One of them may fail after the other: it has room for more, and that is all.
+        list::reserve(&mut self.nodes, entries, Node::VACANT) && self.sketch.reserve(entries)
     }
 
     fn missed(&mut self, key: u64) {
@@ -193,7 +189,6 @@ impl Policy for Lfu {
         let size = Size::of(bytes);
         (node.key, node.size_and_part) = (Short::of(key), size.bits());
         self.room.add(size);
-        self.sketch.hold(self.room.load.entries);
         self.enter(entry, Part::Window);
         while !self.room.is_over() && self.window_is_over() {
             self.shift(self.lists[Part::Window as usize].oldest(), Part::Probation);

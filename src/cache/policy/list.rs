@@ -43,12 +43,6 @@ impl List {
         self.oldest
     }
 
-    /// The last to go, or [`NONE`].
-    #[inline]
-    pub fn newest(&self) -> Id {
-        self.newest
-    }
-
     /// How many there are.
     #[inline]
     pub fn count(&self) -> u32 {
@@ -95,12 +89,6 @@ impl List {
     #[inline]
     pub fn newer<N: Linked>(nodes: &[N], node: Id) -> Id {
         nodes[node as usize].link().newer
-    }
-
-    /// The next older node, or [`NONE`].
-    #[inline]
-    pub fn older<N: Linked>(nodes: &[N], node: Id) -> Id {
-        nodes[node as usize].link().older
     }
 
     /// The oldest node that `may` allows.

@@ -10,31 +10,17 @@
 //! | [`Lru`] | what was used last | |
 //! | [`Lfu`] | what is used often, by an estimate that forgets | Einziger, Friedman, Manes: "TinyLFU: a highly efficient cache admission policy", ACM Transactions on Storage 13(4), 2017 |
 
-mod adaptive;
-mod arc;
-mod gdsf;
-mod ghost;
 mod lfu;
-mod lirs;
 mod list;
 mod load;
 mod lru;
-mod panel;
-mod s3_fifo;
-mod sieve;
 mod sketch;
 #[cfg(test)]
 mod tests;
 
-pub use adaptive::Adaptive;
-pub use arc::Arc;
-pub use gdsf::Gdsf;
 pub use lfu::Lfu;
-pub use lirs::Lirs;
 pub use load::Budget;
 pub use lru::Lru;
-pub use s3_fifo::S3Fifo;
-pub use sieve::Sieve;
 
 /// An entry of the cache: an index into its table of entries, small and used again after
 /// [`Policy::remove`].
@@ -114,20 +100,17 @@ pub enum Kind {
     Lru,
     /// [`Lfu`].
     Lfu,
-    /// [`Adaptive`].
-    Adaptive,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 3] = [Kind::Lru, Kind::Lfu, Kind::Adaptive];
+    pub const ALL: [Kind; 2] = [Kind::Lru, Kind::Lfu];
 
     /// Its name in reports.
     pub const fn name(self) -> &'static str {
         match self {
             Kind::Lru => "lru",
             Kind::Lfu => "lfu",
-            Kind::Adaptive => "adaptive",
         }
     }
 
@@ -136,7 +119,6 @@ impl Kind {
         match self {
             Kind::Lru => Box::new(Lru::new()),
             Kind::Lfu => Box::new(Lfu::new(goal)),
-            Kind::Adaptive => Box::new(Adaptive::new(goal)),
         }
     }
 }
