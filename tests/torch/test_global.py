@@ -561,7 +561,8 @@ class Graphs(rig.Case):
         del source
         gc.collect()
         torch.cuda.empty_cache()
-        self.assertEqual(torch.cuda.memory_reserved(), start)
+        # What lay there before may have gone too.
+        self.assertLessEqual(torch.cuda.memory_reserved(), start)
 
     def test_two_graphs_share_a_pool(self):
         source = torch.full((MIB,), 5, dtype=torch.uint8).to("cuda")
