@@ -2,14 +2,15 @@
 //!
 //! No single policy is good everywhere: what is best on a loop is worst where keys come back
 //! soon and then never. So shadow caches of four policies run beside the cache, see
-//! [`Panel`], and the cache itself runs the one that is ahead: LIRS, S3-FIFO, LRU, or W-TinyLFU
-//! with a window of a hundredth. With each other they cover what is asked for in loops, by
+//! [`Panel`], and the cache itself runs the one that is ahead: LIRS, LRU, or W-TinyLFU
+//! with a window of a fifth or of a hundredth. With each other they cover what is asked for in loops, by
 //! popularity, and by recency.
 //!
-//! A change of policy moves nothing. The new one begins without entries: what comes in and what
-//! is used goes over to it, what is given up is what the old one would give up, and when
-//! that has nothing left it is gone. So no call takes longer for it, and what the new policy
-//! keeps first is what is used now.
+//! A change of policy is spread over the accesses that follow. The new one begins without entries;
+//! what comes in and what is used goes over to it, and with every access a few more, those first
+//! that the old one would give up first. What is given up meanwhile is the old one's choice. So no
+//! call takes long for it, and nothing that the cache has is lost by it. What W-TinyLFU counts is
+//! counted all the time, for it takes long to learn.
 
 use super::list;
 use super::load::{Budget, Room, Size};
@@ -103,7 +104,6 @@ impl Adaptive {
             }
         }
         self.side ^= 1;
-        if std::env::var("V").is_ok() { print!(" {}:{which}", self.panel.clock); }
         let parts = [Some(&mut self.lead), self.old.as_mut()];
         for part in parts.into_iter().flatten() {
             if let Member::Lfu(lfu) = &mut part.policy {

@@ -141,7 +141,8 @@ impl Policy for Arc {
         let unit = self.room.measure(Load { bytes: size.bytes(), entries: 1 });
         let scaled = |by: u64, of: u64| (u128::from(unit) * u128::from(by) / u128::from(of)) as u64;
         let list = if self.ghosts[ONCE].take(key) {
-            self.target = self.target.saturating_add(unit.max(scaled(often, once))).min(self.full());
+            self.target =
+                self.target.saturating_add(unit.max(scaled(often, once))).min(self.full());
             self.fresh = (entry, false);
             OFTEN
         } else if self.ghosts[OFTEN].take(key) {
@@ -178,6 +179,7 @@ impl Policy for Arc {
 
     fn victim(&mut self, may: &mut dyn FnMut(Id) -> bool) -> Option<Id> {
         self.room.asked();
+        self.target = self.target.min(self.full());
         let (fresh, was_often) = self.fresh;
         let mut once = self.load(ONCE);
         if fresh != NONE && self.nodes[fresh as usize].list() == ONCE {

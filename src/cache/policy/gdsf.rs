@@ -91,7 +91,11 @@ impl Policy for Gdsf {
     }
 
     fn validate(&self) -> Result<(), String> {
-        let known = self.nodes.iter().zip(0..).filter_map(|(node, entry)| Some((node.as_ref()?.rank, entry)));
+        let known = self
+            .nodes
+            .iter()
+            .zip(0..)
+            .filter_map(|(node, entry)| Some((node.as_ref()?.rank, entry)));
         match known.collect::<BTreeSet<_>>() == self.ranks {
             true => Ok(()),
             false => Err("entries and their ranks are not the same".into()),

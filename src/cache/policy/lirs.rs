@@ -191,7 +191,7 @@ impl Policy for Lirs {
             if was_lowest {
                 self.prune();
             }
-        } else if is_stacked {
+        } else if is_stacked || self.low.entries == 0 {
             self.queue.remove(&mut self.nodes, node);
             self.nodes[node as usize].state = State::Low;
             self.low.add(size);
@@ -208,7 +208,9 @@ impl Policy for Lirs {
         self.room.add(size);
         let ghost = self.revive(key);
         let unit = self.room.measure(Load { bytes: size.bytes(), entries: 1 });
-        let is_low = ghost.is_some() || self.low_load() + unit <= self.low_max();
+        // The first is low, whatever its bytes: the stack ends with it.
+        let is_low =
+            ghost.is_some() || self.low_load() + unit <= self.low_max() || self.low.entries == 0;
         let state = if is_low { State::Low } else { State::High };
         let is_stacked = ghost.is_some();
         let fresh = Node { link: Link::FREE, key, size, entry, state, is_stacked };
@@ -261,9 +263,8 @@ impl Policy for Lirs {
             self.nodes[node as usize].state = State::Ghost;
             self.ghosts.push(&mut self.nodes, node);
             let nodes = &self.nodes;
-            self.ghost_by_key.insert_unique(hash_of(key), node, |&at| {
-                hash_of(nodes[at as usize].key)
-            });
+            self.ghost_by_key
+                .insert_unique(hash_of(key), node, |&at| hash_of(nodes[at as usize].key));
         } else {
             self.unstack(node);
             self.vacant.push(&mut self.nodes, node);

@@ -2,8 +2,8 @@
 //! can be told.
 //!
 //! A shadow is a policy that keeps keys and no contents, with the cache's own budgets, and sees
-//! what the cache is asked for. With many entries only keys of a sample are looked at, one in
-//! [`Panel::rate`], and the budgets are divided by it (Waldspurger, Saemundsson, Ahmad, Park:
+//! what the cache is asked for. With many entries only keys of a sample are looked at, one in so
+//! many, and the budgets are divided by it (Waldspurger, Saemundsson, Ahmad, Park:
 //! "Cache modeling and optimization using miniature simulations", USENIX ATC 2017).
 //!
 //! # When to follow another
@@ -27,12 +27,12 @@ use hashbrown::HashTable;
 use super::ghost::hash_of;
 use super::load::{Budget, Load, Size};
 use super::sketch::Short;
-use super::{Goal, Id, Lfu, Lirs, Lru, Policy, S3Fifo};
+use super::{Goal, Id, Lfu, Lirs, Lru, Policy};
 
 /// How many shadows there are.
 pub const SHADOWS: usize = 4;
-/// Entries of the cache for each that is in the sample, once there are more than so many.
-const SAMPLE: u64 = 1 << 20;
+/// Entries of which every key is looked at; with more it is so many at most.
+const SAMPLE: u64 = 4096;
 /// Accesses for each entry over which what was seen fades to 1/e.
 const MEMORY: f64 = 16.0;
 /// The bar for a leader that had nothing alone, in parts of what there is to make again.
@@ -50,7 +50,6 @@ const WINDOW: u64 = 1;
 /// One of the policies.
 pub enum Member {
     Lirs(Lirs),
-    S3Fifo(S3Fifo),
     Lru(Lru),
     Lfu(Lfu),
 }
@@ -72,7 +71,6 @@ macro_rules! each {
     ($member:expr, $it:ident => $call:expr) => {
         match $member {
             Member::Lirs($it) => $call,
-            Member::S3Fifo($it) => $call,
             Member::Lru($it) => $call,
             Member::Lfu($it) => $call,
         }
@@ -135,7 +133,7 @@ struct Shadow {
     policy: Member,
     load: Load,
     /// What its entries that the cache has not are worth.
-    lacks: f64,
+    lacks: u128,
     /// How far it is ahead of the leader.
     ahead: f64,
     /// What it hit alone, beside each other.
@@ -156,7 +154,6 @@ pub struct Panel {
     sample: u32,
     /// What a hit counts now; it grows, which is as if what was before faded.
     scale: f64,
-    pub clock: u64, pub hits: [u64; 4],
 }
 
 impl Panel {
@@ -164,7 +161,7 @@ impl Panel {
         let shadow = |which| Shadow {
             policy: Member::new(which, goal),
             load: Load::default(),
-            lacks: 0.0,
+            lacks: 0,
             ahead: 0.0,
             alone: [0.0; SHADOWS],
         };
@@ -177,13 +174,8 @@ impl Panel {
             leader: 0,
             budget: Budget::NONE,
             sample: 0,
-            scale: 1.0, clock: 0, hits: [0; 4],
+            scale: 1.0,
         }
-    }
-
-    /// One key of so many is looked at.
-    pub fn rate(&self) -> u64 {
-        1 << self.sample
     }
 
     /// The shadow that is followed.
@@ -257,7 +249,7 @@ impl Panel {
         let was_real = record.real > 0;
         record.real = record.real.saturating_add(1);
         if !was_real {
-            self.change_lacks(at, -1.0);
+            self.change_lacks(at, false);
         }
         self.bring(at, size);
     }
@@ -274,7 +266,7 @@ impl Panel {
         if record.real > 0 {
             return;
         }
-        self.change_lacks(at, 1.0);
+        self.change_lacks(at, true);
         for which in 0..SHADOWS {
             if !evicted && self.records[at as usize].shadows >> which & 1 == 1 {
                 self.drop_from(which, at, false);
@@ -301,8 +293,8 @@ impl Panel {
         self.by_key.find(hash_of(key), same).copied()
     }
 
-    fn worth(&self, at: u32) -> f64 {
-        self.goal.worth(self.records[at as usize].size.bytes()) as f64
+    fn worth(&self, at: u32) -> u64 {
+        self.goal.worth(self.records[at as usize].size.bytes())
     }
 
     /// A record for a key that has none. None without memory: the key is not looked at.
@@ -345,13 +337,13 @@ impl Panel {
         }
     }
 
-    /// What the cache has or has no more, those shadows that have it lack less or more.
-    fn change_lacks(&mut self, at: u32, sign: f64) {
-        let worth = self.worth(at);
+    /// The cache has a record no more, or has it now: shadows that have it lack more, or less.
+    fn change_lacks(&mut self, at: u32, more: bool) {
+        let worth = u128::from(self.worth(at));
         let shadows = self.records[at as usize].shadows;
         for (which, shadow) in self.shadows.iter_mut().enumerate() {
             if shadows >> which & 1 == 1 {
-                shadow.lacks += sign * worth;
+                shadow.lacks = if more { shadow.lacks + worth } else { shadow.lacks - worth };
             }
         }
     }
@@ -367,7 +359,7 @@ impl Panel {
             let (key, size) = (record.key, record.size);
             record.shadows |= 1 << which;
             if record.real == 0 {
-                self.shadows[which].lacks += self.worth(at);
+                self.shadows[which].lacks += u128::from(self.worth(at));
             }
             let shadow = &mut self.shadows[which];
             shadow.policy.insert(at, u64::from(key.0), size.bytes());
@@ -394,7 +386,7 @@ impl Panel {
         let shadow = &mut self.shadows[which];
         shadow.load.sub(record.size);
         if record.real == 0 {
-            shadow.lacks -= worth;
+            shadow.lacks -= u128::from(worth);
         }
         shadow.policy.remove(at, evicted);
     }
@@ -423,7 +415,6 @@ impl Panel {
     }
 
     fn ask(&mut self, key: Short, at: Option<u32>) -> Option<usize> {
-        self.clock += 1;
         let Some(at) = at else {
             self.shadows.iter_mut().for_each(|it| it.policy.missed(u64::from(key.0)));
             return None;
@@ -435,13 +426,12 @@ impl Panel {
                 _ => shadow.policy.missed(u64::from(key.0)),
             }
         }
-        for k in 0..4 { self.hits[k] += u64::from(shadows >> k & 1); }
         let entries = self.shadows[self.leader].load.entries.max(1);
         self.scale += self.scale / (MEMORY * entries as f64);
         match shadows {
             0 => None,
             shadows if shadows.count_ones() as usize == SHADOWS => None,
-            shadows => self.compare(shadows, self.worth(at)),
+            shadows => self.compare(shadows, self.worth(at) as f64),
         }
     }
 
@@ -471,7 +461,7 @@ impl Panel {
             let shadow = &self.shadows[which];
             let (gain, loss) = (shadow.alone[self.leader], leader.alone[which]);
             let losses = (loss / gain).min(LOSS_MAX);
-            let bar = (LEAST + PER_LOSS * losses) * shadow.lacks + worth;
+            let bar = (LEAST + PER_LOSS * losses) * shadow.lacks as f64 + worth;
             (shadow.ahead > bar && gain > loss).then_some(gain - loss)
         };
         let rivals = (0..SHADOWS).filter(|&which| has(which) && which != self.leader);
@@ -482,7 +472,7 @@ impl Panel {
     /// Checks every invariant.
     pub fn validate(&self) -> Result<(), String> {
         let mut loads = [Load::default(); SHADOWS];
-        let mut lacks = [0.0; SHADOWS];
+        let mut lacks = [0; SHADOWS];
         let mut used = 0;
         for (at, record) in self.records.iter().enumerate() {
             if record.shadows == 0 && record.real == 0 {
@@ -495,7 +485,7 @@ impl Panel {
             for which in (0..SHADOWS).filter(|which| record.shadows >> which & 1 == 1) {
                 loads[which].add(record.size);
                 if record.real == 0 {
-                    lacks[which] += self.worth(at as u32);
+                    lacks[which] += u128::from(self.worth(at as u32));
                 }
             }
         }
@@ -504,8 +494,8 @@ impl Panel {
         }
         for (which, shadow) in self.shadows.iter().enumerate() {
             shadow.policy.validate().map_err(|error| format!("shadow {which}: {error}"))?;
-            let is_near = (lacks[which] - shadow.lacks).abs() <= 1e-6 * lacks[which].max(1.0);
-            if loads[which] != shadow.load || shadow.load.is_over(self.budget) || !is_near {
+            let over = shadow.load.is_over(self.budget);
+            if loads[which] != shadow.load || over || lacks[which] != shadow.lacks {
                 let (is, should) = ((shadow.load, shadow.lacks), (loads[which], lacks[which]));
                 return Err(format!("shadow {which} has {is:?}, not {should:?}"));
             }
@@ -513,4 +503,3 @@ impl Panel {
         Ok(())
     }
 }
-impl Drop for Panel { fn drop(&mut self) { if std::env::var("V").is_ok() { print!(" [{:?}] ", self.hits.map(|h| (h as f64 * 10000.0 / self.clock as f64).round() / 100.0)); } } }

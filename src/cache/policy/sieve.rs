@@ -68,7 +68,8 @@ impl Policy for Sieve {
 
     fn victim(&mut self, may: &mut dyn FnMut(Id) -> bool) -> Option<Id> {
         // Once round to see what was not used, once more for what was.
-        for _ in 0..2 * u64::from(self.entries.count()) + 1 {
+        for step in 0..3 * u64::from(self.entries.count()) + 1 {
+            let round = step / (u64::from(self.entries.count()) * 2 + 1);
             if self.hand == NONE {
                 self.hand = self.entries.oldest();
             }
@@ -77,7 +78,9 @@ impl Policy for Sieve {
                 return None;
             }
             let used = std::mem::take(&mut self.nodes[entry as usize].used);
-            if !used && may(entry) {
+            // The newest came after the hand would have found its victim.
+            let is_newest = entry == self.entries.newest() && self.entries.count() > 1;
+            if !used && !(is_newest && round == 0) && may(entry) {
                 return Some(entry);
             }
             self.hand = List::newer(&self.nodes, entry);
