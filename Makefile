@@ -18,7 +18,7 @@ WARNINGS := -Wall -Wextra -Wpedantic
 LINK := -Lbuild/lib -lforebay -Wl,-rpath,'$$ORIGIN/lib'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test release examples install clean
+.PHONY: help run test test-torch release examples install clean
 
 # In the recipes that call cargo, not in front of them: `sudo make install` needs none.
 define CHECK_RUST
@@ -34,12 +34,15 @@ help:
 	@echo 'make run             a recorded training step on a pool and on malloc, side by side'
 	@echo '                     (TRACE=file: another trace; REPLAY_OPTIONS="--rounds 3")'
 	@echo 'make test            everything that is checked, tools it needs included'
+	@echo 'make test-torch      forebay under PyTorch, on a simulated CUDA runtime; installs PyTorch'
+	@echo '                     (TORCH=2.13.0: one version; 5 GB each)'
 	@echo 'make release         $(LIBRARIES)'
 	@echo 'make examples        the programs of examples_c/, in build/'
 	@echo 'make install         libraries, headers, pkg-config and CMake files'
 	@echo '                     (PREFIX=$(PREFIX) LIBDIR=$(LIBDIR) DESTDIR=)'
 	@echo 'make bench-pool      the pool beside other allocators'
 	@echo 'make bench-cuda      GPU pools on the simulated driver; make bench is all of them'
+	@echo 'make bench-cache     caches beside others'
 	@echo 'make clean           removes what was made'
 
 run: build/replay
@@ -53,6 +56,12 @@ test:
 	$(MAKE) release
 	if [ -e scripts/budget.sh ]; then scripts/budget.sh; fi
 	cargo test --locked --workspace
+
+# Its own wheels on the simulated runtime; TORCH chooses versions.
+TORCH ?= 2.13.0 2.6.0
+test-torch: release
+	scripts/test_torch.sh $(TORCH)
+	scripts/test_torch.sh --python
 
 release: $(LIBRARIES)
 

@@ -1,6 +1,8 @@
 # Measurements. Included from the top Makefile, whose `release` builds target/release/libforebay.so.
 #   make bench-pool [ROUNDS=5] [CASES='pair-*,mixed*'] [TRACES=folder]
 #   make bench-cuda [TRACES=folder]
+#   make bench-torch [TORCH=2.13.0]
+#   make bench-cache
 # each ends within about a minute, once built, and prints one JSON line per figure on stdout, a table
 # on stderr (bench-pool).
 
@@ -10,9 +12,9 @@ ROUNDS ?= 5
 CASES ?= *
 TRACES ?=
 
-.PHONY: bench bench-pool bench-cuda bench-peers
+.PHONY: bench bench-pool bench-cuda bench-torch bench-cache bench-peers
 
-bench: bench-pool bench-cuda
+bench: bench-pool bench-cuda bench-torch bench-cache
 
 bench-pool: release bench-peers build/bench/pool_bench build/bench/trace_peaks
 	python3 benches/pool/run.py --rounds $(ROUNDS) --cases '$(CASES)' --traces '$(TRACES)'
@@ -22,9 +24,17 @@ bench-pool: release bench-peers build/bench/pool_bench build/bench/trace_peaks
 bench-cuda:
 	cargo bench --locked --bench cuda -- $(if $(TRACES),'$(abspath $(TRACES))')
 
+# The peers are crates, in the bench's own lock file.
+bench-cache:
+	CARGO_TARGET_DIR='$(TARGET_DIR)/bench-cache' cargo run --release --locked --manifest-path benches/cache/Cargo.toml
+
 bench-peers:
 	scripts/install_peers.sh
 
 build/bench/%: benches/pool/%.c benches/pool/allocator.c benches/pool/allocator.h include/forebay.h
 	@mkdir -p $(@D)
 	$(BENCH_CC) $(BENCH_CFLAGS) -o $@ $< benches/pool/allocator.c -lm -ldl -lpthread
+
+# Under PyTorch, on the simulated runtime: hits only. Training on a GPU is in scripts/gpu_check.sh.
+bench-torch: release
+	scripts/test_torch.sh --run $(firstword $(TORCH)) benches/torch/run.py

@@ -51,8 +51,11 @@
 #define FOREBAY_POOL_CONFIG_INIT FOREBAY_INIT(forebay_pool_config)
 #define FOREBAY_POOL_STATISTICS_INIT FOREBAY_INIT(forebay_pool_statistics)
 #define FOREBAY_DEFRAG_REPORT_INIT FOREBAY_INIT(forebay_defrag_report)
+#define FOREBAY_CACHE_CONFIG_INIT FOREBAY_INIT(forebay_cache_config)
+#define FOREBAY_CACHE_STATISTICS_INIT FOREBAY_INIT(forebay_cache_statistics)
 #define FOREBAY_REPLAY_OPTIONS_INIT FOREBAY_INIT(forebay_replay_options)
 #define FOREBAY_REPLAY_REPORT_INIT FOREBAY_INIT(forebay_replay_report)
+#define FOREBAY_TORCH_STATISTICS_INIT FOREBAY_INIT(forebay_torch_statistics)
 
 
 /// Blocks are zeroed before they are given out.
@@ -182,6 +185,30 @@ typedef enum forebay_sleep_mode forebay_sleep_mode;
 typedef int32_t forebay_sleep_mode;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
+
+/// Which entries of a cache stay.
+enum forebay_cache_policy
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    /// Those that were used last.
+    FOREBAY_CACHE_POLICY_LRU = 0,
+    /// Those that are used often, by an estimate that forgets (W-TinyLFU).
+    FOREBAY_CACHE_POLICY_LFU = 1,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum forebay_cache_policy forebay_cache_policy;
+#else
+typedef int32_t forebay_cache_policy;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/// A cache: blocks of pools, kept under keys as long as they are worth their bytes, and given up
+/// before a pool runs out of memory. Opaque. Every function that takes one may be called from any
+/// thread.
+typedef struct forebay_cache forebay_cache;
 
 /// A pool: memory of one device, handed out and taken back in stream order. Opaque. Every
 /// function that takes one may be called from any thread.
@@ -356,6 +383,143 @@ typedef struct forebay_replay_report {
     uint64_t major_faults;
 } forebay_replay_report;
 
+/// What a cache is made from. Set `struct_size`, and at least one of the two limits.
+typedef struct forebay_cache_config {
+    /// sizeof(forebay_cache_config).
+    size_t struct_size;
+    /// Most bytes of blocks; 0 = no limit but the pools'.
+    uint64_t max_bytes;
+    /// Most entries; 0 = no limit.
+    uint64_t max_entries;
+    /// How old an entry may be, since it was put, when it is got; in milliseconds, 0 = any age.
+    uint64_t time_to_live_ms;
+    /// What a hit is worth besides its bytes, as bytes: the more, the more is a hit on a small
+    /// entry worth. 0 = 64 KiB; 1 is the goal of most bytes, 2^50 that of most hits.
+    uint64_t entry_worth;
+    /// A `forebay_cache_policy`.
+    int32_t policy;
+    /// Zero.
+    uint32_t reserved;
+} forebay_cache_config;
+
+/// An entry that is being read: from `forebay_cache_get` to `forebay_cache_release`. A plain
+/// value; copies are the same pin.
+typedef struct forebay_cache_pin {
+    /// First byte of the block; NULL when nothing was found.
+    void *ptr;
+    /// Bytes that were asked for when the block was allocated.
+    size_t size;
+    /// Which pin it is; never 0 for one that is held.
+    uint64_t ticket;
+} forebay_cache_pin;
+
+/// The counters of a cache. Set `struct_size` before the call.
+typedef struct forebay_cache_statistics {
+    /// sizeof(forebay_cache_statistics).
+    size_t struct_size;
+    /// Entries now, those included that left and are still being read.
+    uint64_t entries;
+    /// Bytes of their blocks.
+    uint64_t bytes;
+    /// The most that was when a call returned.
+    uint64_t bytes_peak;
+    /// Entries that are being read.
+    uint64_t pinned_entries;
+    /// Bytes of their blocks.
+    uint64_t pinned_bytes;
+    /// Gets and takes that found something.
+    uint64_t hits;
+    /// Gets and takes that did not.
+    uint64_t misses;
+    /// Blocks that were put.
+    uint64_t puts;
+    /// Of them, those that went back to their pool at once, for all others were worth more.
+    uint64_t refused;
+    /// Entries that made room for others, or went by `forebay_cache_evict`.
+    uint64_t evicted;
+    /// Bytes of their blocks.
+    uint64_t evicted_bytes;
+    /// Entries that were given up because a pool was short of memory.
+    uint64_t pressed;
+    /// Bytes of their blocks.
+    uint64_t pressed_bytes;
+    /// Entries that were too old.
+    uint64_t expired;
+    /// Entries that were removed by their key, or with all others.
+    uint64_t removed;
+    /// Entries that were taken.
+    uint64_t taken;
+    /// Bytes of the cache's own bookkeeping, without the bytes of keys.
+    uint64_t bookkeeping_bytes;
+} forebay_cache_statistics;
+
+/// How many of something there are, and there were.
+typedef struct forebay_torch_number {
+    /// Now.
+    uint64_t current;
+    /// At most, since the peaks were last reset; exact in all threads.
+    uint64_t peak;
+    /// Added in all, since the totals were last reset.
+    uint64_t allocated;
+    /// Taken away in all, since then.
+    uint64_t freed;
+} forebay_torch_number;
+
+/// Blocks and bytes of a kind of tensors.
+typedef struct forebay_torch_numbers {
+    /// Blocks.
+    struct forebay_torch_number blocks;
+    /// Bytes of the blocks.
+    struct forebay_torch_number allocated_bytes;
+    /// Bytes that were asked for.
+    struct forebay_torch_number requested_bytes;
+} forebay_torch_numbers;
+
+/// What PyTorch's `memory_stats` tells of one device, for tensors of up to 1 MiB, larger ones, and
+/// all of them. Set `struct_size` before the call.
+typedef struct forebay_torch_statistics {
+    /// sizeof(forebay_torch_statistics).
+    size_t struct_size;
+    /// All tensors.
+    struct forebay_torch_numbers all;
+    /// Those of up to 1 MiB.
+    struct forebay_torch_numbers small;
+    /// Larger ones.
+    struct forebay_torch_numbers large;
+    /// Bytes mapped now.
+    uint64_t reserved_bytes;
+    /// The most that was, since the peaks were last reset.
+    uint64_t reserved_peak;
+    /// All bytes ever mapped.
+    uint64_t reserved_total;
+    /// Bytes that are freed and held for work on streams, or for graphs.
+    uint64_t waiting_bytes;
+    /// Stretches of mapped addresses.
+    uint64_t stretches;
+    /// Free pieces of mapped memory.
+    uint64_t free_runs;
+    /// Allocations for which pages were mapped or moved.
+    uint64_t misses;
+    /// Allocations that failed for lack of memory, or otherwise.
+    uint64_t failed;
+    /// Times that idle pages were given back.
+    uint64_t trims;
+    /// Most bytes that may be mapped.
+    uint64_t limit_bytes;
+    /// Bytes that the device has.
+    uint64_t device_bytes;
+} forebay_torch_statistics;
+
+/// Called with what happened (0: an allocation, 1: a free, 2: an allocation that was refused for
+/// lack of memory, whose address is NULL), the address, the bytes that were asked for, the device
+/// and the stream; without a lock, on the thread that allocates or frees. It may take the
+/// interpreter's lock. It must not throw.
+typedef void (*forebay_torch_observer)(int32_t happening,
+                                       void *ptr,
+                                       size_t size,
+                                       int device,
+                                       void *stream);
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -472,7 +636,8 @@ forebay_status forebay_pool_create(const struct forebay_pool_config *config,
 /// Works on a poisoned pool.
 ///
 /// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (destroyed before), `FOREBAY_ERROR_INVALID_STATE` (blocks
-/// were live; the pool is destroyed all the same, and the message tells how many).
+/// were live; the pool is destroyed all the same, and the message tells how many; or it is
+/// PyTorch's allocator, from `forebay_torch_pool`, and stays).
 ///
 /// The caller's part:
 /// `pool` is NULL or came from `forebay_pool_create`.
@@ -489,6 +654,15 @@ forebay_status forebay_pool_destroy(struct forebay_pool *pool);
 forebay_status forebay_pool_trim(struct forebay_pool *pool,
                                  size_t keep_bytes,
                                  size_t *released);
+
+/// Waits until streams are done with what was freed on them so far, so that all of it is idle:
+/// before a `forebay_pool_trim` that is to give back as much as there is.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT`, `FOREBAY_ERROR_POISONED`.
+///
+/// The caller's part:
+/// `pool` as for every call.
+forebay_status forebay_pool_wait_for_frees(struct forebay_pool *pool);
 
 /// Moves idle pages together, so that the largest free run is as large as it can be; live
 /// blocks stay where they are. What it did goes to `*report` (may be NULL).
@@ -853,6 +1027,25 @@ forebay_status forebay_pool_stats_json(struct forebay_pool *pool,
                                        size_t capacity,
                                        size_t *length);
 
+/// Writes a picture of the memory of `pool` as JSON, in the way of `forebay_pool_stats_json`: every
+/// mapped stretch of addresses, piece by piece. Walks over every block.
+///
+/// The object has "schema" (1), "pool", and "stretches", a list in the order of addresses of
+/// {"address", "size", "pieces"}; pieces are lists [address, size, requested, state, stream,
+/// small] that follow each other without a gap: bytes, and the bytes that were asked for (0 of what
+/// is not live); "live", "waiting" (freed, but streams may use it, or it is a graph's) or "free";
+/// the stream it was taken or freed on, 0 where nobody knows; 1 for blocks of slabs, of up to
+/// 32 KiB.
+///
+/// Errors: those of `forebay_pool_stats_json`.
+///
+/// The caller's part:
+/// As for `forebay_pool_stats_json`.
+forebay_status forebay_pool_snapshot_json(struct forebay_pool *pool,
+                                          char *buffer,
+                                          size_t capacity,
+                                          size_t *length);
+
 /// Starts to write every allocation and free of `pool` to the file `path`, in the log format
 /// of RAPIDS RMM (`Thread,Time,Action,Pointer,Size,Stream`), as gzip when the name ends in
 /// ".gz". Until `forebay_trace_stop` every call takes a lock and writes a row, some 200 ns, and
@@ -891,6 +1084,381 @@ forebay_status forebay_trace_replay(struct forebay_pool *pool,
                                     const char *path,
                                     const struct forebay_replay_options *options,
                                     struct forebay_replay_report *report);
+
+/// Creates a cache for blocks of the `count` pools in `pools`, 1 to 256 of them, and writes it to
+/// `*out`. The cache is the caller's, until `forebay_cache_destroy`; the pools stay the caller's.
+/// When one of them is short of memory, it asks the cache for some before an allocation fails:
+/// entries that nobody reads go back to the pool, those first that are worth least.
+///
+/// A pool may be destroyed before the cache: the cache first gives back what it has of it, but for
+/// what is being read, and puts of its blocks get `FOREBAY_ERROR_INVALID_POINTER` or
+/// `FOREBAY_ERROR_INVALID_STATE` from then on.
+///
+/// Errors, with `*out` untouched: `FOREBAY_ERROR_INVALID_ARGUMENT` (a NULL, `count`, a pool that is
+/// there twice or destroyed; both limits are 0; the message names the field of `config`).
+///
+/// The caller's part:
+/// `pools` is NULL or has `count` pools; `config` is NULL or points to a config with `struct_size`
+/// set; `out` is NULL or valid for writing.
+FOREBAY_NODISCARD
+forebay_status forebay_cache_create(struct forebay_pool *const *pools,
+                                    size_t count,
+                                    const struct forebay_cache_config *config,
+                                    struct forebay_cache **out);
+
+/// Destroys a cache: the blocks of its entries go back to their pools. NULL is fine: nothing
+/// happens. No call with this cache may be under way in another thread; later ones get
+/// `FOREBAY_ERROR_INVALID_ARGUMENT`. Works on a poisoned cache, whose blocks stay live.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (destroyed before), `FOREBAY_ERROR_INVALID_STATE`
+/// (entries were being read; the cache is destroyed all the same, and their blocks are live blocks
+/// of their pools, for who reads them to free with `forebay_free`).
+///
+/// The caller's part:
+/// `cache` is NULL or came from `forebay_cache_create`.
+forebay_status forebay_cache_destroy(struct forebay_cache *cache);
+
+/// Puts the live block at `ptr` of one of the cache's pools under `key`, `key_size` bytes that are
+/// copied: from now on the block is the cache's, with the contents that what is queued on `stream`
+/// gives it. There may be several entries of one key. To keep within its limits the cache gives
+/// back to their pools those entries that are worth least and that nobody reads, which may be this
+/// very block: it counts as put all the same.
+///
+/// Errors, with the block still the caller's: `FOREBAY_ERROR_INVALID_ARGUMENT` (`cache` or `key` is
+/// NULL; `key_size` is 0 or more than 65536; the block is larger than the cache's limit; no such
+/// stream), `FOREBAY_ERROR_INVALID_POINTER` (no live block of the cache's pools),
+/// `FOREBAY_ERROR_INVALID_STATE` (the pool was destroyed), `FOREBAY_ERROR_OUT_OF_MEMORY` (no
+/// memory for the entry), `FOREBAY_ERROR_POISONED`.
+///
+/// The caller's part:
+/// `cache` as for every call; `key` is NULL or has `key_size` bytes; nobody frees the block or
+/// writes to it any more.
+forebay_status forebay_cache_put(struct forebay_cache *cache,
+                                 const void *key,
+                                 size_t key_size,
+                                 void *ptr,
+                                 forebay_stream stream);
+
+/// As `forebay_cache_put`, of a copy: a block of `size` bytes of the cache's first pool gets the
+/// bytes at `from`, which must be where that pool's device can read them (in the GPU's memory for a
+/// cuda pool), in the order of `stream`. On the host the copy is done when this returns.
+///
+/// Errors: those of `forebay_cache_put` and of `forebay_alloc`; `FOREBAY_ERROR_INVALID_ARGUMENT`
+/// when `from` is NULL or `size` is 0.
+///
+/// The caller's part:
+/// `cache` as for every call; `key` is NULL or has `key_size` bytes; `from` is NULL or has `size`
+/// bytes.
+forebay_status forebay_cache_put_copy(struct forebay_cache *cache,
+                                      const void *key,
+                                      size_t key_size,
+                                      const void *from,
+                                      size_t size,
+                                      forebay_stream stream);
+
+/// Gets the newest entry of `key` to read, and writes it to `*out`. It is pinned: it stays where
+/// and as it is until `forebay_cache_release`, however many read it. Work that is queued on
+/// `stream` from now on may read it; if the block was written on another stream, `stream` is made
+/// to wait for that on the device, or, on NULL on the host, the caller waits. When there is no
+/// entry, `out->ptr` becomes NULL, and the call succeeds. Nobody writes to a block that was got.
+///
+/// Errors, with `*out` untouched and nothing pinned: `FOREBAY_ERROR_INVALID_ARGUMENT` (`cache`,
+/// `key` or `out` is NULL; `key_size` is 0 or more than 65536; there is no such stream to be made to
+/// wait), `FOREBAY_ERROR_INVALID_STATE` (it is pinned 65535 times; `stream` cannot be made to wait),
+/// `FOREBAY_ERROR_OUT_OF_MEMORY`, `FOREBAY_ERROR_POISONED`.
+///
+/// The caller's part:
+/// `cache` as for every call; `key` is NULL or has `key_size` bytes; `out` is NULL or valid for
+/// writing.
+forebay_status forebay_cache_get(struct forebay_cache *cache,
+                                 const void *key,
+                                 size_t key_size,
+                                 forebay_stream stream,
+                                 struct forebay_cache_pin *out);
+
+/// Ends a read: `pin` is what `forebay_cache_get` gave, and its reader's last work is queued on
+/// `stream` by now. The block is nobody else's before that work is done. A pin whose `ptr` is NULL
+/// is fine: nothing happens.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`cache` is NULL; the pin was released before, or is
+/// none of this cache's; no such stream, and then the pin is still held),
+/// `FOREBAY_ERROR_OUT_OF_MEMORY` (no memory to note the stream; the pin is still held),
+/// `FOREBAY_ERROR_POISONED`.
+///
+/// The caller's part:
+/// `cache` as for every call.
+forebay_status forebay_cache_release(struct forebay_cache *cache,
+                                     struct forebay_cache_pin pin,
+                                     forebay_stream stream);
+
+/// Takes an entry of `key` that nobody reads out of the cache: its block is the caller's, for work
+/// that is queued on `stream` from now on, to be freed or put again. Its first byte goes to `*ptr`
+/// and the bytes that were asked for when it was allocated to `*size` (may be NULL). Of several
+/// entries, one that was put on `stream` is preferred, then the newest. When there is none, `*ptr`
+/// becomes NULL, and the call succeeds.
+///
+/// Errors, with `*ptr` and `*size` untouched: `FOREBAY_ERROR_INVALID_ARGUMENT` (`cache`, `key` or
+/// `ptr` is NULL; `key_size` is 0 or more than 65536; no such stream),
+/// `FOREBAY_ERROR_INVALID_STATE` (all entries of the key are being read; `stream` cannot be made to
+/// wait for who read it, and then the entry's block went back to its pool),
+/// `FOREBAY_ERROR_POISONED`.
+///
+/// The caller's part:
+/// `cache` as for every call; `key` is NULL or has `key_size` bytes; `ptr` and `size` are NULL or
+/// valid for writing.
+forebay_status forebay_cache_take(struct forebay_cache *cache,
+                                  const void *key,
+                                  size_t key_size,
+                                  forebay_stream stream,
+                                  void **ptr,
+                                  size_t *size);
+
+/// Removes all entries of `key`; how many goes to `*removed` (may be NULL). Nobody gets them any
+/// more; their blocks go back to their pools, of those that are being read with the last release.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`cache` or `key` is NULL; `key_size` is 0 or more than
+/// 65536), `FOREBAY_ERROR_POISONED`.
+///
+/// The caller's part:
+/// `cache` as for every call; `key` is NULL or has `key_size` bytes; `removed` is NULL or valid for
+/// writing.
+forebay_status forebay_cache_remove(struct forebay_cache *cache,
+                                    const void *key,
+                                    size_t key_size,
+                                    size_t *removed);
+
+/// Evicts entries, those first that are worth least, until `bytes` of blocks went back to their
+/// pools or nothing is left that nobody reads; the bytes go to `*freed` (may be NULL).
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`cache` is NULL), `FOREBAY_ERROR_POISONED`.
+///
+/// The caller's part:
+/// `cache` as for every call; `freed` is NULL or valid for writing.
+forebay_status forebay_cache_evict(struct forebay_cache *cache, size_t bytes, size_t *freed);
+
+/// Removes the entries that were put `age_ms` milliseconds ago or earlier, as
+/// `forebay_cache_remove` does; how many goes to `*expired` (may be NULL). Ages are known to four
+/// milliseconds.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`cache` is NULL), `FOREBAY_ERROR_POISONED`.
+///
+/// The caller's part:
+/// `cache` as for every call; `expired` is NULL or valid for writing.
+forebay_status forebay_cache_expire(struct forebay_cache *cache,
+                                    uint64_t age_ms,
+                                    size_t *expired);
+
+/// Removes all entries, as `forebay_cache_remove` does; how many goes to `*removed` (may be NULL).
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`cache` is NULL), `FOREBAY_ERROR_POISONED`.
+///
+/// The caller's part:
+/// `cache` as for every call; `removed` is NULL or valid for writing.
+forebay_status forebay_cache_clear(struct forebay_cache *cache,
+                                   size_t *removed);
+
+/// Writes the counters of `cache` to `*out`.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`cache` or `out` is NULL, `struct_size` is not set).
+///
+/// The caller's part:
+/// `cache` as for every call; `out` is NULL or points to a struct with `struct_size` set.
+forebay_status forebay_cache_stats(struct forebay_cache *cache,
+                                   struct forebay_cache_statistics *out);
+
+/// Writes the counters of `cache` as JSON, with a NUL behind it, to `buffer`, which has `capacity`
+/// bytes; its length without the NUL goes to `*length` (may be NULL). `buffer` NULL with `capacity`
+/// 0 asks for the length only; leave some room, for it changes with the cache.
+///
+/// The object has "schema" (1), "policy", "max_bytes" and "max_entries" (null for none),
+/// "hit_ratio", and the counters of `forebay_cache_statistics`.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`cache` is NULL; `buffer` is NULL, or too small:
+/// `*length` is set, the buffer untouched).
+///
+/// The caller's part:
+/// `cache` as for every call; `buffer` is NULL or has `capacity` bytes; `length` is NULL or valid
+/// for writing.
+forebay_status forebay_cache_stats_json(struct forebay_cache *cache,
+                                        char *buffer,
+                                        size_t capacity,
+                                        size_t *length);
+
+/// Checks every invariant of the cache's bookkeeping. Walks over everything: for tests and
+/// debugging.
+///
+/// Errors: `FOREBAY_ERROR_INTERNAL` (the bookkeeping is wrong), `FOREBAY_ERROR_INVALID_ARGUMENT`
+/// (`cache` is NULL), `FOREBAY_ERROR_POISONED`.
+///
+/// The caller's part:
+/// `cache` as for every call.
+forebay_status forebay_cache_check(struct forebay_cache *cache);
+
+/// Builds a key for tensors of one kind: writes it, as text with a NUL behind it such as
+/// `float32[3,224,224]/cuda:0`, to `buffer`, which has `capacity` bytes; its length without the NUL,
+/// which is the `key_size`, goes to `*length` (may be NULL). `dtype` is the type's name, `shape` has
+/// `dimensions` lengths, at most 64, and the device is a `forebay_device_kind` and its number.
+/// `buffer` NULL with `capacity` 0 asks for the length only.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`dtype` is NULL, empty, longer than 64 bytes or not
+/// UTF-8; `shape` is NULL or has a negative length; `dimensions`; no such device kind; `buffer` is
+/// NULL, or too small: `*length` is set, the buffer untouched).
+///
+/// The caller's part:
+/// `dtype` is NULL or a string; `shape` is NULL or has `dimensions` numbers; `buffer` is NULL or has
+/// `capacity` bytes; `length` is NULL or valid for writing.
+forebay_status forebay_cache_tensor_key(const char *dtype,
+                                        const int64_t *shape,
+                                        size_t dimensions,
+                                        int32_t device_kind,
+                                        uint32_t device_index,
+                                        char *buffer,
+                                        size_t capacity,
+                                        size_t *length);
+
+/// Settles how pools are made, before the first one is. `limit` is the most that each may map:
+/// bytes ("17179869184", "16GiB") or a part of the device ("0.9", "90%"); `policy` is the name of a
+/// `forebay_policy` ("balanced", "conservative", "aggressive_reuse", "quality_first",
+/// "latency_first"). NULL stands for `FOREBAY_TORCH_LIMIT` and `FOREBAY_TORCH_POLICY`, and where they
+/// are not set for all of the device, and balanced. Both texts stay the caller's.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (the message names what cannot be read),
+/// `FOREBAY_ERROR_INVALID_STATE` (a device has its pool already).
+///
+/// The caller's part:
+/// `limit` and `policy` are NULL or strings that end with a NUL.
+forebay_status forebay_torch_configure(const char *limit,
+                                       const char *policy);
+
+/// Writes the pool behind PyTorch's tensors on `device` to `*out`; it is made now if there is none.
+/// All functions of this header may be used on it but `forebay_pool_destroy`: it stays the
+/// library's, until the process ends.
+///
+/// Errors, with `*out` untouched: `FOREBAY_ERROR_INVALID_ARGUMENT` (`out` is NULL, there is no such
+/// device, or what the environment says cannot be read), and those of `forebay_pool_create`.
+///
+/// The caller's part:
+/// `out` is NULL or valid for writing.
+forebay_status forebay_torch_pool(int device,
+                                  struct forebay_pool **out);
+
+/// Whether the device has its pool: something was allocated on it, or `forebay_torch_pool` was
+/// called. 0 or 1.
+int32_t forebay_torch_is_used(int device);
+
+/// Writes the numbers of `device` to `*out`. Walks over the free runs, not over the blocks.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`out` is NULL, its `struct_size` is not set),
+/// `FOREBAY_ERROR_INVALID_STATE` (the device has no pool yet).
+///
+/// The caller's part:
+/// `out` is NULL or points to a struct with `struct_size` set.
+forebay_status forebay_torch_stats(int device, struct forebay_torch_statistics *out);
+
+/// Starts the peaks of `device` again from what is there now.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_STATE` (the device has no pool yet).
+forebay_status forebay_torch_reset_peaks(int device);
+
+/// Starts what `device` gave out and took back again from nothing.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_STATE` (the device has no pool yet).
+forebay_status forebay_torch_reset_totals(int device);
+
+/// Has `observer` see every allocation, free and refusal from now on; NULL for nobody. It stays
+/// the caller's, and is callable until another one is set and calls under way are over.
+///
+/// The caller's part:
+/// `observer` is NULL or may be called from any thread.
+void forebay_torch_set_observer(forebay_torch_observer observer);
+
+/// Allocates `size` bytes on the device with the number `device` for use on `stream`, in the
+/// way that `torch.cuda.memory.CUDAPluggableAllocator` wants it: to be named to it together
+/// with `forebay_torch_free`. The pool is made at the first call, with the limit and the policy
+/// of `forebay_torch_configure`, or of `FOREBAY_TORCH_LIMIT` and `FOREBAY_TORCH_POLICY`.
+///
+/// A size of 0 gets NULL. Without memory it throws `c10::OutOfMemoryError`, which becomes
+/// `torch.OutOfMemoryError`; for any other error `c10::Error`, a RuntimeError. A caller in a
+/// process without PyTorch gets `std::bad_alloc`, and NULL where there is no C++;
+/// `forebay_last_error` has the reason.
+void *forebay_torch_malloc(size_t size, int device, void *stream);
+
+/// Takes back what `forebay_torch_malloc` gave; `size`, `device` and `stream` are those of that
+/// call. NULL is fine. Never throws: what is not ours is reported on the standard error, counted,
+/// and left alone.
+///
+/// The caller's part:
+/// Work queued on `stream`, and on streams that were recorded, is the last to use the memory.
+void forebay_torch_free(void *ptr,
+                        size_t size,
+                        int device,
+                        void *stream);
+
+/// Allocates a segment of `size` bytes on the device with the number `device`, for the allocator
+/// of a `torch.cuda.MemPool`: to be named to `torch.cuda.memory.CUDAPluggableAllocator` together
+/// with `forebay_torch_segment_free`. NULL when there is no memory, or for another error, which
+/// is in `forebay_last_error`: PyTorch frees what it can, asks once more and then raises its own
+/// `torch.OutOfMemoryError`. A size of 0 gets NULL.
+void *forebay_torch_segment_malloc(size_t size,
+                                   int device,
+                                   void *stream);
+
+/// Takes back what `forebay_torch_segment_malloc` gave; `size`, `device` and `stream` are those
+/// of that call. NULL is fine. Never throws: what is not ours is reported on the standard error
+/// and left alone.
+///
+/// The caller's part:
+/// Work queued on `stream` is the last to use the memory.
+void forebay_torch_segment_free(void *ptr, size_t size, int device, void *stream);
+
+/// Hook `set_init_fn`: PyTorch has found `device_count` devices. A pool is made when its device is
+/// first used.
+void forebay_torch_init(int device_count);
+
+/// Hook `set_reset_fn`, for `torch.cuda.empty_cache()`: idle memory goes back to the devices. Waits
+/// for work that uses what was freed, as PyTorch's own does. Never throws.
+void forebay_torch_reset(void);
+
+/// Hook `set_memory_fraction_fn`, for `torch.cuda.set_per_process_memory_fraction`: the pool of
+/// `device` takes at most this part of the device's memory, from now on.
+///
+/// Throws `c10::Error` (a RuntimeError) when live tensors take more than that, or `fraction` is not
+/// in (0, 1].
+void forebay_torch_set_memory_fraction(double fraction,
+                                       int device);
+
+/// Hook `set_base_alloc_fn`: the first byte of the block that `ptr` lies in, and its bytes to
+/// `*size` (may be NULL); NULL for what is not ours.
+///
+/// The caller's part:
+/// `size` is NULL or valid for writing.
+void *forebay_torch_base_allocation(void *ptr, size_t *size);
+
+/// Hook `set_record_stream_fn`, for `Tensor.record_stream`: work on `stream` uses the memory of
+/// `ptr`. What is not ours, a tensor that was made elsewhere, is left alone.
+///
+/// Throws `c10::Error` when the stream cannot be followed: to go on would not be safe.
+void forebay_torch_record_stream(void *ptr, void *stream);
+
+/// Hook `set_begin_allocate_to_pool`: a graph is about to be captured, and what is taken in its
+/// capture belongs to the pool with the numbers `first` and `second`. The last argument, a
+/// `std::function` that says which streams are meant, is not looked at: the driver says which
+/// streams capture.
+///
+/// Throws `c10::Error` when that pool is being captured into already.
+void forebay_torch_begin_allocate_to_pool(int device,
+                                          uint64_t first,
+                                          uint64_t second,
+                                          void *_filter);
+
+/// Hook `set_end_allocate_to_pool_fn`: the capture is over. Never throws.
+void forebay_torch_end_allocate_to_pool(int device, uint64_t first, uint64_t second);
+
+/// Hook `set_release_pool`, called once for each graph that was captured into the pool: with the
+/// last one its memory is everybody's. Never throws: it is called by destructors.
+void forebay_torch_release_pool(int device,
+                                uint64_t first,
+                                uint64_t second);
 
 #ifdef __cplusplus
 }  // extern "C"

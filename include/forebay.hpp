@@ -1,4 +1,4 @@
-// forebay for C++17: pools, streams, and the standard library's containers on them.
+// forebay for C++17: pools, streams, caches, and the standard library's containers on them.
 //
 //     forebay::pool pool;
 //     std::vector<float, forebay::allocator<float>> weights(1 << 20, pool);
@@ -19,11 +19,13 @@
 #include <cstdint>
 #include <cstring>
 #include <exception>
+#include <initializer_list>
 #include <limits>
 #include <memory>
 #include <memory_resource>
 #include <new>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 
@@ -256,6 +258,9 @@ public:
         check(forebay_record_stream(handle_, block, on));
     }
 
+    /// Waits until streams are done with what was freed on them so far.
+    void wait_for_frees() { check(forebay_pool_wait_for_frees(handle_)); }
+
     /// Gives idle memory back until at most `keep_bytes` are mapped, or nothing idle is left.
     /// Returns the bytes given back.
     std::size_t trim(std::size_t keep_bytes = 0) {
@@ -469,6 +474,186 @@ using unique_block = std::unique_ptr<void, block_deleter>;
                                              forebay_stream on = nullptr) {
     return unique_block(from.allocate(size, on), block_deleter{from.get(), on});
 }
+
+/// What a cache is made from; see forebay_cache_config. One of the two limits at least is set.
+struct cache_options {
+    std::uint64_t max_bytes = 0;    // 0: no limit but the pools'
+    std::uint64_t max_entries = 0;  // 0: no limit
+    std::uint64_t time_to_live_ms = 0;
+    std::uint64_t entry_worth = 0;
+    forebay_cache_policy policy = FOREBAY_CACHE_POLICY_LRU;
+};
+
+/// An entry of a cache that is being read: it stays where and as it is as long as this lives, and
+/// is released on the stream that it was got on. Empty when nothing was found. Moving hands it on.
+/// The cache must outlive it.
+class cached {
+public:
+    cached() noexcept = default;
+    cached(cached &&other) noexcept
+        : cache_(std::exchange(other.cache_, nullptr)),
+          pin_(std::exchange(other.pin_, forebay_cache_pin{})),
+          stream_(std::exchange(other.stream_, nullptr)) {}
+    cached &operator=(cached &&other) noexcept {
+        cached(std::move(other)).swap(*this);
+        return *this;
+    }
+
+    ~cached() {
+        if (pin_.ptr != nullptr) (void)forebay_cache_release(cache_, pin_, stream_);
+    }
+
+    /// Whether there was an entry.
+    [[nodiscard]] explicit operator bool() const noexcept { return pin_.ptr != nullptr; }
+
+    /// Its first byte, to be read.
+    [[nodiscard]] const void *data() const noexcept { return pin_.ptr; }
+
+    /// Bytes that were asked for when its block was allocated.
+    [[nodiscard]] std::size_t size() const noexcept { return pin_.size; }
+
+    /// The reader is done by what is queued on `on`. Empty afterwards. Throws error, and still
+    /// reads, when there is no such stream.
+    void release(forebay_stream on) {
+        if (pin_.ptr == nullptr) return;
+        check(forebay_cache_release(cache_, pin_, on));
+        pin_ = forebay_cache_pin{};
+    }
+
+    void swap(cached &other) noexcept {
+        std::swap(cache_, other.cache_);
+        std::swap(pin_, other.pin_);
+        std::swap(stream_, other.stream_);
+    }
+
+private:
+    friend class cache;
+    cached(forebay_cache *from, forebay_cache_pin pin, forebay_stream on) noexcept
+        : cache_(from), pin_(pin), stream_(on) {}
+
+    forebay_cache *cache_ = nullptr;
+    forebay_cache_pin pin_{};
+    forebay_stream stream_ = nullptr;
+};
+
+/// A cache, owned by this object: blocks of pools under keys, which are any bytes. All calls are
+/// safe from any thread, those that change the object itself (moves, destroy) are not.
+class cache {
+public:
+    /// Throws error naming the option.
+    cache(const pool &over, const cache_options &options) : cache({over.get()}, options) {}
+    cache(std::initializer_list<forebay_pool *> over, const cache_options &options) {
+        forebay_cache_config config{};
+        config.struct_size = sizeof config;
+        config.max_bytes = options.max_bytes;
+        config.max_entries = options.max_entries;
+        config.time_to_live_ms = options.time_to_live_ms;
+        config.entry_worth = options.entry_worth;
+        config.policy = options.policy;
+        check(forebay_cache_create(over.begin(), over.size(), &config, &handle_));
+    }
+
+    cache(cache &&other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+    cache &operator=(cache &&other) noexcept {
+        cache(std::move(other)).swap(*this);
+        return *this;
+    }
+
+    /// Gives its blocks back to their pools.
+    ~cache() { (void)forebay_cache_destroy(handle_); }
+
+    /// As the destructor, but says it: throws error (FOREBAY_ERROR_INVALID_STATE) when entries
+    /// were being read. The cache is gone all the same.
+    void destroy() { check(forebay_cache_destroy(std::exchange(handle_, nullptr))); }
+
+    /// Puts a block of one of the cache's pools, written by what is queued on `on`. From now on it
+    /// is the cache's; when this throws it stays the caller's.
+    void put(std::string_view key, void *block, forebay_stream on = nullptr) {
+        check(forebay_cache_put(handle_, key.data(), key.size(), block, on));
+    }
+
+    /// As above, of a block that frees itself, on its stream.
+    void put(std::string_view key, unique_block &&block) {
+        put(key, block.get(), block.get_deleter().stream);
+        (void)block.release();
+    }
+
+    /// Puts a copy of `size` bytes, in a block of the first pool.
+    void put_copy(std::string_view key, const void *from, std::size_t size,
+                  forebay_stream on = nullptr) {
+        check(forebay_cache_put_copy(handle_, key.data(), key.size(), from, size, on));
+    }
+
+    /// The newest entry of `key`, to be read by what is queued on `on`; empty when there is none.
+    [[nodiscard]] cached get(std::string_view key, forebay_stream on = nullptr) {
+        forebay_cache_pin pin{};
+        check(forebay_cache_get(handle_, key.data(), key.size(), on, &pin));
+        return cached(handle_, pin, on);
+    }
+
+    /// Takes an entry of `key` out: its block is the caller's, for what is queued on `on`; nullptr
+    /// when there is none. Throws error (FOREBAY_ERROR_INVALID_STATE) when all are being read.
+    [[nodiscard]] void *take(std::string_view key, forebay_stream on = nullptr,
+                             std::size_t *size = nullptr) {
+        void *block = nullptr;
+        check(forebay_cache_take(handle_, key.data(), key.size(), on, &block, size));
+        return block;
+    }
+
+    /// Removes the entries of `key`; how many.
+    std::size_t remove(std::string_view key) {
+        std::size_t removed = 0;
+        check(forebay_cache_remove(handle_, key.data(), key.size(), &removed));
+        return removed;
+    }
+
+    /// Evicts until so many bytes are free, or all that is left is being read; the bytes.
+    std::size_t evict(std::size_t bytes) {
+        std::size_t freed = 0;
+        check(forebay_cache_evict(handle_, bytes, &freed));
+        return freed;
+    }
+
+    /// Removes what was put so long ago or earlier; how many entries.
+    std::size_t expire(std::uint64_t age_ms) {
+        std::size_t expired = 0;
+        check(forebay_cache_expire(handle_, age_ms, &expired));
+        return expired;
+    }
+
+    /// Removes all entries; how many.
+    std::size_t clear() {
+        std::size_t removed = 0;
+        check(forebay_cache_clear(handle_, &removed));
+        return removed;
+    }
+
+    [[nodiscard]] forebay_cache_statistics stats() const {
+        forebay_cache_statistics statistics{};
+        statistics.struct_size = sizeof statistics;
+        check(forebay_cache_stats(handle_, &statistics));
+        return statistics;
+    }
+
+    /// The counters, in the schema of forebay_cache_stats_json.
+    [[nodiscard]] std::string stats_json() const {
+        std::size_t length = 0;
+        check(forebay_cache_stats_json(handle_, nullptr, 0, &length));
+        // Counters grow meanwhile, by a few digits at most.
+        std::string json(length + 256, '\0');
+        check(forebay_cache_stats_json(handle_, json.data(), json.size(), &length));
+        json.resize(length);
+        return json;
+    }
+
+    /// The handle, which stays this object's; nullptr after a move.
+    [[nodiscard]] forebay_cache *get() const noexcept { return handle_; }
+
+    void swap(cache &other) noexcept { std::swap(handle_, other.handle_); }
+
+private:
+    forebay_cache *handle_ = nullptr;
+};
 
 }  // namespace forebay
 

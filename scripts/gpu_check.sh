@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The check on a machine with an NVIDIA GPU, which needs no Rust there: the conformance suite, the
-# benchmark, and PyTorch's allocators beside it, in under ten minutes, into one file of
-# benches/results/.
+# benchmark, PyTorch's allocators beside it, and forebay under PyTorch (its tests, and training), in some
+# ten minutes, into one file of benches/results/.
 #
 #   scripts/gpu_check.sh --pack DIR       where Rust is: builds the programs and puts them into DIR
 #   scripts/gpu_check.sh DIR [OUT.json]   where the GPU is: runs them
@@ -29,7 +29,12 @@ for line in sys.stdin:
     done
     cp "$(cargo bench --locked --no-run --bench cuda --message-format=json 2>/dev/null | built cuda)" \
         "$into/bench_cuda"
-    cp benches/cuda/torch_peers.py "$into/"
+    cp benches/cuda/torch_peers.py benches/torch/train.py "$into/"
+    cargo build --quiet --locked --release
+    cp "${CARGO_TARGET_DIR:-target}/release/libforebay.so" "$into/"
+    cp -r python/forebay "$into/"
+    mkdir -p "$into/torch_tests"
+    cp tests/torch/*.py "$into/torch_tests/"
     echo "packed into $into: $(ls "$into" | tr '\n' ' ')"
 }
 
@@ -70,7 +75,17 @@ echo 'gpu_check: benchmark' >&2
 timeout 100 "$folder/bench_cuda" --bench >"$work/bench" 2>"$work/bench_errors" || failed=1
 if [ ! "$simulated" ] && python3 -c 'import torch' 2>/dev/null; then
     echo 'gpu_check: PyTorch' >&2
-    timeout 200 python3 "$folder/torch_peers.py" >>"$work/bench" 2>>"$work/bench_errors" || failed=1
+    timeout 150 python3 "$folder/torch_peers.py" >>"$work/bench" 2>>"$work/bench_errors" || failed=1
+    export PYTHONPATH=$folder:$folder/torch_tests FOREBAY_LIBRARY=$folder/libforebay.so
+    for file in "$folder"/torch_tests/test_*.py; do
+        said=$(basename "$file" .py)
+        echo "gpu_check: PyTorch, $said" >&2
+        status=0
+        timeout 120 python3 "$file" -v >"$work/$said.torch" 2>&1 || status=$?
+        echo "$status" >"$work/status_$said.torch"
+        [ $status -eq 0 ] || { failed=1; tail -40 "$work/$said.torch" >&2; }
+    done
+    timeout 240 python3 "$folder/train.py" >>"$work/bench" 2>>"$work/bench_errors" || failed=1
 else
     echo '{"bench":"cuda","case":"peers","missing":"torch"}' >>"$work/bench"
 fi
@@ -85,6 +100,10 @@ for test in tests.split():
     text = (work / f"test_{test}").read_text(errors="replace")
     lines = re.findall(r"^test (\S+) \.\.\. (\w+)$", text, re.M)
     results[test] = {"status": int((work / f"status_{test}").read_text()), "tests": dict(lines)}
+for said in sorted(work.glob("test_*.torch")):
+    lines = re.findall(r"^(test_\w+) \(\S+\) \.\.\. (\w+)", said.read_text(errors="replace"), re.M)
+    status = int((work / f"status_{said.name}").read_text())
+    results["torch " + said.stem] = {"status": status, "tests": dict(lines)}
 figures = [json.loads(line) for line in (work / "bench").read_text().splitlines() if line.startswith("{")]
 pathlib.Path(out).write_text(json.dumps({
     "date": datetime.date.today().isoformat(), "gpu": gpu, "driver": driver,

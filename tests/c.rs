@@ -108,7 +108,7 @@ fn run(noun: &str) {
 }
 
 /// Those that need a driver; they end with status 77 where there is none.
-const ON_A_GPU: &[&str] = &["graph", "share"];
+const ON_A_GPU: &[&str] = &["graph", "share", "torch"];
 
 /// A folder in which the loader finds the simulated driver.
 fn driver() -> &'static Path {
@@ -138,7 +138,7 @@ macro_rules! programs {
     };
 }
 
-programs! { status log stream pool block share graph stats trace threads }
+programs! { status log stream pool block share graph stats trace torch threads cache }
 
 #[test]
 fn every_program_is_run() {

@@ -418,6 +418,38 @@ fn a_device_with_little_left_gets_back_what_lies_idle() {
     }
 }
 
+/// A device that has little left gets what caches hold, a quarter at a time.
+#[test]
+fn caches_give_up_bit_by_bit_when_the_device_is_short() {
+    let control = Control::new(u64::MAX, false);
+    let config = Config { max_bytes: 64 << 20, ..Config::default() };
+    let pool = create(&config, &control).unwrap();
+    let config = forebay::cache::Config { max_bytes: 32 << 20, ..Default::default() };
+    let cache = forebay::cache::Cache::over(std::slice::from_ref(&pool), &config).unwrap();
+    for number in 0..16u64 {
+        let block = pool.alloc(2 * MIB, Stream::DEFAULT).unwrap();
+        cache.put(&number.to_le_bytes(), block, Stream::DEFAULT).unwrap();
+    }
+    let now = std::time::Instant::now();
+    assert!(pool.tick(now), "the cache may be asked later");
+    assert_eq!(cache.stats().entries, 16);
+    control.short.store(true, Ordering::SeqCst);
+    let mut rounds = 0;
+    while cache.stats().entries > 0 {
+        let before = cache.stats().entries;
+        assert!(pool.tick(now));
+        let after = cache.stats().entries;
+        // The library's own thread may have come by as well.
+        let quarter = before.div_ceil(4);
+        assert!(after <= before - quarter && (rounds > 0 || after >= before / 2), "{after}");
+        assert!(pool.stats().reserved[0] <= after * PAGE);
+        rounds += 1;
+    }
+    assert!(rounds > 2);
+    forebay::cache::Cache::destroy(cache).unwrap();
+    assert!(!pool.tick(now), "there is nobody to ask");
+}
+
 #[test]
 fn no_lock_is_held_while_the_device_is_called() {
     within(120, "the script with a device that asks the pool", || {

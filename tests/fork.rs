@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use forebay::cache::Cache;
 use forebay::error::Kind;
 use forebay::order::{HostStream, Stream};
 use forebay::pool::{Config, Policy, Pool};
@@ -261,4 +262,82 @@ fn a_child_leaves_the_trace_to_its_parent() {
             std::fs::remove_file(path).unwrap();
         }
     }
+}
+
+/// Has threads stop at the end of a scope.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A child goes on with the caches of host pools, whatever other threads were doing with them, and
+/// gets what they hold when a pool is short of memory.
+#[test]
+fn caches_go_on_in_a_child() {
+    let pool = Pool::on_host(&Config { max_bytes: 64 << 20, ..Config::default() }).unwrap();
+    let config = forebay::cache::Config { max_bytes: 32 << 20, ..Default::default() };
+    let cache = Cache::over(std::slice::from_ref(&pool), &config).unwrap();
+    let put = |key: u64, size: usize| {
+        let Ok(block) = pool.alloc(size, Stream::DEFAULT) else { return };
+        rig::write(block, size, key);
+        cache.put(&key.to_le_bytes(), block, Stream::DEFAULT).unwrap();
+    };
+    let read = |key: u64| {
+        let found = cache.get(&key.to_le_bytes(), Stream::DEFAULT).unwrap();
+        let Some(found) = found else { return false };
+        rig::read(found.address, found.bytes as usize, key).unwrap();
+        cache.release(found.ticket, found.address, Stream::DEFAULT).unwrap();
+        true
+    };
+    put(7, MIB);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Whatever becomes of the forks.
+        let _stop = Stop(&stop);
+        for seed in 0..3 {
+            let (stop, put, read, cache) = (&stop, &put, &read, &cache);
+            scope.spawn(move || {
+                let mut random = Random(seed);
+                while !stop.load(Ordering::Relaxed) {
+                    let key = 100 + random.below(50) as u64;
+                    match random.below(12) {
+                        0..4 => put(key, 16 + random.below(MIB)),
+                        4..9 => drop(read(key)),
+                        9 => drop(cache.remove(&key.to_le_bytes()).unwrap()),
+                        10 => drop(cache.evict(random.below(MIB) as u64).unwrap()),
+                        _ => drop(cache.stats()),
+                    }
+                }
+            });
+        }
+        for _ in 0..40 {
+            put(7, MIB);
+            in_child("a fork beside threads on a cache", || {
+                cache.check().unwrap();
+                put(8, 3 * MIB);
+                assert!(read(8));
+                // More than the cache leaves: it gives way. What other threads were reading, or
+                // about to give back, stays theirs.
+                let block = pool.alloc(40 * MIB, Stream::DEFAULT).unwrap();
+                pool.free(block, Stream::DEFAULT).unwrap();
+                cache.clear().unwrap();
+                cache.check().unwrap();
+                let own = Pool::on_host(&Config::default()).unwrap();
+                let config = forebay::cache::Config { max_entries: 2, ..Default::default() };
+                let fresh = Cache::over(std::slice::from_ref(&own), &config).unwrap();
+                let block = own.alloc(100, Stream::DEFAULT).unwrap();
+                fresh.put(b"x", block, Stream::DEFAULT).unwrap();
+                Cache::destroy(fresh).unwrap();
+                Pool::destroy(own).unwrap();
+                // Threads of the parent have it for ever; that does not stop anybody.
+                let _ = Pool::destroy(Arc::clone(&pool));
+            });
+        }
+    });
+    cache.check().unwrap();
+    Cache::destroy(cache).unwrap();
+    Pool::destroy(pool).unwrap();
 }

@@ -41,13 +41,19 @@ fn generated() -> String {
 #define FOREBAY_POOL_CONFIG_INIT FOREBAY_INIT(forebay_pool_config)
 #define FOREBAY_POOL_STATISTICS_INIT FOREBAY_INIT(forebay_pool_statistics)
 #define FOREBAY_DEFRAG_REPORT_INIT FOREBAY_INIT(forebay_defrag_report)
+#define FOREBAY_CACHE_CONFIG_INIT FOREBAY_INIT(forebay_cache_config)
+#define FOREBAY_CACHE_STATISTICS_INIT FOREBAY_INIT(forebay_cache_statistics)
 #define FOREBAY_REPLAY_OPTIONS_INIT FOREBAY_INIT(forebay_replay_options)
 #define FOREBAY_REPLAY_REPORT_INIT FOREBAY_INIT(forebay_replay_report)
+#define FOREBAY_TORCH_STATISTICS_INIT FOREBAY_INIT(forebay_torch_statistics)
 "
     ));
     let mut builder = cbindgen::Builder::new().with_config(config);
     for noun in NOUNS {
         builder = builder.with_src(root.join(format!("src/capi/{noun}.rs")));
+    }
+    for noun in TORCH {
+        builder = builder.with_src(root.join(format!("src/torch/{noun}.rs")));
     }
     let mut text = Vec::new();
     builder.generate().unwrap().write(&mut text);
@@ -57,8 +63,11 @@ fn generated() -> String {
 }
 
 /// In the order of the header.
-const NOUNS: [&str; 9] =
-    ["status", "log", "stream", "pool", "block", "share", "graph", "stats", "trace"];
+const NOUNS: [&str; 10] =
+    ["status", "log", "stream", "pool", "block", "share", "graph", "stats", "trace", "cache"];
+
+/// PyTorch's door, behind them.
+const TORCH: [&str; 5] = ["observer", "control", "allocator", "segment", "hooks"];
 
 #[test]
 fn the_header_is_what_the_code_says() {

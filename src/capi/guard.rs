@@ -147,6 +147,43 @@ pub unsafe fn write_sized<T: PublicStruct>(to: *mut T, value: &T) -> Result<()> 
     Ok(())
 }
 
+/// Writes `text` with a NUL behind it to `buffer`, which has `capacity` bytes, and its length to
+/// `*length`. `buffer` NULL with `capacity` 0 asks for the length only.
+///
+/// # Safety
+/// `buffer` is NULL or has `capacity` bytes; `length` is NULL or valid for writing.
+pub unsafe fn write_text(
+    text: &str,
+    what: &str,
+    buffer: *mut c_char,
+    capacity: usize,
+    length: *mut usize,
+) -> Result<()> {
+    // SAFETY: the caller's promise.
+    if let Some(length) = unsafe { length.as_mut() } {
+        *length = text.len();
+    }
+    if buffer.is_null() && capacity == 0 {
+        return Ok(());
+    }
+    if buffer.is_null() {
+        return Err(fail!(InvalidArgument, "buffer is NULL, but capacity is {capacity}"));
+    }
+    if capacity <= text.len() {
+        return Err(fail!(
+            InvalidArgument,
+            "capacity is {capacity}; the {what} and its NUL need {} bytes",
+            text.len() + 1
+        ));
+    }
+    // SAFETY: the caller's promise, and the text and its NUL fit.
+    unsafe {
+        std::ptr::copy_nonoverlapping(text.as_ptr(), buffer.cast::<u8>(), text.len());
+        buffer.add(text.len()).write(0);
+    }
+    Ok(())
+}
+
 /// Larger than any struct will ever be: catches a `struct_size` that was never set.
 const SIZE_MAX: usize = 64 << 10;
 

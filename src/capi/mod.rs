@@ -5,8 +5,9 @@
 //! the limit names it. The order of the nouns in the header is in `tests/header.rs`.
 
 pub mod block;
+pub mod cache;
 pub mod graph;
-mod guard;
+pub mod guard;
 pub mod log;
 pub mod pool;
 pub mod share;

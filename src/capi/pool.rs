@@ -27,6 +27,8 @@ struct Handle {
     /// The pool's number, or `NO_POOL`.
     id: AtomicU64,
     pool: AtomicPtr<Pool>,
+    /// The pool is the library's own, and is not for callers to destroy.
+    lasting: bool,
     /// The handle made before. All are in a list, so that leak checkers find every one of them
     /// and a program under valgrind is not told that they are lost.
     #[allow(dead_code)]
@@ -35,11 +37,17 @@ struct Handle {
 
 static NEWEST: AtomicPtr<Handle> = AtomicPtr::new(std::ptr::null_mut());
 
+/// A handle for a pool that stays until the process ends.
+pub fn lasting_handle_of(pool: Arc<Pool>) -> *mut forebay_pool {
+    handle_of(pool, true).cast()
+}
+
 /// Makes a handle for `pool`.
-fn handle_of(pool: Arc<Pool>) -> *mut Handle {
+fn handle_of(pool: Arc<Pool>, lasting: bool) -> *mut Handle {
     let id = AtomicU64::new(pool.id());
     let pool = AtomicPtr::new(Arc::into_raw(pool).cast_mut());
-    let handle = Box::into_raw(Box::new(Handle { id, pool, previous: std::ptr::null_mut() }));
+    let previous = std::ptr::null_mut();
+    let handle = Box::into_raw(Box::new(Handle { id, pool, lasting, previous }));
     let mut previous = NEWEST.load(Ordering::Relaxed);
     loop {
         // SAFETY: made above, and nobody else reads this field.
@@ -302,7 +310,7 @@ pub unsafe extern "C" fn forebay_pool_create(
             // SAFETY: the caller's promise.
             create(&unsafe { read_sized(config)? })?
         };
-        *out = handle_of(pool).cast();
+        *out = handle_of(pool, false).cast();
         Ok(())
     })
 }
@@ -313,7 +321,8 @@ pub unsafe extern "C" fn forebay_pool_create(
 /// Works on a poisoned pool.
 ///
 /// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (destroyed before), `FOREBAY_ERROR_INVALID_STATE` (blocks
-/// were live; the pool is destroyed all the same, and the message tells how many).
+/// were live; the pool is destroyed all the same, and the message tells how many; or it is
+/// PyTorch's allocator, from `forebay_torch_pool`, and stays).
 ///
 /// # Safety
 /// `pool` is NULL or came from `forebay_pool_create`.
@@ -322,6 +331,12 @@ pub unsafe extern "C" fn forebay_pool_destroy(pool: *mut forebay_pool) -> foreba
     guard(|| {
         // SAFETY: the caller's promise: NULL, or a handle, which is never freed.
         let Some(handle) = (unsafe { pool.cast::<Handle>().as_ref() }) else { return Ok(()) };
+        if handle.lasting {
+            return Err(fail!(
+                InvalidState,
+                "pool is PyTorch's allocator; it stays until the process ends"
+            ));
+        }
         handle.id.store(NO_POOL, Ordering::Release);
         let pool = handle.pool.swap(std::ptr::null_mut(), Ordering::AcqRel);
         if pool.is_null() {
@@ -356,6 +371,19 @@ pub unsafe extern "C" fn forebay_pool_trim(
     };
     // SAFETY: the caller's promise.
     unsafe { with_pool(pool, body) }
+}
+
+/// Waits until streams are done with what was freed on them so far, so that all of it is idle:
+/// before a `forebay_pool_trim` that is to give back as much as there is.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT`, `FOREBAY_ERROR_POISONED`.
+///
+/// # Safety
+/// `pool` as for every call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forebay_pool_wait_for_frees(pool: *mut forebay_pool) -> forebay_status {
+    // SAFETY: the caller's promise.
+    unsafe { with_pool(pool, Pool::wait_for_frees) }
 }
 
 /// Moves idle pages together, so that the largest free run is as large as it can be; live
@@ -551,6 +579,20 @@ pub unsafe fn pool_behind<'a>(pool: *const forebay_pool) -> Result<&'a Pool> {
     let Some(handle) = (unsafe { pool.cast::<Handle>().as_ref() }) else { return Err(null_pool()) };
     // SAFETY: NULL, or a pool that is not destroyed while it is used.
     unsafe { handle.pool.load(Ordering::Acquire).as_ref() }.ok_or_else(destroyed_pool)
+}
+
+/// As [`pool_behind`], for those who keep it longer than a call.
+///
+/// # Safety
+/// As for [`with_pool`].
+pub unsafe fn shared_pool(pool: *const forebay_pool) -> Result<Arc<Pool>> {
+    // SAFETY: the caller's promise.
+    let pool: *const Pool = unsafe { pool_behind(pool)? };
+    // SAFETY: made by `Arc::into_raw` in `handle_of`, and not destroyed before this returns.
+    unsafe {
+        Arc::increment_strong_count(pool);
+        Ok(Arc::from_raw(pool))
+    }
 }
 
 const _: () = assert!(size_of::<forebay_pool_config>() == forebay_pool_config::FIRST);

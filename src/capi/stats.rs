@@ -2,10 +2,9 @@
 
 use std::ffi::c_char;
 
-use super::guard::{PublicStruct, out, write_sized};
+use super::guard::{PublicStruct, out, write_sized, write_text};
 use super::pool::{forebay_pool, with_open_pool};
 use super::status::forebay_status;
-use crate::error::fail;
 use crate::pool::Pool;
 
 /// The counters of a pool. Set `struct_size` before the call. Requested, allocated and
@@ -156,30 +155,37 @@ pub unsafe extern "C" fn forebay_pool_stats_json(
     length: *mut usize,
 ) -> forebay_status {
     let body = |pool: &Pool| {
-        let text = pool.stats_json();
         // SAFETY: the caller's promise.
-        if let Some(length) = unsafe { length.as_mut() } {
-            *length = text.len();
-        }
-        if buffer.is_null() && capacity == 0 {
-            return Ok(());
-        }
-        if buffer.is_null() {
-            return Err(fail!(InvalidArgument, "buffer is NULL, but capacity is {capacity}"));
-        }
-        if capacity <= text.len() {
-            return Err(fail!(
-                InvalidArgument,
-                "capacity is {capacity}; the report and its NUL need {} bytes",
-                text.len() + 1
-            ));
-        }
-        // SAFETY: the caller's promise, and the text and its NUL fit.
-        unsafe {
-            std::ptr::copy_nonoverlapping(text.as_ptr(), buffer.cast::<u8>(), text.len());
-            buffer.add(text.len()).write(0);
-        }
-        Ok(())
+        unsafe { write_text(&pool.stats_json(), "report", buffer, capacity, length) }
+    };
+    // SAFETY: the caller's promise.
+    unsafe { with_open_pool(pool, body) }
+}
+
+/// Writes a picture of the memory of `pool` as JSON, in the way of `forebay_pool_stats_json`: every
+/// mapped stretch of addresses, piece by piece. Walks over every block.
+///
+/// The object has "schema" (1), "pool", and "stretches", a list in the order of addresses of
+/// {"address", "size", "pieces"}; pieces are lists [address, size, requested, state, stream,
+/// small] that follow each other without a gap: bytes, and the bytes that were asked for (0 of what
+/// is not live); "live", "waiting" (freed, but streams may use it, or it is a graph's) or "free";
+/// the stream it was taken or freed on, 0 where nobody knows; 1 for blocks of slabs, of up to
+/// 32 KiB.
+///
+/// Errors: those of `forebay_pool_stats_json`.
+///
+/// # Safety
+/// As for `forebay_pool_stats_json`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forebay_pool_snapshot_json(
+    pool: *mut forebay_pool,
+    buffer: *mut c_char,
+    capacity: usize,
+    length: *mut usize,
+) -> forebay_status {
+    let body = |pool: &Pool| {
+        // SAFETY: the caller's promise.
+        unsafe { write_text(&pool.snapshot_json(), "report", buffer, capacity, length) }
     };
     // SAFETY: the caller's promise.
     unsafe { with_open_pool(pool, body) }

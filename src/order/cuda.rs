@@ -703,7 +703,11 @@ impl Order for CudaOrder {
     }
 
     fn began(&self, stream: Stream) -> u64 {
-        self.look_at(stream, |known| known.began.load(Ordering::Acquire)).unwrap_or(0)
+        let began = |known: &Arc<Known>| match known.is_forgotten() {
+            true => u64::MAX,
+            false => known.began.load(Ordering::Acquire),
+        };
+        self.look_at(stream, began).unwrap_or(0)
     }
 
     fn recover(&self) {

@@ -276,6 +276,12 @@ impl Order for HostOrder {
         stream.map_or(u64::MAX, |stream| stream.done.load(Ordering::Acquire))
     }
 
+    fn began(&self, stream: Stream) -> u64 {
+        // No handle serves twice.
+        let there = stream == Stream::DEFAULT || registry().read().contains_key(&stream);
+        if there { 0 } else { u64::MAX }
+    }
+
     fn make_wait(&self, stream: Stream, fence: Fence) -> bool {
         // Its own work is running already; only what is queued behind it would wait.
         SERVED.get() != stream

@@ -71,7 +71,8 @@ pub trait Order: Send + Sync {
     }
 
     /// The least sequence number of a fence on the stream that has this handle now. Those below are
-    /// of streams that had it before, whose order is another one.
+    /// of streams that had it before, whose order is another one. The largest number when there is
+    /// no such stream any more.
     fn began(&self, stream: Stream) -> u64 {
         let _ = stream;
         0

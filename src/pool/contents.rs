@@ -62,8 +62,10 @@ impl Pool {
     pub(super) fn settle_for_poison(&self, block: &Block, stream: Stream) {
         if self.flags.poison_on_free {
             self.settle(stream);
-            let followers = self.core.lock().followers(block.address());
-            followers.into_iter().for_each(|follower| self.finish(follower));
+            let followers = self.core.lock().followers(&*self.order, block.address());
+            for fence in followers {
+                self.order.wait(fence);
+            }
         }
     }
 

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::block::{BlockTable, Head, Heads, Word, state};
 use super::budget::{Budget, Situation};
+use super::graph::Expected;
 use super::housekeeper;
 use super::lane::Lane;
 use super::policy::{Preset, TrimWhen};
@@ -92,6 +93,8 @@ const FIXED: Lane = Lane { stream: Stream::DEFAULT, graph: u64::MAX };
 struct Note {
     /// Streams that use it besides the one it was allocated on.
     streams: Vec<Stream>,
+    /// What has to pass besides them.
+    fences: Vec<Fence>,
     /// The tag that it goes back to, of a graph or [`FIXED`]; `READY` for none.
     graph: u32,
 }
@@ -132,6 +135,8 @@ pub struct Core {
     waiting: Vec<Waiting>,
     /// Graphs that are being captured, and on which stream that was announced.
     pub captures: Vec<Lane>,
+    /// Graphs whose capture was announced without a stream, and has not been met yet.
+    pub expected: Vec<Expected>,
     /// Whether the pool sleeps.
     pub sleep: Sleep,
     /// Calls that are asking the device for pages, or giving it some.
@@ -174,6 +179,7 @@ impl Core {
             notes: HashMap::new(),
             waiting: Vec::new(),
             captures: Vec::new(),
+            expected: Vec::new(),
             sleep: Sleep::default(),
             device_calls: 0,
             graphs: HashMap::new(),
@@ -305,9 +311,32 @@ impl Core {
             {
                 fences.push(Fence { stream: lane.stream, sequence });
             }
+            if let Some(closing) = &self.owners[tag as usize].closing
+                && self.space.runs().free_bytes(tag) > 0
+            {
+                fences.extend_from_slice(closing);
+            }
         }
         fences.retain(|fence| order.passed(fence.stream) < fence.sequence);
         fences
+    }
+
+    /// Bytes that were freed and that nobody may take yet, by the stream that is waited for; of
+    /// several, the one that was noted last.
+    pub fn holdings(&self) -> Vec<(Stream, u64)> {
+        let runs = self.tags().map(|tag| (self.stream_of(tag), self.space.runs().free_bytes(tag)));
+        let blocks = self.waiting.iter().map(|waiting| {
+            let last = waiting.fences.last().map_or(Stream::DEFAULT, |fence| fence.stream);
+            (last, waiting.block.head().size())
+        });
+        let mut held: Vec<(Stream, u64)> = Vec::new();
+        for (stream, bytes) in runs.chain(blocks) {
+            match held.iter_mut().find(|(other, _)| *other == stream) {
+                Some((_, sum)) => *sum += bytes,
+                None => held.push((stream, bytes)),
+            }
+        }
+        held
     }
 
     /// `fresh` bytes were mapped.
@@ -369,7 +398,7 @@ impl Core {
             return None;
         }
         let block = self.take_large(table, need, tag)?;
-        self.notes.insert(block.address(), Note { streams: Vec::new(), graph: tag });
+        self.notes.insert(block.address(), Note { graph: tag, ..Note::default() });
         Some(block)
     }
 
@@ -470,7 +499,7 @@ impl Core {
         block.set_word(Word::new(state::FREE, 0, 0));
         let note = self.notes.remove(&block.address()).unwrap_or_default();
         let to = self.tag(order, lane);
-        let alone = note.streams.is_empty();
+        let alone = note.streams.is_empty() && note.fences.is_empty();
         let own = match block.place() {
             Place::Large { .. } => alone,
             Place::Small { slab, .. } => alone && self.space.slab(slab).tag == to,
@@ -479,7 +508,7 @@ impl Core {
             self.put_back(table, block, to, OF_GRAPH);
         } else {
             // All streams of a capture are joined where it ends.
-            let (fences, graph) = (Vec::new(), lane.graph);
+            let (fences, graph) = (note.fences, lane.graph);
             self.waiting.push(Waiting { block, fences, graph, to });
         }
     }
@@ -510,6 +539,7 @@ impl Core {
                 .streams
                 .into_iter()
                 .map(|stream| Fence { stream, sequence: order.mark(stream) })
+                .chain(note.fences)
                 .collect();
             if tag != READY {
                 fences.push(Fence { stream: self.lane_of(tag).stream, sequence });
@@ -578,21 +608,31 @@ impl Core {
         }
     }
 
-    /// The streams that were recorded for the block at `address`.
-    pub fn followers(&self, address: usize) -> Vec<Stream> {
-        self.notes.get(&address).map(|note| note.streams.clone()).unwrap_or_default()
+    /// Notes that `fence` has to pass before the live block at `address` is used again.
+    pub fn follow_fence(&mut self, address: usize, fence: Fence) {
+        let fences = &mut self.notes.entry(address).or_default().fences;
+        match fences.iter_mut().find(|known| known.stream == fence.stream) {
+            Some(known) => known.sequence = known.sequence.max(fence.sequence),
+            None => fences.push(fence),
+        }
+    }
+
+    /// What was recorded for the block at `address`, as fences: of streams, those of now.
+    pub fn followers(&self, order: &dyn Order, address: usize) -> Vec<Fence> {
+        let Some(note) = self.notes.get(&address) else { return Vec::new() };
+        let now = |&stream: &Stream| Fence { stream, sequence: order.mark(stream) };
+        note.streams.iter().map(now).chain(note.fences.iter().copied()).collect()
     }
 
     /// Notes that `block`, which is about to be given out, belongs to the graph of `lane`.
     pub fn enter_graph(&mut self, order: &dyn Order, block: &Block, lane: Lane) {
         let graph = self.tag(order, lane);
-        self.notes.insert(block.address(), Note { streams: Vec::new(), graph });
+        self.notes.insert(block.address(), Note { graph, ..Note::default() });
     }
 
     /// A capture in `lane` begins: what the graph had freed on other streams is free on this
     /// one. The captures of a graph, and their launches, come one after the other.
     pub fn begin_capture(&mut self, order: &dyn Order, lane: Lane) {
-        *self.graphs.entry(lane.graph).or_default() += 1;
         let to = self.tag(order, lane);
         for from in self.tags_of(lane.graph) {
             self.space.hand_over(from, u64::MAX, to, OF_GRAPH);
@@ -626,17 +666,18 @@ impl Core {
     }
 
     /// Moves what was freed before the last of the fences in `waited` over to `to`, whose
-    /// stream was made to wait for all of them; `behind` is a fence of it behind those waits, and
-    /// its own fences are those from `began` on.
-    /// The same for blocks that wait for several streams, if these are the ones.
+    /// stream was made to wait for all of them; `behind` is a fence of it behind those waits.
+    /// The same for blocks that wait for several streams, if these are the ones, and for what
+    /// graphs that were released had.
     pub fn hand_over(
         &mut self,
         table: &BlockTable,
+        order: &dyn Order,
         waited: &[Fence],
         to: u32,
         behind: Fence,
-        began: u64,
     ) {
+        let began = order.began(behind.stream);
         if let Some(last) = waited.last() {
             for from in self.tags() {
                 if self.lane_of(from) == Lane::eager(last.stream) {
@@ -647,8 +688,14 @@ impl Core {
         let is_behind = |fence: &Fence| {
             let covers = |it: &Fence| it.stream == fence.stream && it.sequence >= fence.sequence;
             let own = fence.stream == behind.stream && fence.sequence >= began;
-            own || waited.iter().any(covers)
+            own || waited.iter().any(covers) || order.passed(fence.stream) >= fence.sequence
         };
+        for from in self.tags() {
+            let closing = &self.owners[from as usize].closing;
+            if closing.as_ref().is_some_and(|fences| fences.iter().all(is_behind)) {
+                self.space.hand_over(from, u64::MAX, to, behind.sequence);
+            }
+        }
         for at in (0..self.waiting.len()).rev() {
             let Waiting { block, fences, graph: 0, to: READY } = &self.waiting[at] else {
                 continue;
@@ -663,6 +710,16 @@ impl Core {
                 self.put_back(table, block, to, behind.sequence);
             }
         }
+    }
+
+    /// The stream under whose order memory of `tag` was freed.
+    pub fn stream_of(&self, tag: u32) -> Stream {
+        self.lane_of(tag).stream
+    }
+
+    /// The stream on which the live block at `address` was taken, of those that have notes.
+    pub fn note_stream(&self, address: usize) -> Stream {
+        self.notes.get(&address).map_or(Stream::DEFAULT, |note| self.stream_of(note.graph))
     }
 
     /// The block that `address` lies in, if it is given out.

@@ -6,12 +6,13 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use super::core::Core;
 use super::slots::AllStopped;
 use super::stats::Counters;
-use super::{OomCallback, Pool, housekeeper, registry};
+use super::{Holder, OomCallback, Pool, housekeeper, registry};
 use crate::order::host_stream;
 use crate::space::SizeClasses;
 use crate::sync::{MutexGuard, RwLockWriteGuard};
@@ -33,6 +34,7 @@ struct Locks {
     _slotless: MutexGuard<'static, Counters>,
     recorder: RwLockWriteGuard<'static, Option<Arc<Recorder>>>,
     _callback: MutexGuard<'static, Option<OomCallback>>,
+    _holders: RwLockWriteGuard<'static, Vec<Weak<dyn Holder>>>,
     slots: AllStopped<'static>,
     #[allow(clippy::vec_box)]
     _classes: MutexGuard<'static, Vec<Box<SizeClasses>>>,
@@ -63,6 +65,7 @@ extern "C" fn before() {
         // holds the classes.
         let classes = pool.classes_kept.lock();
         let slots = pool.slots.stop_all();
+        let holders = pool.holders.write();
         let callback = pool.callback.lock();
         let recorder = pool.recorder.write();
         let slotless = pool.slotless.cells.lock();
@@ -71,6 +74,7 @@ extern "C" fn before() {
             _slotless: slotless,
             recorder,
             _callback: callback,
+            _holders: holders,
             slots,
             _classes: classes,
         }
@@ -84,6 +88,14 @@ extern "C" fn before() {
     let _ = HELD.try_with(|place| *place.borrow_mut() = Some(held));
 }
 
+static CHILD: AtomicBool = AtomicBool::new(false);
+
+/// Whether this is the child of a fork: what other threads of the parent had for a moment, they
+/// have here for ever.
+pub(super) fn is_child() -> bool {
+    CHILD.load(Ordering::Relaxed)
+}
+
 fn take() -> Option<Held> {
     HELD.try_with(|place| place.borrow_mut().take()).ok().flatten()
 }
@@ -93,6 +105,7 @@ extern "C" fn in_parent() {
 }
 
 extern "C" fn in_child() {
+    CHILD.store(true, Ordering::Relaxed);
     let mut held = take();
     host_stream::after_fork_in_child();
     housekeeper::after_fork_in_child();

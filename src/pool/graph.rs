@@ -9,16 +9,60 @@
 
 use std::sync::atomic::Ordering;
 
+use std::thread::ThreadId;
+
 use super::Pool;
+use super::core::Core;
 use super::lane::Lane;
 use crate::error::{Error, Result, fail};
 use crate::order::Stream;
+use crate::sync::MutexGuard;
+
+/// A graph whose capture was announced without a stream.
+#[derive(Clone, Copy, Debug)]
+pub struct Expected {
+    /// The graph.
+    pub graph: u64,
+    /// Who announced it.
+    pub thread: ThreadId,
+}
 
 impl Pool {
     /// From now on until [`Pool::end_graph`], what is taken on `stream`, and on streams that
     /// take part in its capture, belongs to `graph`. To be called before the capture begins,
     /// or in it before anything is taken.
     pub fn begin_graph(&self, graph: u64, stream: Stream) -> Result<()> {
+        self.check_graph(graph)?;
+        self.order.check(stream)?;
+        let lane = Lane { stream: self.order.name(stream), graph };
+        let mut core = self.core.lock();
+        core.check_not_captured(graph)?;
+        if let Some(other) = core.captures.iter().find(|other| other.stream == lane.stream) {
+            return Err(fail!(
+                InvalidState,
+                "stream {:#x} is capturing graph {} already; end that first",
+                stream.0,
+                other.graph
+            ));
+        }
+        core.begin_capture(&*self.order, lane);
+        self.note_capture(core, graph);
+        Ok(())
+    }
+
+    /// As [`Pool::begin_graph`], where the stream is not known yet: it is that of the first
+    /// capture from which memory is asked for, on the calling thread, or on any while no other
+    /// graph is expected.
+    pub fn expect_graph(&self, graph: u64) -> Result<()> {
+        self.check_graph(graph)?;
+        let mut core = self.core.lock();
+        core.check_not_captured(graph)?;
+        core.expected.push(Expected { graph, thread: std::thread::current().id() });
+        self.note_capture(core, graph);
+        Ok(())
+    }
+
+    fn check_graph(&self, graph: u64) -> Result<()> {
         self.check_open()?;
         if graph == 0 || graph == u64::MAX {
             return Err(fail!(
@@ -34,40 +78,28 @@ impl Pool {
                 self.device.name()
             ));
         }
-        self.order.check(stream)?;
-        let lane = Lane { stream: self.order.name(stream), graph };
-        let mut core = self.core.lock();
-        if let Some(other) = core.captures.iter().find(|other| other.graph == graph) {
-            return Err(fail!(
-                InvalidState,
-                "graph {graph} is being captured on stream {:#x} already; end that first",
-                other.stream.0
-            ));
-        }
-        if let Some(other) = core.captures.iter().find(|other| other.stream == lane.stream) {
-            return Err(fail!(
-                InvalidState,
-                "stream {:#x} is capturing graph {} already; end that first",
-                stream.0,
-                other.graph
-            ));
-        }
-        core.begin_capture(&*self.order, lane);
+        Ok(())
+    }
+
+    fn note_capture(&self, mut core: MutexGuard<'_, Core>, graph: u64) {
+        *core.graphs.entry(graph).or_default() += 1;
         self.captures.fetch_add(1, Ordering::AcqRel);
         drop(core);
         // From here on every call asks whose it is.
         self.update_attention();
-        Ok(())
     }
 
     /// The capture of `graph` is over, and the streams that took part are joined.
     pub fn end_graph(&self, graph: u64) -> Result<()> {
         self.check_open()?;
         let mut core = self.core.lock();
-        let Some(at) = core.captures.iter().position(|it| it.graph == graph) else {
+        if let Some(at) = core.captures.iter().position(|it| it.graph == graph) {
+            core.captures.swap_remove(at);
+        } else if let Some(at) = core.expected.iter().position(|it| it.graph == graph) {
+            core.expected.swap_remove(at);
+        } else {
             return Err(fail!(InvalidState, "graph {graph} is not being captured"));
-        };
-        core.captures.swap_remove(at);
+        }
         self.captures.fetch_sub(1, Ordering::AcqRel);
         drop(core);
         self.update_attention();
@@ -80,7 +112,7 @@ impl Pool {
     pub fn release_graph(&self, graph: u64) -> Result<()> {
         self.check_open()?;
         let mut core = self.core.lock();
-        if core.captures.iter().any(|it| it.graph == graph) {
+        if core.is_captured(graph) {
             return Err(fail!(
                 InvalidState,
                 "graph {graph} is being captured; end that before it is released"
@@ -96,6 +128,17 @@ impl Pool {
             core.close_graph(graph, &fences);
         }
         Ok(())
+    }
+
+    /// Whether a capture was announced and has not ended.
+    pub fn is_announced(&self) -> bool {
+        self.captures.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether `stream` takes part in a capture.
+    pub fn is_capturing(&self, stream: Stream) -> Result<bool> {
+        let stream = self.order.name(stream);
+        Ok(self.order.can_capture() && self.order.capture(stream)?.is_some())
     }
 
     /// The lane that a call on `stream` takes memory in.
@@ -133,7 +176,20 @@ impl Pool {
                 return Ok(Some(Lane { stream, graph: lane.graph }));
             }
         }
-        Ok(None)
+        Ok(self.meet_expected(stream))
+    }
+
+    /// The lane of a capture on `stream` that was announced without one.
+    fn meet_expected(&self, stream: Stream) -> Option<Lane> {
+        let mut core = self.core.lock();
+        let own = std::thread::current().id();
+        let at = match &core.expected[..] {
+            [_] => Some(0),
+            several => several.iter().position(|expected| expected.thread == own),
+        }?;
+        let lane = Lane { stream, graph: core.expected.swap_remove(at).graph };
+        core.begin_capture(&*self.order, lane);
+        Some(lane)
     }
 
     /// Before memory is looked for: an error in a capture that nobody announced.
@@ -143,6 +199,24 @@ impl Pool {
             return Err(unannounced(lane.stream));
         }
         Ok(())
+    }
+}
+
+impl Core {
+    fn is_captured(&self, graph: u64) -> bool {
+        self.captures.iter().any(|lane| lane.graph == graph)
+            || self.expected.iter().any(|expected| expected.graph == graph)
+    }
+
+    fn check_not_captured(&self, graph: u64) -> Result<()> {
+        if !self.is_captured(graph) {
+            return Ok(());
+        }
+        let on = match self.captures.iter().find(|lane| lane.graph == graph) {
+            Some(lane) => format!("on stream {:#x} already", lane.stream.0),
+            None => "already".to_owned(),
+        };
+        Err(fail!(InvalidState, "graph {graph} is being captured {on}; end that first"))
     }
 }
 

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use super::core::{Block, Need};
-use super::{Pool, registry, thread};
+use super::{Pool, SIZE_MAX, registry, thread};
 use crate::device::GiveBack;
 use crate::error::{self, Kind, Result};
 use crate::order::{Fence, Stream};
@@ -48,9 +48,16 @@ impl Pool {
     pub(super) fn climb(&self, need: &Need) -> Result<Block> {
         self.check_eager(need.lane)?;
         let mut callbacks = 0;
+        // What caches are asked for. More each time, for what they give may not lie together.
+        let mut wish = need.block;
         loop {
-            if let Some(block) = self.climb_once(need) {
+            let mut given = 0;
+            if let Some(block) = self.climb_once(need, wish, &mut given) {
                 return Ok(block);
+            }
+            if given > 0 {
+                wish = wish.saturating_mul(2).min(SIZE_MAX);
+                continue;
             }
             // A copy, called without a lock, so that it may use the pool; an allocation of
             // its own that finds nothing does not call it again.
@@ -68,7 +75,8 @@ impl Pool {
         Err(self.out_of_memory(need))
     }
 
-    fn climb_once(&self, need: &Need) -> Option<Block> {
+    /// One way up. `given` is what caches gave of the `wish` bytes that they are asked for.
+    fn climb_once(&self, need: &Need, wish: u64, given: &mut u64) -> Option<Block> {
         // 0. What is on its way from one thread to another, and what streams are done with: this
         // is where they are asked.
         self.flush_stock();
@@ -85,7 +93,16 @@ impl Pool {
         }
         // 2. Idle pages moved together, 3. new pages; passed fences come with each try.
         let mut grown = self.grow(need, Growing::ToTheLimit);
-        // 4. What lies idle in other pools, when it is the device that has no more.
+        // 4. What caches hold: those worth least first, what is being read never.
+        if !matches!(grown, Grown::Done(_)) && self.check_awake().is_ok() {
+            *given = self.ask_holders(wish);
+            if *given > 0 {
+                // Some of it went into this thread's front cache.
+                self.flush_all();
+                grown = self.grow(need, Growing::ToTheLimit);
+            }
+        }
+        // 5. What lies idle in other pools, when it is the device that has no more.
         if matches!(grown, Grown::Refused) && registry::trim_others(self.id) > 0 {
             grown = self.grow(need, Growing::ToTheLimit);
         }
@@ -98,7 +115,7 @@ impl Pool {
         {
             return Some(block);
         }
-        // 5. What other streams freed but may still use: this stream waits for them on the
+        // 6. What other streams freed but may still use: this stream waits for them on the
         // device, or else the caller does here.
         let (tag, fences) = {
             let mut core = self.core.lock();
@@ -125,7 +142,7 @@ impl Pool {
                 return Some(block);
             }
         }
-        // 6. What this stream itself has queued: once that is done, its memory can be moved.
+        // 7. What this stream itself has queued: once that is done, its memory can be moved.
         if tag != READY && eager {
             let own = Fence { stream, sequence: self.order.mark(stream) };
             if self.order.passed(own.stream) < own.sequence && self.order.wait(own) {
@@ -152,8 +169,7 @@ impl Pool {
         let mut core = self.core.lock();
         let behind =
             Fence { stream: need.lane.stream, sequence: self.order.mark(need.lane.stream) };
-        let began = self.order.began(behind.stream);
-        core.hand_over(&self.table, waited, tag, behind, began);
+        core.hand_over(&self.table, &*self.order, waited, tag, behind);
     }
 
     /// Empties other threads' front caches into the core, when they hold enough to matter.
@@ -290,6 +306,14 @@ impl Pool {
                 let _ = self.device.commit(at(from), bytes);
             }
         }
+    }
+
+    /// What streams and graphs hold back of the free memory: bytes by stream, most first.
+    pub fn holdings(&self) -> Vec<(Stream, u64)> {
+        let mut held = self.core.lock().holdings();
+        held.retain(|&(_, bytes)| bytes > 0);
+        held.sort_unstable_by_key(|&(stream, bytes)| (std::cmp::Reverse(bytes), stream));
+        held
     }
 
     /// The message has everything that is needed to see why, and allocates nothing but what

@@ -7,6 +7,7 @@ use super::core::Block;
 use super::{Pool, registry};
 use crate::error::{self, Result, fail};
 use crate::order::Stream;
+use crate::space::{CHUNK, round_large};
 
 impl Pool {
     pub(super) fn block_at(&self, address: usize) -> Option<Block> {
@@ -68,6 +69,32 @@ impl Pool {
         Ok(if self.flags.guard_bytes { head.requested(block.index) } else { head.size() })
     }
 
+    /// Bytes that the pool's device has.
+    pub fn device_bytes(&self) -> u64 {
+        self.device.memory_bytes()
+    }
+
+    /// Bytes of the largest free run.
+    pub fn largest_free(&self) -> u64 {
+        self.core.lock().largest_free()
+    }
+
+    /// Whether `address` is among the pool's addresses.
+    pub fn contains(&self, address: usize) -> bool {
+        (address.wrapping_sub(self.table.base()) as u64) < self.table.bytes()
+    }
+
+    /// Bytes of the block that an allocation of `size` bytes gets.
+    #[inline]
+    pub fn block_bytes(&self, size: usize) -> u64 {
+        let rounded = size.wrapping_add(self.block_mask) & !self.block_mask;
+        let classes = self.classes();
+        match classes.class_of(rounded) {
+            Some(class) => classes.size(class) as u64,
+            None => round_large(rounded as u64).unwrap_or(u64::MAX).max(CHUNK),
+        }
+    }
+
     /// First byte and bytes of the live block that `address` lies in.
     pub fn owner(&self, address: usize) -> Option<(usize, u64)> {
         let block = self.core.lock().live_block_around(&self.table, address)?;
@@ -83,13 +110,18 @@ impl Pool {
         if self.order.is_immediate(stream) {
             return Ok(());
         }
-        let word = block.head().word(block.index);
         #[cfg(test)]
         if crate::planted::is_planted(crate::planted::Bug::IgnoredStream) {
             return Ok(());
         }
         // Before the word says so, because whoever frees it then looks.
         self.core.lock().follow(address, stream);
+        self.set_followed(&block, address)
+    }
+
+    /// Has whoever frees the block look at what is noted of it.
+    pub(super) fn set_followed(&self, block: &Block, address: usize) -> Result<()> {
+        let word = block.head().word(block.index);
         let mut seen = Word(word.load(Ordering::Acquire));
         while seen.state() != state::FOLLOWED {
             if !seen.is_live() {

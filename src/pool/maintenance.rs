@@ -16,6 +16,9 @@ use crate::space::{PAGE, READY};
 /// Most bytes of pages that are moved at a time: they are nobody's meanwhile.
 const DEFRAG_PASS: u64 = 128 << 20;
 
+/// The share of what caches hold that they are asked for, each second that the device is short.
+const HELD_SHARE: u64 = 4;
+
 /// What [`Pool::defragment`] did.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DefragReport {
@@ -142,17 +145,22 @@ impl Pool {
             return false;
         }
         let cached: u64 = self.slots.iter().map(|slot| slot.held.get()).sum();
-        if self.polled().space.idle_bytes() + cached > 0 && self.device.is_short() {
+        let holders = self.all_holders();
+        let held: u64 = holders.iter().map(|holder| holder.held(self.id)).sum();
+        if self.polled().space.idle_bytes() + cached + held > 0 && self.device.is_short() {
+            // Bit by bit: others may find more to give.
+            self.ask_holders(held / HELD_SHARE);
             self.flush_all();
             let bytes = self.release(u64::MAX, GiveBack::Now);
             tracing::debug!(pool = self.id, bytes, "given back: the device has little left");
         }
         let mut core = self.polled();
         let idle = core.space.idle_bytes();
-        let TrimWhen::Idle(after) = trim else { return idle > 0 };
+        let busy = idle > 0 || !holders.is_empty();
+        let TrimWhen::Idle(after) = trim else { return busy };
         core.idle_low = core.idle_low.min(idle);
         if now.saturating_duration_since(core.idle_since) < after {
-            return idle > 0;
+            return busy;
         }
         let unused = core.idle_low;
         (core.idle_low, core.idle_since) = (idle - unused, now);
@@ -161,7 +169,7 @@ impl Pool {
             tracing::debug!(pool = self.id, bytes = unused, "idle pages given back");
             self.release_idle(unused);
         }
-        idle > unused
+        idle > unused || !holders.is_empty()
     }
 
     /// The core, with everything ready that streams are done with by now.
@@ -170,6 +178,17 @@ impl Pool {
         let mut core = self.core.lock();
         core.poll(&self.table, &*self.order);
         core
+    }
+
+    /// Waits until streams are done with what was freed on them so far.
+    pub fn wait_for_frees(&self) -> Result<()> {
+        self.check_open()?;
+        self.flush_all();
+        let fences = self.core.lock().fences(&*self.order);
+        for fence in fences {
+            self.order.wait(fence);
+        }
+        Ok(())
     }
 
     /// Gives idle pages back until at most `keep_bytes` are mapped, or nothing is idle;

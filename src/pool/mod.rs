@@ -21,6 +21,7 @@ mod graph;
 mod handshake;
 #[cfg(test)]
 mod hazard_tests;
+mod holders;
 mod housekeeper;
 mod ladder;
 mod lane;
@@ -34,24 +35,27 @@ mod resize;
 mod share;
 mod sleep;
 mod slots;
+mod snapshot;
 mod stats;
 mod stock;
 mod sync;
 mod take;
 mod thread;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 use crate::sync::{Mutex, RwLock};
 
 pub use config::{BLOCK_SIZE_MAX, Config, Flags, GUARD_BYTES};
 pub use fork::prepare_once as prepare_for_forks;
+pub use holders::{Extent as BlockExtent, Holder};
 pub use ladder::OomCallback;
 pub use maintenance::DefragReport;
 pub use policy::{Policy, Preset, TrimWhen};
 pub use share::Extent;
 pub use sleep::SleepMode;
+pub use snapshot::{Piece, PieceState, Stretch};
 pub use stats::Stats;
 
 use self::block::BlockTable;
@@ -104,6 +108,8 @@ pub struct Pool {
     classes_kept: Mutex<Vec<Box<SizeClasses>>>,
     recorder: RwLock<Option<Arc<Recorder>>>,
     callback: Mutex<Option<OomCallback>>,
+    /// Who has blocks that nobody uses at the moment.
+    holders: RwLock<Vec<Weak<dyn Holder>>>,
     peaks: stats::Peaks,
     /// What is counted by calls that have no slot; adds are atomic there.
     slotless: SlotlessCounters,
@@ -216,6 +222,7 @@ impl Pool {
             classes_kept: Mutex::new(vec![classes]),
             recorder: RwLock::new(None),
             callback: Mutex::new(None),
+            holders: RwLock::new(Vec::new()),
             peaks: stats::Peaks::default(),
             slotless: SlotlessCounters::default(),
             misses: AtomicU64::new(0),
@@ -335,6 +342,9 @@ impl Pool {
     /// reports what was still live. The caller's is the only hold on it but for those that the
     /// library has for a moment.
     pub fn destroy(pool: Arc<Pool>) -> Result<()> {
+        for holder in pool.all_holders() {
+            holder.leave(pool.id);
+        }
         let closed = pool.close();
         registry::leave(&pool);
         drop(pool);
@@ -398,6 +408,11 @@ impl Pool {
         self.forked.store(true, Ordering::Release);
         self.attention.fetch_or(attention::CLOSED, Ordering::AcqRel);
         self.slots.iter().for_each(|slot| slot.door.raise(attention::CLOSED));
+    }
+
+    /// Whether this is a forked child, where the pool cannot be used.
+    pub fn is_of_parent(&self) -> bool {
+        self.forked.load(Ordering::Relaxed)
     }
 
     /// Has the next call that leaves the fast path panic, for tests of what follows one.

@@ -34,7 +34,8 @@ pub(super) fn enter(pool: &Arc<Pool>) {
 /// caller's is the last there is of it.
 pub(super) fn leave(pool: &Arc<Pool>) {
     pools().write().remove(&pool.id);
-    while Arc::strong_count(pool) > 1 {
+    // Not in a child: who had it may be a thread of the parent.
+    while Arc::strong_count(pool) > 1 && !fork::is_child() {
         std::thread::yield_now();
     }
 }

@@ -90,6 +90,25 @@ impl Pool {
         Ok(fresh)
     }
 
+    /// A block on `stream` with a copy of the `size` bytes at `from`, which are where the device
+    /// can read them.
+    ///
+    /// # Safety
+    /// The bytes are there and are the caller's to read, in the order of `stream`.
+    pub unsafe fn alloc_copy(&self, from: usize, size: usize, stream: Stream) -> Result<usize> {
+        let fresh = self.alloc(size, stream)?;
+        // Work on `stream` that was queued before may still use what became `fresh`.
+        self.settle(stream);
+        // SAFETY: the caller's promise, and a live block that is nobody else's.
+        if let Err(error) = unsafe { self.device.copy(from, fresh, size, stream.0) } {
+            let message = error.message();
+            // Allocated a moment ago, so this cannot fail.
+            let _ = self.free(fresh, stream);
+            return Err(error::Error::new(error.kind(), format_args!("{message}")));
+        }
+        Ok(fresh)
+    }
+
     /// Cuts a run of its own, or grows it into free memory above it.
     fn resize_run(&self, block: &Block, need: &Need) -> bool {
         let head = block.head();

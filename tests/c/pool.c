@@ -144,6 +144,7 @@ static void without_a_pool(forebay_pool *pool, const char *why)
     forebay_defrag_report report = FOREBAY_DEFRAG_REPORT_INIT;
     report.pages_moved = 77;
     CHECK_ERROR(forebay_pool_trim(pool, 0, &number), invalid, "pool", why);
+    CHECK_ERROR(forebay_pool_wait_for_frees(pool), invalid, "pool", why);
     CHECK_ERROR(forebay_pool_defragment(pool, &report), invalid, "pool", why);
     CHECK_ERROR(forebay_pool_set_policy(pool, 0), invalid, "pool", why);
     CHECK_ERROR(forebay_pool_set_limit(pool, 0), invalid, "pool", why);
@@ -282,6 +283,7 @@ static void trims(void)
     CHECK(before.reserved_bytes >= 20 * MIB);
 
     size_t released = 99;
+    CHECK_OK(forebay_pool_wait_for_frees(pool));
     CHECK_OK(forebay_pool_trim(pool, SIZE_MAX, &released));
     CHECK_EQ(released, 0);
     CHECK_EQ(stats_of(pool).reserved_bytes, before.reserved_bytes);

@@ -79,6 +79,7 @@ void a_pool_gives_and_takes() {
     pool.check_integrity();
 
     CHECK(pool.stats().reserved_bytes > 0);
+    pool.wait_for_frees();
     CHECK(pool.trim() > 0);
     CHECK(pool.stats().reserved_bytes == 0);
     const auto report = pool.defragment();
@@ -383,6 +384,76 @@ void blocks_free_themselves() {
     thrown<forebay::error>([&] { (void)forebay::make_block(pool, 0); });
 }
 
+static_assert(!std::is_copy_constructible_v<forebay::cache>);
+static_assert(std::is_nothrow_move_constructible_v<forebay::cache>);
+static_assert(!std::is_copy_constructible_v<forebay::cached>);
+static_assert(std::is_nothrow_move_assignable_v<forebay::cached>);
+
+void caches_keep_blocks() {
+    forebay::pool pool = small_pool();
+    forebay::cache_options options;
+    options.max_bytes = 4 * MiB;
+    forebay::cache cache(pool, options);
+    CHECK(!cache.get("a"));
+    forebay::unique_block block = forebay::make_block(pool, 1000);
+    std::memset(block.get(), 7, 1000);
+    cache.put("a", std::move(block));
+    CHECK(!block);
+    {
+        forebay::cached read = cache.get("a");
+        CHECK(read && read.size() == 1000);
+        CHECK(static_cast<const unsigned char *>(read.data())[999] == 7);
+        forebay::cached second = cache.get("a");
+        second = std::move(read);
+        CHECK(!read && second);
+        CHECK(cache.stats().pinned_entries == 1);
+        auto error = thrown<forebay::error>([&] { (void)cache.take("a"); });
+        CHECK(error.status() == FOREBAY_ERROR_INVALID_STATE && contains(error.what(), "pinned"));
+        second.release(nullptr);
+        CHECK(!second && cache.stats().pinned_entries == 0);
+    }
+    // Keys are any bytes.
+    const std::string key("\0\1\0", 3);
+    cache.put_copy(key, "text", 5);
+    CHECK(!cache.get(std::string_view(key.data(), 2)));
+    CHECK(std::strcmp(static_cast<const char *>(cache.get(key).data()), "text") == 0);
+
+    // A block that cannot be put stays the caller's.
+    forebay::unique_block large = forebay::make_block(pool, 5 * MiB);
+    auto error = thrown<forebay::error>([&] { cache.put("large", std::move(large)); });
+    CHECK(large && contains(error.what(), "max_bytes"));
+    large.reset();
+
+    std::size_t size = 0;
+    void *taken = cache.take("a", nullptr, &size);
+    CHECK(taken != nullptr && size == 1000);
+    cache.put("b", taken);
+    CHECK(cache.take("a") == nullptr);
+    CHECK(cache.remove("b") == 1 && cache.expire(1000000) == 0);
+    CHECK(cache.evict(1) > 0 && cache.clear() == 0);
+    CHECK(contains(cache.stats_json().c_str(), "\"policy\":\"lru\""));
+
+    forebay::cache moved = std::move(cache);
+    CHECK(cache.get() == nullptr);
+    thrown<forebay::error>([&] { cache.clear(); });
+    moved.put_copy("x", "y", 2);
+    {
+        forebay::cached read = moved.get("x");
+        auto error = thrown<forebay::error>([&] { moved.destroy(); });
+        CHECK(contains(error.what(), "1 pinned"));
+        pool.deallocate(const_cast<void *>(read.data()));
+    }
+    forebay::pool other = small_pool();
+    options.policy = FOREBAY_CACHE_POLICY_LFU;
+    forebay::cache both({pool.get(), other.get()}, options);
+    both.put("1", other.allocate(100));
+    both.put("2", pool.allocate(100));
+    CHECK(both.stats().entries == 2);
+    both.destroy();
+    CHECK(pool.stats().live_blocks == 0 && other.stats().live_blocks == 0);
+    thrown<forebay::error>([&] { forebay::cache(pool, forebay::cache_options()); });
+}
+
 int main() {
     a_pool_gives_and_takes();
     the_report_has_room_for_every_class();
@@ -394,5 +465,6 @@ int main() {
     pmr_containers_live_in_the_pool();
     streams_keep_order();
     blocks_free_themselves();
+    caches_keep_blocks();
     std::puts("forebay.hpp: all checks passed");
 }

@@ -10,6 +10,7 @@ pub mod memory;
 pub mod pointer;
 pub mod pool;
 pub mod procedure;
+pub mod refused;
 pub mod sim;
 pub mod stream;
 
@@ -91,6 +92,7 @@ pub(crate) fn find(name: &str) -> Option<*mut c_void> {
         pointer::find,
         pool::find,
         procedure::find,
+        refused::find,
         stream::find,
     ];
     nouns.iter().find_map(|noun| noun(name))

@@ -147,8 +147,13 @@ impl List {
 /// Room for nodes with numbers below `count`, filled up with `vacant`. False without memory.
 pub fn reserve<N: Clone>(nodes: &mut Vec<N>, count: u32, vacant: N) -> bool {
     let count = count as usize;
-    if count > nodes.capacity() && nodes.try_reserve(count - nodes.len()).is_err() {
-        return false;
+    if count > nodes.capacity() {
+        // Who asks for many at once knows how many there will be.
+        let more = count - nodes.len();
+        let reserved = if more == 1 { nodes.try_reserve(1) } else { nodes.try_reserve_exact(more) };
+        if reserved.is_err() {
+            return false;
+        }
     }
     if count > nodes.len() {
         nodes.resize(nodes.capacity().max(count), vacant);
