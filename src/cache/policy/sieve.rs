@@ -59,9 +59,12 @@ impl Policy for Sieve {
         self.entries.push(&mut self.nodes, entry);
     }
 
-    fn remove(&mut self, entry: Id, _: bool) {
+    fn remove(&mut self, entry: Id, evicted: bool) {
         if self.hand == entry {
-            self.hand = List::newer(&self.nodes, entry);
+            let next = List::newer(&self.nodes, entry);
+            // The newest came for the room that this one leaves: behind it was the end.
+            let was_last = evicted && next == self.entries.newest();
+            self.hand = if was_last { NONE } else { next };
         }
         self.entries.remove(&mut self.nodes, entry);
     }
