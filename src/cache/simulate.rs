@@ -52,7 +52,7 @@ fn percent(part: f64, all: f64) -> f64 {
 }
 
 /// A policy that takes part.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Contender {
     /// Its name, for C too.
     pub name: &'static CStr,

@@ -243,11 +243,13 @@ impl Policy for Lfu {
             .find_oldest(&self.nodes, may)
             .or_else(|| protected.find_oldest(&self.nodes, may));
         match (new, old) {
-            (Some(new), Some(old)) if self.window_is_over() => {
+            (Some(new), Some(old)) => {
                 if !self.is_worth_more(new, old) {
                     return Some(new);
                 }
-                self.shift(new, Part::Probation);
+                if self.window_is_over() {
+                    self.shift(new, Part::Probation);
+                }
                 Some(old)
             }
             (new, old) => old.or(new),

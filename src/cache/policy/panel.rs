@@ -27,7 +27,7 @@ use hashbrown::HashTable;
 use super::ghost::hash_of;
 use super::load::{Budget, Load, Size};
 use super::sketch::Short;
-use super::{Goal, Id, Lfu, Lirs, Lru, Policy};
+use super::{Gdsf, Goal, Id, Lfu, Lirs, Lru, Policy};
 
 /// How many shadows there are.
 pub const SHADOWS: usize = 4;
@@ -51,6 +51,7 @@ const WINDOW: u64 = 1;
 pub enum Member {
     Lirs(Lirs),
     Lru(Lru),
+    Gdsf(Gdsf),
     Lfu(Lfu),
 }
 
@@ -59,7 +60,7 @@ impl Member {
     pub fn new(which: usize, goal: Goal) -> Member {
         match which {
             0 => Member::Lirs(Lirs::new()),
-            1 => Member::Lfu(Lfu::new(goal)),
+            1 => Member::Gdsf(Gdsf::new(goal)),
             2 => Member::Lru(Lru::new()),
             _ => Member::Lfu(Lfu::with_window(goal, WINDOW)),
         }
@@ -72,6 +73,7 @@ macro_rules! each {
         match $member {
             Member::Lirs($it) => $call,
             Member::Lru($it) => $call,
+            Member::Gdsf($it) => $call,
             Member::Lfu($it) => $call,
         }
     };
