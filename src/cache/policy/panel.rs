@@ -10,14 +10,13 @@
 //!
 //! What counts are hits that one shadow has and the other has not. `ahead` is by how much a
 //! shadow is ahead of the leader since the latter took over, or since it was last level: it does
-//! not go below zero. What a change can cost is what the other has and the cache has not, all
-//! of which has to be made once more; `lacks` is what that is worth. A policy that keeps one
-//! half of a loop is ahead of one that keeps the other half by just that much in each round, and
-//! behind again at its end: to wait for one and a half times `lacks` keeps the cache from
-//! swinging between them. But a leader that has had no hits of its own for a long time has
-//! nothing to come back with, and then a sixteenth is enough. So the bar is between the two, by
-//! the hits that the leader had alone and those that the other had alone, both fading over
-//! sixteen accesses for each entry.
+//! not go below zero. What a change costs is what the cache has and the other is `without`: what
+//! the other has besides would be missed either way. A policy that keeps one half of a loop is
+//! ahead of one that keeps the other half by just that much in each round, and behind again at
+//! its end: to wait for one and a half times as much keeps the cache from swinging between them.
+//! But a leader that has had no hits of its own for a long time has nothing to come back with, and
+//! then a sixteenth is enough. So the bar is between the two, by the hits that the leader had
+//! alone and those that the other had alone, both fading over sixteen accesses for each entry.
 //!
 //! The first leader is LIRS: it learns at once what a loop is, where a wrong start costs a whole
 //! round, whereas entries that a recency policy is right about come back soon by themselves.
@@ -35,7 +34,7 @@ pub const SHADOWS: usize = 4;
 const SAMPLE: u64 = 4096;
 /// Accesses for each entry over which what was seen fades to 1/e.
 const MEMORY: f64 = 16.0;
-/// The bar for a leader that had nothing alone, in parts of what there is to make again.
+/// The bar for a leader that had nothing alone, in parts of what there is to lose.
 const LEAST: f64 = 1.0 / 16.0;
 /// What hits of the leader add to it, for each of the other's.
 const PER_LOSS: f64 = 1.5;
@@ -134,8 +133,8 @@ struct Record {
 struct Shadow {
     policy: Member,
     load: Load,
-    /// What its entries that the cache has not are worth.
-    lacks: u128,
+    /// What the cache has and it has not is worth so much.
+    without: u128,
     /// How far it is ahead of the leader.
     ahead: f64,
     /// What it hit alone, beside each other.
@@ -163,7 +162,7 @@ impl Panel {
         let shadow = |which| Shadow {
             policy: Member::new(which, goal),
             load: Load::default(),
-            lacks: 0,
+            without: 0,
             ahead: 0.0,
             alone: [0.0; SHADOWS],
         };
@@ -251,7 +250,7 @@ impl Panel {
         let was_real = record.real > 0;
         record.real = record.real.saturating_add(1);
         if !was_real {
-            self.change_lacks(at, false);
+            self.change_without(at, true);
         }
         self.bring(at, size);
     }
@@ -268,7 +267,7 @@ impl Panel {
         if record.real > 0 {
             return;
         }
-        self.change_lacks(at, true);
+        self.change_without(at, false);
         for which in 0..SHADOWS {
             if !evicted && self.records[at as usize].shadows >> which & 1 == 1 {
                 self.drop_from(which, at, false);
@@ -339,13 +338,13 @@ impl Panel {
         }
     }
 
-    /// The cache has a record no more, or has it now: shadows that have it lack more, or less.
-    fn change_lacks(&mut self, at: u32, more: bool) {
+    /// The cache has a record now, or has it no more: to those shadows that are without it.
+    fn change_without(&mut self, at: u32, has: bool) {
         let worth = u128::from(self.worth(at));
         let shadows = self.records[at as usize].shadows;
         for (which, shadow) in self.shadows.iter_mut().enumerate() {
-            if shadows >> which & 1 == 1 {
-                shadow.lacks = if more { shadow.lacks + worth } else { shadow.lacks - worth };
+            if shadows >> which & 1 == 0 {
+                shadow.without = if has { shadow.without + worth } else { shadow.without - worth };
             }
         }
     }
@@ -360,8 +359,8 @@ impl Panel {
             let record = &mut self.records[at as usize];
             let (key, size) = (record.key, record.size);
             record.shadows |= 1 << which;
-            if record.real == 0 {
-                self.shadows[which].lacks += u128::from(self.worth(at));
+            if record.real > 0 {
+                self.shadows[which].without -= u128::from(self.worth(at));
             }
             let shadow = &mut self.shadows[which];
             shadow.policy.insert(at, u64::from(key.0), size.bytes());
@@ -387,8 +386,8 @@ impl Panel {
         record.shadows &= !(1 << which);
         let shadow = &mut self.shadows[which];
         shadow.load.sub(record.size);
-        if record.real == 0 {
-            shadow.lacks -= u128::from(worth);
+        if record.real > 0 {
+            shadow.without += u128::from(worth);
         }
         shadow.policy.remove(at, evicted);
     }
@@ -405,6 +404,9 @@ impl Panel {
                 if shadows >> which & 1 == 1 {
                     self.drop_from(which, at, false);
                 }
+            }
+            if real > 0 {
+                self.change_without(at, false);
             }
             self.records[at as usize].real = 0;
             self.settle(at);
@@ -463,7 +465,7 @@ impl Panel {
             let shadow = &self.shadows[which];
             let (gain, loss) = (shadow.alone[self.leader], leader.alone[which]);
             let losses = (loss / gain).min(LOSS_MAX);
-            let bar = (LEAST + PER_LOSS * losses) * shadow.lacks as f64 + worth;
+            let bar = (LEAST + PER_LOSS * losses) * shadow.without as f64 + worth;
             (shadow.ahead > bar && gain > loss).then_some(gain - loss)
         };
         let rivals = (0..SHADOWS).filter(|&which| has(which) && which != self.leader);
@@ -474,7 +476,7 @@ impl Panel {
     /// Checks every invariant.
     pub fn validate(&self) -> Result<(), String> {
         let mut loads = [Load::default(); SHADOWS];
-        let mut lacks = [0; SHADOWS];
+        let mut without = [0; SHADOWS];
         let mut used = 0;
         for (at, record) in self.records.iter().enumerate() {
             if record.shadows == 0 && record.real == 0 {
@@ -486,8 +488,10 @@ impl Panel {
             }
             for which in (0..SHADOWS).filter(|which| record.shadows >> which & 1 == 1) {
                 loads[which].add(record.size);
-                if record.real == 0 {
-                    lacks[which] += u128::from(self.worth(at as u32));
+            }
+            if record.real > 0 {
+                for which in (0..SHADOWS).filter(|which| record.shadows >> which & 1 == 0) {
+                    without[which] += u128::from(self.worth(at as u32));
                 }
             }
         }
@@ -497,8 +501,8 @@ impl Panel {
         for (which, shadow) in self.shadows.iter().enumerate() {
             shadow.policy.validate().map_err(|error| format!("shadow {which}: {error}"))?;
             let over = shadow.load.is_over(self.budget);
-            if loads[which] != shadow.load || over || lacks[which] != shadow.lacks {
-                let (is, should) = ((shadow.load, shadow.lacks), (loads[which], lacks[which]));
+            if loads[which] != shadow.load || over || without[which] != shadow.without {
+                let (is, should) = ((shadow.load, shadow.without), (loads[which], without[which]));
                 return Err(format!("shadow {which} has {is:?}, not {should:?}"));
             }
         }
