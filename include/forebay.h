@@ -197,8 +197,8 @@ enum forebay_cache_policy
     FOREBAY_CACHE_POLICY_LRU = 0,
     /// Those that are used often, by an estimate that forgets (W-TinyLFU).
     FOREBAY_CACHE_POLICY_LFU = 1,
-    /// What whichever does best of LIRS, LRU and W-TinyLFU with two windows would keep: each runs
-    /// beside the cache on keys alone.
+    /// What whichever does best of LIRS, LRU, GDSF and W-TinyLFU with two windows would keep: each
+    /// runs beside the cache on keys alone.
     FOREBAY_CACHE_POLICY_ADAPTIVE = 2,
 };
 #ifndef __cplusplus

@@ -1,10 +1,10 @@
 //! Follows whichever of a few policies does best.
 //!
 //! No single policy is good everywhere: what is best on a loop is worst where keys come back
-//! soon and then never. So shadow caches of four policies run beside the cache, see
-//! [`Panel`], and the cache itself runs the one that is ahead: LIRS, LRU, or W-TinyLFU
-//! with a window of a fifth or of a hundredth. With each other they cover what is asked for in loops, by
-//! popularity, and by recency.
+//! soon and then never. So shadow caches of five policies run beside the cache, see [`Panel`],
+//! and the cache itself runs the one that is ahead: LIRS, LRU, GDSF, or W-TinyLFU with a window
+//! of a fifth or of a hundredth. With each other they cover what is asked for in loops, by
+//! popularity, by recency, and by what it is worth for its bytes.
 //!
 //! A change of policy is spread over the accesses that follow. The new one begins without entries;
 //! what comes in and what is used goes over to it, and with every access a few more, those first

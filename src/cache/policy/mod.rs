@@ -8,10 +8,11 @@
 //! | policy | keeps | from |
 //! | --- | --- | --- |
 //! | [`Lru`] | what was used last | |
-//! | [`Adaptive`] | what whichever is ahead of four of them would keep | this project |
+//! | [`Adaptive`] | what whichever is ahead of five of them would keep | this project |
 //! | [`Lfu`] | what is used often, by an estimate that forgets | Einziger, Friedman, Manes: "TinyLFU: a highly efficient cache admission policy", ACM Transactions on Storage 13(4), 2017 |
 //! | [`Lirs`] | what comes back soon | Jiang, Zhang, SIGMETRICS 2002 |
-//! | [`S3Fifo`], [`Arc`], [`Sieve`], [`Gdsf`] | to compare with | see each |
+//! | [`Gdsf`] | what is worth most for its bytes | Cherkasova, HPL-98-69R1, 1998 |
+//! | [`S3Fifo`], [`Arc`], [`Sieve`] | to compare with | see each |
 
 mod adaptive;
 mod arc;

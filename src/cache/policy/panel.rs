@@ -29,7 +29,7 @@ use super::sketch::Short;
 use super::{Gdsf, Goal, Id, Lfu, Lirs, Lru, Policy};
 
 /// How many shadows there are.
-pub const SHADOWS: usize = 4;
+pub const SHADOWS: usize = 5;
 /// Entries of which every key is looked at; with more it is so many at most.
 const SAMPLE: u64 = 4096;
 /// Accesses for each entry over which what was seen fades to 1/e.
@@ -61,7 +61,8 @@ impl Member {
             0 => Member::Lirs(Lirs::new()),
             1 => Member::Gdsf(Gdsf::new(goal)),
             2 => Member::Lru(Lru::new()),
-            _ => Member::Lfu(Lfu::with_window(goal, WINDOW)),
+            3 => Member::Lfu(Lfu::with_window(goal, WINDOW)),
+            _ => Member::Lfu(Lfu::new(goal)),
         }
     }
 }
@@ -171,7 +172,7 @@ impl Panel {
             records: Vec::new(),
             vacant: NONE,
             by_key: HashTable::new(),
-            shadows: [shadow(0), shadow(1), shadow(2), shadow(3)],
+            shadows: [shadow(0), shadow(1), shadow(2), shadow(3), shadow(4)],
             leader: 0,
             budget: Budget::NONE,
             sample: 0,
