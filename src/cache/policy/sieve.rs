@@ -83,7 +83,8 @@ impl Policy for Sieve {
             let used = std::mem::take(&mut self.nodes[entry as usize].used);
             // The newest came after the hand would have found its victim.
             let is_newest = entry == self.entries.newest() && self.entries.count() > 1;
-            if !used && !(is_newest && round == 0) && may(entry) {
+            let is_spared = used || (is_newest && round == 0);
+            if !is_spared && may(entry) {
                 return Some(entry);
             }
             self.hand = List::newer(&self.nodes, entry);

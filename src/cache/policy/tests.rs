@@ -241,9 +241,9 @@ fn adaptive_follows_from_a_loop_to_recency() {
     let keys = loop_then_recency();
     let on_loop = |policy| hits(policy, 100, keys.iter().copied().take(6000));
     let on_all = |policy| hits(policy, 100, keys.iter().copied());
-    assert_eq!(on_loop(Box::new(Lru::new())), 0);
+    assert_eq!(on_loop(Box::<Lru>::default()), 0);
     assert!(on_loop(Box::new(Adaptive::new(Goal::HITS))) > 3500);
-    let [lru, lirs] = [on_all(Box::new(Lru::new())), on_all(Box::new(Lirs::new()))];
+    let [lru, lirs] = [on_all(Box::<Lru>::default()), on_all(Box::<Lirs>::default())];
     let adaptive = on_all(Box::new(Adaptive::new(Goal::HITS)));
     assert!(adaptive > lru + 2500 && adaptive > lirs + 1000, "{adaptive} {lru} {lirs}");
 }
