@@ -43,6 +43,7 @@ fn generated() -> String {
 #define FOREBAY_DEFRAG_REPORT_INIT FOREBAY_INIT(forebay_defrag_report)
 #define FOREBAY_CACHE_CONFIG_INIT FOREBAY_INIT(forebay_cache_config)
 #define FOREBAY_CACHE_STATISTICS_INIT FOREBAY_INIT(forebay_cache_statistics)
+#define FOREBAY_CACHE_SIMULATE_OPTIONS_INIT FOREBAY_INIT(forebay_cache_simulate_options)
 #define FOREBAY_REPLAY_OPTIONS_INIT FOREBAY_INIT(forebay_replay_options)
 #define FOREBAY_REPLAY_REPORT_INIT FOREBAY_INIT(forebay_replay_report)
 #define FOREBAY_TORCH_STATISTICS_INIT FOREBAY_INIT(forebay_torch_statistics)
@@ -63,8 +64,19 @@ fn generated() -> String {
 }
 
 /// In the order of the header.
-const NOUNS: [&str; 10] =
-    ["status", "log", "stream", "pool", "block", "share", "graph", "stats", "trace", "cache"];
+const NOUNS: [&str; 11] = [
+    "status",
+    "log",
+    "stream",
+    "pool",
+    "block",
+    "share",
+    "graph",
+    "stats",
+    "trace",
+    "cache",
+    "cache_simulate",
+];
 
 /// PyTorch's door, behind them.
 const TORCH: [&str; 5] = ["observer", "control", "allocator", "segment", "hooks"];

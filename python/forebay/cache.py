@@ -29,7 +29,7 @@ from ._library import (
 __all__ = ["TensorCache"]
 
 #: The numbers of ``forebay_cache_policy``.
-POLICIES = {"lru": 0, "lfu": 1}
+POLICIES = {"lru": 0, "lfu": 1, "adaptive": 2}
 
 
 class _Memory:
@@ -159,8 +159,9 @@ class TensorCache:
     """Tensors by shape and dtype.
 
     ``max_size`` is the most tensors and ``max_bytes`` the most bytes that are kept; ``eviction_policy``
-    says which go first: ``"lru"`` or ``"lfu"`` (W-TinyLFU, Einziger, Friedman, Manes 2017, with a window
-    of a fifth). ``ttl`` is the age in seconds from which ``cleanup()`` removes tensors. ``device`` is ``"cpu"`` (numpy arrays) or a
+    says which go first: ``"lru"``, ``"lfu"`` (W-TinyLFU, Einziger, Friedman, Manes 2017, with a window
+    of a fifth) or ``"adaptive"`` (shadows of several policies, the best of which leads). ``ttl`` is the
+    age in seconds from which ``cleanup()`` removes tensors. ``device`` is ``"cpu"`` (numpy arrays) or a
     CUDA device (PyTorch's tensors, on the stream that is current). ``cost_per_entry`` is what a hit is
     worth besides its bytes, as bytes.
 

@@ -55,6 +55,9 @@ pub enum forebay_cache_policy {
     Lru = 0,
     /// Those that are used often, by an estimate that forgets (W-TinyLFU).
     Lfu = 1,
+    /// What whichever does best of LIRS, LRU, GDSF and W-TinyLFU with two windows would keep: each
+    /// runs beside the cache on keys alone.
+    Adaptive = 2,
 }
 
 /// What a cache is made from. Set `struct_size`, and at least one of the two limits.

@@ -95,7 +95,7 @@ class Cache(unittest.TestCase):
             cache.add(np.full(100 + number, number))
         self.assertEqual(len(cache), 3)
         self.assertIsNotNone(cache.get(109, int))
-        for policy in ("lru", "lfu"):
+        for policy in ("lru", "lfu", "adaptive"):
             cache = TensorCache(max_size=1000, max_bytes=1 << 20, eviction_policy=policy)
             for number in range(100):
                 cache.add(np.zeros(10000 + number, np.uint8))

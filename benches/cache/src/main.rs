@@ -2,7 +2,11 @@
 //! keys of 8 bytes: a get that hits (ours with its release), and a put that evicts, less what the
 //! pool takes for the block. Thread CPU time, medians of interleaved rounds.
 //!
+//! Before that, hit ratios of the policies on key traces, see [`policies`].
+//!
 //! One JSON line per figure on stdout: bench, case, ours, peer_name, peer, ratio, target, met.
+
+mod policies;
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Barrier, Mutex};
@@ -191,6 +195,9 @@ fn gets_by_two(peer: &dyn Peer) -> f64 {
 }
 
 fn main() {
+    let folder = std::env::args_os().nth(1);
+    policies::run(folder.as_deref().map(std::path::Path::new));
+
     let ours: Vec<Ours> = Kind::ALL.into_iter().map(Ours::new).collect();
     let lru = Lru(Mutex::new(lru::LruCache::new(NonZeroUsize::new(ENTRIES as usize).unwrap())));
     let quick = Quick(quick_cache::sync::Cache::new(ENTRIES as usize));

@@ -43,6 +43,12 @@ impl List {
         self.oldest
     }
 
+    /// The last to go, or [`NONE`].
+    #[inline]
+    pub fn newest(&self) -> Id {
+        self.newest
+    }
+
     /// How many there are.
     #[inline]
     pub fn count(&self) -> u32 {
@@ -83,6 +89,21 @@ impl List {
             self.remove(nodes, node);
             self.push(nodes, node);
         }
+    }
+
+    /// Moves a node of this list to the older end.
+    pub fn age<N: Linked>(&mut self, nodes: &mut [N], node: Id) {
+        if self.oldest == node {
+            return;
+        }
+        self.remove(nodes, node);
+        *nodes[node as usize].link_mut() = Link { newer: self.oldest, older: NONE };
+        match self.oldest {
+            NONE => self.newest = node,
+            oldest => nodes[oldest as usize].link_mut().older = node,
+        }
+        self.oldest = node;
+        self.count += 1;
     }
 
     /// The next newer node, or [`NONE`].

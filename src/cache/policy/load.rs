@@ -52,6 +52,8 @@ pub struct Size(u32);
 
 impl Size {
     const MANTISSA: u32 = 25;
+    /// No bytes.
+    pub const ZERO: Size = Size(0);
     /// Bits that it leaves free at the upper end.
     pub const SPARE: u32 = 2;
 
@@ -106,6 +108,12 @@ impl Room {
     #[inline]
     pub fn measure(&self, load: Load) -> u64 {
         if self.budget.bytes == u64::MAX { load.entries } else { load.bytes }
+    }
+
+    /// What it is full with.
+    #[inline]
+    pub fn full(&self) -> Budget {
+        self.full
     }
 
     #[inline]
