@@ -29,7 +29,7 @@ const TRACES: [Points; 7] = [
 const SIZED: &str = "adapt_size_request.trace.xz";
 /// Budgets of traces with sizes, in percent of the bytes of all their objects.
 const PERCENT: [u64; 4] = [5, 10, 20, 40];
-/// Hits, or bytes: the goal, its name, who is held against, and how far one may be behind.
+/// Hits, or bytes: the goal's name, the goal, and who it is held against.
 const GOALS: [(&str, Goal, &[&str]); 2] = [
     ("objects", Goal::HITS, &["gdsf", "w-tinylfu-1%", "lru"]),
     ("bytes", Goal::BYTES, &["s3-fifo", "lru", "w-tinylfu-1%"]),
@@ -59,7 +59,7 @@ fn load(path: &Path) -> Option<KeyTrace> {
     trace.map_or_else(|error| failed(error.to_string()), Some)
 }
 
-/// Points lost to the best, of every policy, at one point.
+/// Points lost to the best, by policy.
 struct Gaps(Vec<(&'static str, Vec<f64>)>);
 
 impl Gaps {

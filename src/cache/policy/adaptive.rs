@@ -72,7 +72,16 @@ pub struct Adaptive {
 impl Adaptive {
     /// Without entries.
     pub fn new(goal: Goal) -> Adaptive {
-        let panel = Panel::new(goal);
+        Adaptive::beside(Panel::new(goal), goal)
+    }
+
+    /// With shadows that see every key of so many entries only.
+    #[cfg(test)]
+    pub(super) fn with_sample(goal: Goal, entries: u64) -> Adaptive {
+        Adaptive::beside(Panel::with_sample(goal, entries), goal)
+    }
+
+    fn beside(panel: Panel, goal: Goal) -> Adaptive {
         let which = panel.leader();
         Adaptive {
             goal,

@@ -145,6 +145,14 @@ impl Lirs {
         self.queue.push(&mut self.nodes, node);
     }
 
+    /// By a quarter: ghosts are more than entries, and half of the nodes unused would be most of
+    /// what there is.
+    #[cold]
+    fn grow(&mut self) -> bool {
+        let more = (self.nodes.len() / 4).max(16);
+        self.nodes.try_reserve_exact(more).is_ok() && self.places.try_reserve_exact(more).is_ok()
+    }
+
     fn forget(&mut self, ghost: u32) {
         self.unstack(ghost);
         self.ghosts.remove(&mut self.nodes, ghost);
@@ -176,8 +184,8 @@ impl Policy for Lirs {
         // For the ghosts there is room when there is room.
         let more = (entries as usize).saturating_sub(self.nodes.len());
         list::reserve(&mut self.node_of, entries, NONE)
-            && self.nodes.try_reserve(more).is_ok()
-            && self.places.try_reserve(more).is_ok()
+            && self.nodes.try_reserve_exact(more).is_ok()
+            && self.places.try_reserve_exact(more).is_ok()
     }
 
     fn missed(&mut self, _: u64) {}
@@ -214,7 +222,8 @@ impl Policy for Lirs {
         let state = if is_low { State::Low } else { State::High };
         let is_stacked = ghost.is_some();
         let fresh = Node { link: Link::FREE, key, size, entry, state, is_stacked };
-        let room = self.nodes.try_reserve(1).is_ok() && self.places.try_reserve(1).is_ok();
+        let held = self.nodes.capacity().min(self.places.capacity());
+        let room = self.nodes.len() < held || self.grow();
         if ghost.is_none() && self.vacant.count() == 0 && !room {
             self.forget(self.ghosts.oldest());
             self.prune();

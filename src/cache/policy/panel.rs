@@ -154,12 +154,19 @@ pub struct Panel {
     budget: Budget,
     /// One key in 2^this.
     sample: u32,
+    /// Entries of which every key is looked at.
+    sample_max: u64,
     /// What a hit counts now; it grows, which is as if what was before faded.
     scale: f64,
 }
 
 impl Panel {
     pub fn new(goal: Goal) -> Panel {
+        Panel::with_sample(goal, SAMPLE)
+    }
+
+    /// With samples of so many entries.
+    pub fn with_sample(goal: Goal, sample_max: u64) -> Panel {
         let shadow = |which| Shadow {
             policy: Member::new(which, goal),
             load: Load::default(),
@@ -176,6 +183,7 @@ impl Panel {
             leader: 0,
             budget: Budget::NONE,
             sample: 0,
+            sample_max,
             scale: 1.0,
         }
     }
@@ -210,7 +218,7 @@ impl Panel {
     /// The cache has so many entries.
     #[inline]
     pub fn has(&mut self, entries: u64, full: Budget) {
-        if entries > SAMPLE << self.sample {
+        if entries > self.sample_max << self.sample {
             self.thin(full);
         }
     }

@@ -14,6 +14,7 @@ fn all(goal: Goal) -> Vec<Box<dyn Policy>> {
         Box::new(Lfu::new(goal)),
         Box::new(Lfu::with_window(goal, 1)),
         Box::new(Adaptive::new(goal)),
+        Box::new(Adaptive::with_sample(goal, 4)),
         Box::new(Lirs::new()),
         Box::new(S3Fifo::new()),
         Box::new(Arc::new()),
@@ -246,6 +247,14 @@ fn adaptive_follows_from_a_loop_to_recency() {
     let [lru, lirs] = [on_all(Box::<Lru>::default()), on_all(Box::<Lirs>::default())];
     let adaptive = on_all(Box::new(Adaptive::new(Goal::HITS)));
     assert!(adaptive > lru + 2500 && adaptive > lirs + 1000, "{adaptive} {lru} {lirs}");
+}
+
+#[test]
+fn a_sample_tells_what_all_would() {
+    let keys = loop_then_recency();
+    let all = hits(Box::new(Adaptive::new(Goal::HITS)), 100, keys.iter().copied());
+    let few = hits(Box::new(Adaptive::with_sample(Goal::HITS, 50)), 100, keys.iter().copied());
+    assert!(few + 600 > all, "{few} {all}");
 }
 
 #[test]
