@@ -203,8 +203,7 @@ fn main() {
     let quick = Quick(quick_cache::sync::Cache::new(ENTRIES as usize));
     let moka = Moka(moka::sync::Cache::new(ENTRIES));
     let others: [&dyn Peer; 3] = [&lru, &quick, &moka];
-    let all: Vec<&dyn Peer> =
-        ours.iter().map(|one| one as &dyn Peer).chain(others).collect();
+    let all: Vec<&dyn Peer> = ours.iter().map(|one| one as &dyn Peer).chain(others).collect();
     let pool = PoolAlone::new();
 
     // Fresh keys first, so that caches are full of others, then the hot ones, twice.
@@ -228,7 +227,8 @@ fn main() {
         next += TURNS;
         alone.push(pool.turns());
     }
-    let of = |rounds: &[Vec<f64>], at: usize| median(rounds.iter().map(|round| round[at]).collect());
+    let of =
+        |rounds: &[Vec<f64>], at: usize| median(rounds.iter().map(|round| round[at]).collect());
     let alone = median(alone);
     emit("pool-alone-ns", alone, None, None);
     for (at, one) in ours.iter().enumerate() {
