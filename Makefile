@@ -71,7 +71,7 @@ $(LIBRARIES) &: $(SOURCES)
 	cargo build --release --locked
 	@touch $(LIBRARIES)
 
-examples: build/pool build/pool_cpp build/replay build/cuda_streams
+examples: build/pool build/pool_cpp build/replay build/cache build/cuda_streams
 
 build/lib/libforebay.so: $(RELEASE)/libforebay.so
 	@mkdir -p $(@D)

@@ -2,7 +2,7 @@
 #   make bench-pool [ROUNDS=5] [CASES='pair-*,mixed*'] [TRACES=folder]
 #   make bench-cuda [TRACES=folder]
 #   make bench-torch [TORCH=2.13.0]
-#   make bench-cache
+#   make bench-cache [TRACES=folder]
 # each ends within about a minute, once built, and prints one JSON line per figure on stdout, a table
 # on stderr (bench-pool).
 
@@ -26,7 +26,7 @@ bench-cuda:
 
 # The peers are crates, in the bench's own lock file.
 bench-cache:
-	CARGO_TARGET_DIR='$(TARGET_DIR)/bench-cache' cargo run --release --locked --manifest-path benches/cache/Cargo.toml
+	CARGO_TARGET_DIR='$(TARGET_DIR)/bench-cache' cargo run --release --locked --manifest-path benches/cache/Cargo.toml -- $(if $(TRACES),'$(abspath $(TRACES))')
 
 bench-peers:
 	scripts/install_peers.sh

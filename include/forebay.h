@@ -53,6 +53,7 @@
 #define FOREBAY_DEFRAG_REPORT_INIT FOREBAY_INIT(forebay_defrag_report)
 #define FOREBAY_CACHE_CONFIG_INIT FOREBAY_INIT(forebay_cache_config)
 #define FOREBAY_CACHE_STATISTICS_INIT FOREBAY_INIT(forebay_cache_statistics)
+#define FOREBAY_CACHE_SIMULATE_OPTIONS_INIT FOREBAY_INIT(forebay_cache_simulate_options)
 #define FOREBAY_LIFETIME_SUGGESTIONS_INIT FOREBAY_INIT(forebay_lifetime_suggestions)
 #define FOREBAY_PLAN_OPTIONS_INIT FOREBAY_INIT(forebay_plan_options)
 #define FOREBAY_PLAN_SUMMARY_INIT FOREBAY_INIT(forebay_plan_summary)
@@ -206,6 +207,9 @@ enum forebay_cache_policy
     FOREBAY_CACHE_POLICY_LRU = 0,
     /// Those that are used often, by an estimate that forgets (W-TinyLFU).
     FOREBAY_CACHE_POLICY_LFU = 1,
+    /// What whichever does best of LIRS, LRU, GDSF and W-TinyLFU with two windows would keep: each
+    /// runs beside the cache on keys alone.
+    FOREBAY_CACHE_POLICY_ADAPTIVE = 2,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -470,6 +474,45 @@ typedef struct forebay_cache_statistics {
     /// Bytes of the cache's own bookkeeping, without the bytes of keys.
     uint64_t bookkeeping_bytes;
 } forebay_cache_statistics;
+
+/// The cache that is simulated. Set `struct_size`, and at least one of the two limits. Fields
+/// are as in `forebay_cache_config`.
+typedef struct forebay_cache_simulate_options {
+    /// sizeof(forebay_cache_simulate_options).
+    size_t struct_size;
+    /// Most bytes of objects; 0 = no limit.
+    uint64_t max_bytes;
+    /// Most objects; 0 = no limit.
+    uint64_t max_entries;
+    /// What a hit is worth besides its bytes, as bytes. 0 = 64 KiB; 1 is the goal of most bytes,
+    /// 2^50 that of most hits.
+    uint64_t entry_worth;
+} forebay_cache_simulate_options;
+
+/// What a policy had. Set `struct_size` of the first in an array before the call; it holds for
+/// all of them.
+typedef struct forebay_cache_outcome {
+    /// sizeof(forebay_cache_outcome).
+    size_t struct_size;
+    /// The policy's name; the library's, for good.
+    const char *name;
+    /// A `forebay_cache_policy`, or -1 for one that is here to compare with.
+    int32_t policy;
+    /// Zero.
+    uint32_t reserved;
+    /// Accesses.
+    uint64_t requests;
+    /// Of them, those that found their object.
+    uint64_t hits;
+    /// Bytes of the objects that were asked for.
+    uint64_t bytes;
+    /// Of them, those that were found.
+    uint64_t hit_bytes;
+    /// Hits by what they are worth, in parts of what all accesses are worth: 0 to 1.
+    double worth;
+    /// Bytes of the policy's bookkeeping for each object that was kept at the end.
+    double bookkeeping_per_entry;
+} forebay_cache_outcome;
 
 /// What could be better in a program, by bytes. Set `struct_size` before the call.
 typedef struct forebay_lifetime_suggestions {
@@ -1415,7 +1458,7 @@ forebay_status forebay_cache_stats_json(struct forebay_cache *cache,
 forebay_status forebay_cache_check(struct forebay_cache *cache);
 
 /// Builds a key for tensors of one kind: writes it, as text with a NUL behind it such as
-/// `float32[3,224,224]@cuda:0`, to `buffer`, which has `capacity` bytes; its length without the NUL,
+/// `float32[3,224,224]/cuda:0`, to `buffer`, which has `capacity` bytes; its length without the NUL,
 /// which is the `key_size`, goes to `*length` (may be NULL). `dtype` is the type's name, `shape` has
 /// `dimensions` lengths, at most 64, and the device is a `forebay_device_kind` and its number.
 /// `buffer` NULL with `capacity` 0 asks for the length only.
@@ -1435,6 +1478,32 @@ forebay_status forebay_cache_tensor_key(const char *dtype,
                                         char *buffer,
                                         size_t capacity,
                                         size_t *length);
+
+/// Runs the key trace in the file `path`, plain or gzip, against caches of every policy, without
+/// memory of a pool, and writes what each had to `outcomes`, an array of `capacity`: the best by
+/// what hits are worth first. The first whose `policy` is not -1 is the one to choose. `*count`
+/// is how many policies there are (9 in this release); when `capacity` is less, the best are
+/// written, and `outcomes` may be NULL when it is 0. `count` may be NULL.
+///
+/// Every access of the trace is a `forebay_cache_get`, and a put of the object when it was not
+/// there. A trace is text with a key a line; or key and bytes; or time, key and bytes; or lines of
+/// JSON with keys in the array "hash_ids"; or binary, each key four bytes with the highest
+/// first. Where it has no bytes each object has one. It is read into memory, 4 bytes an
+/// access and some 40 an object. Other packers: `xz -dc trace.xz | program`, with "/dev/stdin" for
+/// a path.
+///
+/// Errors: `FOREBAY_ERROR_IO`, `FOREBAY_ERROR_MALFORMED_TRACE` (the message names the line),
+/// `FOREBAY_ERROR_OUT_OF_MEMORY`, `FOREBAY_ERROR_INVALID_ARGUMENT`. After an error nothing was written.
+///
+/// The caller's part:
+/// `path` is NULL or a string that ends with a NUL; `options` is NULL or points to a struct with
+/// `struct_size` set; `outcomes` is NULL or has `capacity` structs, of as many bytes each as
+/// `struct_size` of the first says; `count` is NULL or valid for writing.
+forebay_status forebay_cache_simulate(const char *path,
+                                      const struct forebay_cache_simulate_options *options,
+                                      struct forebay_cache_outcome *outcomes,
+                                      size_t capacity,
+                                      size_t *count);
 
 /// Creates an empty record and writes it to `*out`. It is the caller's, until
 /// `forebay_lifetime_destroy`.

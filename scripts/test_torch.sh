@@ -37,6 +37,8 @@ rig() { # VERSION
     mkdir -p "$folder"
     ln -sf "$target/debug/libsim_cuda.so" "$folder/libcuda.so.1"
     ln -sf "$built/libsim_cudart.so" "$folder/libcudart.so.$major"
+    # PyTorch asks it before it maps pages.
+    ln -sf "$built/libsim_cudart.so" "$folder/libnvidia-ml.so.1"
     runtime=$folder/libcudart.so.$major
 }
 

@@ -23,6 +23,18 @@ fn the_cpp_header_does_what_it_says() {
     }
 }
 
+/// PyTorch's door in a C++ program without PyTorch: what is thrown is `std::bad_alloc`.
+#[test]
+fn without_pytorch_bad_alloc_is_thrown() {
+    let folder = native::empty_folder("cpp-torch");
+    let sources = [native::root().join("tests/cpp/torch.cpp")];
+    let program = folder.join("torch");
+    native::compile(Cpp, "c++17", &sources, &program, native::with_library("cpp-torch"));
+    let mut command = Command::new(&program);
+    command.env("LD_LIBRARY_PATH", native::simulated_driver("cpp-torch"));
+    assert_eq!(native::stdout_of(&mut command), "torch: all checks passed\n");
+}
+
 /// Options by name, as C++20 has it.
 #[test]
 fn options_are_designated_in_cpp20() {

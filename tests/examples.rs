@@ -47,6 +47,27 @@ fn cuda_streams_shares_a_pool_or_says_that_there_is_no_driver() {
     assert!(said.contains("no CUDA driver") || said.contains("on one stream"), "{said}");
 }
 
+#[test]
+fn cache_says_which_policy_to_choose() {
+    let program = example("cache", C, "c99", "cache.c");
+    let trace = program.with_file_name("loop.trace");
+    let keys: String = (0..4000).map(|at| format!("{}\n", at % 100)).collect();
+    std::fs::write(&trace, keys).unwrap();
+    let said = native::stdout_of(Command::new(&program).arg(&trace).args([
+        "--entries",
+        "60",
+        "--goal",
+        "hits",
+    ]));
+    assert!(said.contains("4000 accesses, 4000 bytes\n"), "{said}");
+    assert_eq!(row(&said, "lru")[0], "0.00");
+    assert!(said.ends_with("choose: adaptive\n"), "{said}");
+    for wrong in [&["--entries", "60"][..], &["t", "--entries", "x"], &["t", "--what", "1"]] {
+        let output = Command::new(&program).args(wrong).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+    }
+}
+
 /// The figures of the row `name`: pool first and later, malloc first and later, or one of each.
 fn row<'a>(table: &'a str, name: &str) -> Vec<&'a str> {
     let line = table.lines().find(|line| line.trim_start().starts_with(name));

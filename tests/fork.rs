@@ -264,6 +264,15 @@ fn a_child_leaves_the_trace_to_its_parent() {
     }
 }
 
+/// Has threads stop at the end of a scope.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// A child goes on with the caches of host pools, whatever other threads were doing with them, and
 /// gets what they hold when a pool is short of memory.
 #[test]
@@ -286,6 +295,8 @@ fn caches_go_on_in_a_child() {
     put(7, MIB);
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        // Whatever becomes of the forks.
+        let _stop = Stop(&stop);
         for seed in 0..3 {
             let (stop, put, read, cache) = (&stop, &put, &read, &cache);
             scope.spawn(move || {
@@ -325,7 +336,6 @@ fn caches_go_on_in_a_child() {
                 let _ = Pool::destroy(Arc::clone(&pool));
             });
         }
-        stop.store(true, Ordering::Relaxed);
     });
     cache.check().unwrap();
     Cache::destroy(cache).unwrap();

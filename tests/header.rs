@@ -43,6 +43,7 @@ fn generated() -> String {
 #define FOREBAY_DEFRAG_REPORT_INIT FOREBAY_INIT(forebay_defrag_report)
 #define FOREBAY_CACHE_CONFIG_INIT FOREBAY_INIT(forebay_cache_config)
 #define FOREBAY_CACHE_STATISTICS_INIT FOREBAY_INIT(forebay_cache_statistics)
+#define FOREBAY_CACHE_SIMULATE_OPTIONS_INIT FOREBAY_INIT(forebay_cache_simulate_options)
 #define FOREBAY_LIFETIME_SUGGESTIONS_INIT FOREBAY_INIT(forebay_lifetime_suggestions)
 #define FOREBAY_PLAN_OPTIONS_INIT FOREBAY_INIT(forebay_plan_options)
 #define FOREBAY_PLAN_SUMMARY_INIT FOREBAY_INIT(forebay_plan_summary)
@@ -66,9 +67,20 @@ fn generated() -> String {
 }
 
 /// In the order of the header.
-const NOUNS: [&str; 12] = [
-    "status", "log", "stream", "pool", "block", "share", "graph", "stats", "trace", "cache",
-    "lifetime", "plan",
+const NOUNS: [&str; 13] = [
+    "status",
+    "log",
+    "stream",
+    "pool",
+    "block",
+    "share",
+    "graph",
+    "stats",
+    "trace",
+    "cache",
+    "cache_simulate",
+    "lifetime",
+    "plan",
 ];
 
 /// PyTorch's door, behind them.

@@ -1,6 +1,6 @@
 //! Primary contexts, and which one is current to a thread.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use crate::State;
 use crate::code::{
@@ -20,6 +20,16 @@ const FIRST: u64 = 0x1_0000;
 thread_local! {
     /// The contexts of this thread, the current one last, and the reset they belong to.
     static STACK: RefCell<(u64, Vec<u64>)> = const { RefCell::new((0, Vec::new())) };
+}
+
+thread_local! {
+    /// The last of them again, for those who ask at every turn.
+    static CURRENT: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The context that is current to this thread, 0 for none, without a call of the driver.
+pub fn current() -> u64 {
+    CURRENT.try_with(Cell::get).unwrap_or(0)
 }
 
 impl Contexts {
@@ -42,6 +52,7 @@ fn stack<T>(generation: u64, body: impl FnOnce(&mut Vec<u64>) -> T) -> T {
         stack.clear();
     }
     let value = body(&mut stack);
+    let _ = CURRENT.try_with(|current| current.set(stack.last().copied().unwrap_or(0)));
     let _ = STACK.try_with(|own| own.replace((generation, stack)));
     value
 }

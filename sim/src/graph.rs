@@ -85,6 +85,11 @@ impl State {
         self.graphs.rows.get(&graph).filter(|it| it.whole).ok_or(ERROR_INVALID_VALUE)
     }
 
+    /// The nodes of a graph, in the order of their capture.
+    pub fn nodes(&self, graph: u64) -> Outcome<Vec<u64>> {
+        Ok(self.graph(graph)?.nodes.iter().map(|node| node.handle).collect())
+    }
+
     pub fn destroy_graph(&mut self, graph: u64) -> Outcome {
         self.graph(graph)?;
         self.drop_graph(graph);

@@ -12,11 +12,15 @@ use crate::{HOST, State};
 /// A point in a stream: its key, and how many operations come before.
 pub type Point = (u64, u64);
 
+/// Priorities of streams, the least and the greatest.
+pub const PRIORITIES: (i32, i32) = (0, -5);
+
 pub struct Stream {
     pub device: usize,
     pub slot: u32,
     /// Whether it keeps order with the legacy stream.
     pub blocking: bool,
+    pub priority: i32,
     held: bool,
     /// Destroyed; what is queued still runs.
     gone: bool,
@@ -75,16 +79,21 @@ impl State {
         let slot = self.order.slot(format!("{name} {key:#x} of device {device}"), Some(HOST));
         let (queue, ends) = (VecDeque::new(), None);
         let (held, gone, submitted, done) = (false, false, 0, 0);
-        let row = Stream { device, slot, blocking, held, gone, submitted, done, queue, ends };
+        let priority = PRIORITIES.0;
+        let row =
+            Stream { device, slot, blocking, priority, held, gone, submitted, done, queue, ends };
         self.streams.rows.insert(key, row);
         key
     }
 
-    pub fn create_stream(&mut self, flags: u32) -> Outcome<u64> {
+    pub fn create_stream(&mut self, flags: u32, priority: i32) -> Outcome<u64> {
         let device = self.current_device()?;
         match flags {
             0 | 1 => {
                 let key = self.add_stream(device, "stream", flags == 0);
+                if let Some(row) = self.streams.rows.get_mut(&key) {
+                    row.priority = priority;
+                }
                 let handle = self.streams.spare.pop().unwrap_or(key);
                 self.streams.handles.insert(handle, key);
                 Ok(handle)

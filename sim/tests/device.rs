@@ -87,3 +87,44 @@ fn an_old_stream_and_event_are_not_the_new_ones() {
     sim_cuda::run_all();
     assert_eq!(query(f), 0);
 }
+
+#[test]
+fn a_device_has_its_bus_and_a_compute_capability() {
+    let _guard = start(Config::default());
+    assert_eq!((attribute(75), attribute(76), attribute(10)), (9, 0, 32));
+    let mut name = [b'x'; 32];
+    for (device, expected) in [(0, c"0000:01:00.0"), (1, c"0000:02:00.0")] {
+        let code = cu!(cuDeviceGetPCIBusId(name.as_mut_ptr() => *mut u8, 32 => i32,
+            device => i32));
+        assert_eq!((code, std::ffi::CStr::from_bytes_until_nul(&name).unwrap()), (0, expected));
+    }
+    for (room, device, expected) in [(12, 0, 1), (-1, 0, 1), (13, 0, 0), (32, 2, 101)] {
+        let code = cu!(cuDeviceGetPCIBusId(name.as_mut_ptr() => *mut u8, room => i32,
+            device => i32));
+        assert_eq!(code, expected, "{room} bytes for device {device}");
+    }
+}
+
+#[test]
+fn a_priority_is_moved_into_the_range() {
+    let _guard = start(Config::default());
+    let (mut least, mut greatest) = (0, 0);
+    let code = cu!(cuCtxGetStreamPriorityRange(&mut least => *mut i32,
+        &mut greatest => *mut i32));
+    assert_eq!((code, least, greatest), (0, 0, -5));
+    let got = |stream: u64| {
+        let mut priority = 7;
+        assert_eq!(cu!(cuStreamGetPriority(stream => u64, &mut priority => *mut i32)), 0);
+        priority
+    };
+    for (wanted, expected) in [(0, 0), (-3, -3), (-9, -5), (2, 0)] {
+        let mut stream = 0u64;
+        let code = cu!(cuStreamCreateWithPriority(&mut stream => *mut u64, 1 => u32,
+            wanted => i32));
+        assert_eq!((code, got(stream)), (0, expected));
+        destroy(stream);
+        let code = cu!(cuStreamGetPriority(stream => u64, &mut least => *mut i32));
+        assert_eq!(code, 400);
+    }
+    assert_eq!((got(stream()), got(0)), (0, 0));
+}

@@ -269,3 +269,25 @@ fn functions_of_the_host_may_not_call_the_driver() {
     // SAFETY: a number of this test, written above.
     assert_eq!(unsafe { (&raw const answer).read_volatile() }, 800);
 }
+
+#[test]
+fn a_graph_tells_its_nodes() {
+    let _guard = start(Config::default());
+    let (a, b, at) = (stream(), stream(), alloc(8192).unwrap());
+    let get = |graph: u64, nodes: *mut u64, count: &mut usize| cu!(cuGraphGetNodes(graph => u64, nodes => *mut u64, count => *mut usize));
+    begin(a);
+    let empty = end(a);
+    let graph = forked(a, b, at);
+    let mut count = 9;
+    assert_eq!((get(empty, std::ptr::null_mut(), &mut count), count), (0, 0));
+    assert_eq!((get(graph, std::ptr::null_mut(), &mut count), count), (0, 2));
+    let mut nodes = [9u64; 3];
+    count = 1;
+    assert_eq!((get(graph, nodes.as_mut_ptr(), &mut count), count), (0, 1));
+    assert!(nodes[0] != 9 && nodes[1..] == [9, 9]);
+    count = 3;
+    assert_eq!((get(graph, nodes.as_mut_ptr(), &mut count), count), (0, 2));
+    assert!(nodes[0] != nodes[1] && nodes[1] != 9 && nodes[2] == 0);
+    assert_eq!((drop_graph(graph), drop_graph(empty)), (0, 0));
+    assert_eq!(get(graph, std::ptr::null_mut(), &mut count), 1);
+}

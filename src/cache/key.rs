@@ -26,7 +26,7 @@ pub fn check(key: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// The key of tensors of one kind, as text: `float32[3,224,224]@cuda:0`.
+/// The key of tensors of one kind, as text: `float32[3,224,224]/cuda:0`.
 pub fn of_tensor(dtype: &str, shape: &[i64], device: &str, index: u32) -> Result<String> {
     if dtype.is_empty() || dtype.len() > 64 {
         return Err(fail!(
@@ -52,7 +52,7 @@ pub fn of_tensor(dtype: &str, shape: &[i64], device: &str, index: u32) -> Result
         // Writing to a string does not fail.
         let _ = write!(text, "{}{length}", if at == 0 { "" } else { "," });
     }
-    let _ = write!(text, "]@{device}:{index}");
+    let _ = write!(text, "]/{device}:{index}");
     Ok(text)
 }
 
@@ -336,8 +336,8 @@ mod tests {
     #[test]
     fn a_tensor_has_a_readable_key() {
         let key = of_tensor("float32", &[3, 224, 0], "cuda", 1).unwrap();
-        assert_eq!(key, "float32[3,224,0]@cuda:1");
-        assert_eq!(of_tensor("u8", &[], "host", 0).unwrap(), "u8[]@host:0");
+        assert_eq!(key, "float32[3,224,0]/cuda:1");
+        assert_eq!(of_tensor("u8", &[], "host", 0).unwrap(), "u8[]/host:0");
         assert!(of_tensor("", &[], "host", 0).is_err());
         assert!(of_tensor("u8", &[1, -1], "host", 0).is_err());
         assert!(of_tensor("u8", &[1; 65], "host", 0).is_err());

@@ -1,8 +1,10 @@
 //! A key trace against policies: what each would have had, so that users decide on their own
 //! trace.
 
+use std::ffi::CStr;
+
 use super::key_trace::KeyTrace;
-use super::policy::{Budget, Goal, Id, Kind, Policy};
+use super::policy::{Arc, Budget, Gdsf, Goal, Id, Kind, Lfu, Lirs, Policy, S3Fifo, Sieve};
 use crate::error::{Result, fail};
 
 const NONE: Id = Id::MAX;
@@ -49,6 +51,71 @@ fn percent(part: f64, all: f64) -> f64 {
     if all > 0.0 { 100.0 * part / all } else { 0.0 }
 }
 
+/// A policy that takes part.
+#[derive(Clone, Copy, Debug)]
+pub struct Contender {
+    /// Its name, for C too.
+    pub name: &'static CStr,
+    /// As what a cache can have it; none for those to compare with.
+    pub kind: Option<Kind>,
+    make: fn(Goal) -> Box<dyn Policy>,
+}
+
+impl Contender {
+    /// All of them. Those that a cache can have come first, the least bookkeeping before.
+    pub const ALL: [Contender; 9] = [
+        Contender { name: c"lru", kind: Some(Kind::Lru), make: |goal| Kind::Lru.build(goal) },
+        Contender { name: c"lfu", kind: Some(Kind::Lfu), make: |goal| Kind::Lfu.build(goal) },
+        Contender {
+            name: c"adaptive",
+            kind: Some(Kind::Adaptive),
+            make: |goal| Kind::Adaptive.build(goal),
+        },
+        Contender { name: c"s3-fifo", kind: None, make: |_| Box::new(S3Fifo::new()) },
+        Contender { name: c"sieve", kind: None, make: |_| Box::new(Sieve::new()) },
+        Contender { name: c"arc", kind: None, make: |_| Box::new(Arc::new()) },
+        Contender { name: c"lirs", kind: None, make: |_| Box::new(Lirs::new()) },
+        Contender {
+            name: c"w-tinylfu-1%",
+            kind: None,
+            make: |goal| Box::new(Lfu::with_window(goal, 1)),
+        },
+        Contender { name: c"gdsf", kind: None, make: |goal| Box::new(Gdsf::new(goal)) },
+    ];
+
+    /// Runs a trace against a cache of this policy.
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub fn run(&self, trace: &KeyTrace, goal: Goal, budget: Budget) -> Result<Outcome> {
+        run_with(trace, (self.make)(goal), goal, budget)
+    }
+}
+
+/// Runs a trace against every policy; the best by the goal comes first. Of equals those come
+/// first that need less bookkeeping.
+///
+/// # Errors
+/// `InvalidArgument` when there is no limit or the sums of the trace do not fit, `OutOfMemory`.
+pub fn compare(
+    trace: &KeyTrace,
+    goal: Goal,
+    budget: Budget,
+) -> Result<[(Contender, Outcome); Contender::ALL.len()]> {
+    if budget == Budget::NONE || budget.bytes == 0 || budget.entries == 0 {
+        return Err(fail!(
+            InvalidArgument,
+            "max_bytes and max_entries are both 0; a cache has one limit at least"
+        ));
+    }
+    let mut outcomes = Contender::ALL.map(|contender| (contender, Outcome::default()));
+    for (contender, outcome) in &mut outcomes {
+        *outcome = contender.run(trace, goal, budget)?;
+    }
+    outcomes.sort_by_key(|(_, outcome)| std::cmp::Reverse(outcome.hit_worth));
+    Ok(outcomes)
+}
+
 /// A cache without contents.
 struct Cache<'a> {
     trace: &'a KeyTrace,
@@ -78,6 +145,10 @@ impl Cache<'_> {
         }
         let entry = self.vacant.pop().unwrap_or(self.object_of.len() as Id);
         if !self.policy.reserve(entry + 1) {
+            let path = self.trace.path.display();
+            return Err(fail!(OutOfMemory, "key trace `{path}`: no memory for entry {entry}"));
+        }
+        if self.object_of.try_reserve(1).is_err() || self.vacant.try_reserve(1).is_err() {
             let path = self.trace.path.display();
             return Err(fail!(OutOfMemory, "key trace `{path}`: no memory for entry {entry}"));
         }
@@ -124,10 +195,16 @@ pub fn run_with(
     budget: Budget,
 ) -> Result<Outcome> {
     policy.set_budget(budget.bytes, budget.entries);
+    let mut entry_of = Vec::new();
+    if entry_of.try_reserve_exact(trace.bytes.len()).is_err() {
+        let (path, count) = (trace.path.display(), trace.bytes.len());
+        return Err(fail!(OutOfMemory, "key trace `{path}`: no memory for {count} objects"));
+    }
+    entry_of.resize(trace.bytes.len(), NONE);
     let mut cache = Cache {
         trace,
         policy,
-        entry_of: vec![NONE; trace.bytes.len()],
+        entry_of,
         object_of: Vec::new(),
         vacant: Vec::new(),
         budget,
@@ -156,4 +233,71 @@ pub fn run_with(
     outcome.bookkeeping_bytes = cache.policy.bookkeeping_bytes() as u64;
     outcome.entries = cache.held.entries;
     Ok(outcome)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A loop of 100 objects with room for 60.
+    fn looped() -> KeyTrace {
+        KeyTrace::of((0..10_000).map(|at| at % 100).collect(), vec![1; 100], false)
+    }
+
+    fn of<'a>(outcomes: &'a [(Contender, Outcome)], name: &CStr) -> &'a Outcome {
+        &outcomes.iter().find(|(contender, _)| contender.name == name).unwrap().1
+    }
+
+    #[test]
+    fn a_loop_is_nothing_to_lru_and_something_to_lirs() {
+        let budget = Budget { bytes: u64::MAX, entries: 60 };
+        let outcomes = compare(&looped(), Goal::HITS, budget).unwrap();
+        assert_eq!(of(&outcomes, c"lru").hits, 0);
+        assert!(of(&outcomes, c"lirs").hit_percent() > 57.0);
+        assert!(of(&outcomes, c"adaptive").hit_percent() > 57.0);
+        assert!(outcomes.is_sorted_by_key(|(_, outcome)| std::cmp::Reverse(outcome.hits)));
+        for (_, outcome) in outcomes {
+            assert_eq!((outcome.requests, outcome.bytes), (10_000, 10_000));
+            assert!(outcome.entries <= 60 && outcome.bookkeeping_bytes > 0);
+        }
+    }
+
+    #[test]
+    fn lru_is_what_a_plain_list_would_have() {
+        let mut key = 1u32;
+        let mut accesses = Vec::new();
+        for _ in 0..4000 {
+            key = key.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            accesses.push((key >> 16) % 64 * ((key >> 8) % 3));
+        }
+        let trace = KeyTrace::of(accesses, (0..128).map(|object| 1 + object % 9).collect(), true);
+        let budget = Budget { bytes: 150, entries: 30 };
+        let outcome = run(&trace, Kind::Lru, Goal::BYTES, budget).unwrap();
+        let (mut list, mut hits, mut hit_bytes) = (Vec::<u32>::new(), 0, 0);
+        let bytes_of =
+            |list: &[u32]| -> u64 { list.iter().map(|&object| trace.bytes[object as usize]).sum() };
+        for &object in &trace.accesses {
+            let before = list.len();
+            list.retain(|&other| other != object);
+            if list.len() < before {
+                hits += 1;
+                hit_bytes += trace.bytes[object as usize];
+            }
+            list.push(object);
+            while list.len() > 30 || bytes_of(&list) > 150 {
+                list.remove(0);
+            }
+        }
+        assert_eq!((outcome.hits, outcome.hit_bytes), (hits, hit_bytes));
+        assert_eq!(outcome.hit_worth, u128::from(hit_bytes));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_not_kept_and_no_limit_is_an_error() {
+        let trace = KeyTrace::of(vec![0, 0, 1, 1], vec![100, 1], true);
+        let outcomes = compare(&trace, Goal::HITS, Budget { bytes: 10, entries: u64::MAX });
+        assert!(outcomes.unwrap().iter().all(|(_, outcome)| outcome.hits == 1));
+        let error = compare(&trace, Goal::HITS, Budget::NONE).unwrap_err();
+        assert!(error.message().contains("both 0"));
+    }
 }

@@ -28,7 +28,8 @@ const LOOKED_AT: usize = 16;
 /// No lane.
 const NO_LANE: u16 = u16::MAX;
 
-/// A key and the block that it names. As large as a cache line.
+/// A key and the block that it names: one cache line.
+#[repr(align(64))]
 struct Entry {
     name: Name,
     address: usize,

@@ -55,6 +55,9 @@ pub enum forebay_cache_policy {
     Lru = 0,
     /// Those that are used often, by an estimate that forgets (W-TinyLFU).
     Lfu = 1,
+    /// What whichever does best of LIRS, LRU, GDSF and W-TinyLFU with two windows would keep: each
+    /// runs beside the cache on keys alone.
+    Adaptive = 2,
 }
 
 /// What a cache is made from. Set `struct_size`, and at least one of the two limits.
@@ -216,11 +219,11 @@ unsafe fn tell(to: *mut usize, number: u64) {
 }
 
 fn policy_of(number: i32) -> Result<Kind> {
-    match number {
-        0 => Ok(Kind::Lru),
-        1 => Ok(Kind::Lfu),
-        _ => Err(fail!(InvalidArgument, "policy is {number}; it must be 0 or 1")),
-    }
+    // In the order of `forebay_cache_policy`.
+    let kind = usize::try_from(number).ok().and_then(|number| Kind::ALL.get(number));
+    kind.copied().ok_or_else(|| {
+        fail!(InvalidArgument, "policy is {number}; it must be 0 to {}", Kind::ALL.len() - 1)
+    })
 }
 
 fn config_of(config: &forebay_cache_config) -> Result<Config> {
@@ -659,7 +662,7 @@ pub unsafe extern "C" fn forebay_cache_check(cache: *mut forebay_cache) -> foreb
 }
 
 /// Builds a key for tensors of one kind: writes it, as text with a NUL behind it such as
-/// `float32[3,224,224]@cuda:0`, to `buffer`, which has `capacity` bytes; its length without the NUL,
+/// `float32[3,224,224]/cuda:0`, to `buffer`, which has `capacity` bytes; its length without the NUL,
 /// which is the `key_size`, goes to `*length` (may be NULL). `dtype` is the type's name, `shape` has
 /// `dimensions` lengths, at most 64, and the device is a `forebay_device_kind` and its number.
 /// `buffer` NULL with `capacity` 0 asks for the length only.

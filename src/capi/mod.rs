@@ -6,6 +6,7 @@
 
 pub mod block;
 pub mod cache;
+pub mod cache_simulate;
 pub mod graph;
 pub mod guard;
 pub mod handle;

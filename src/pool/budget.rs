@@ -35,11 +35,14 @@ impl Rhythm {
 
     /// Pages had to move at `now`. Returns how many intervals in a row were even.
     fn hear(&mut self, now: u64) -> u64 {
+        // Threads read the time before they take the core's lock: it may be earlier than the
+        // latest one heard.
+        let now = now.max(self.times[0]);
         self.times.rotate_right(1);
         self.times[0] = now;
         let even = |beats: usize| {
             let [first, second, third] = [0, beats, 2 * beats].map(|at| self.times[at]);
-            third > 0 && first - second == second - third
+            third > 0 && first > second && first - second == second - third
         };
         self.even = if (1..=Rhythm::BEATS).any(even) { self.even + 1 } else { 0 };
         self.even.min(Rhythm::EVEN)
@@ -171,6 +174,15 @@ mod tests {
         assert!(moves[..20].iter().all(|&moved| moved > 0), "at first pages are moved");
         // A quarter of what is used is bought, and some go on moving beyond it.
         assert!(budget.bought + 8 * PAGE > LIVE / 4);
+    }
+
+    #[test]
+    fn times_of_several_threads_may_go_back_and_are_no_rhythm() {
+        let mut rhythm = Rhythm::default();
+        let times = [40, 37, 45, 12, 45, 44, 9, 46, 46, 46, 46, 53];
+        assert!(times.into_iter().all(|now| rhythm.hear(now) == 0), "{rhythm:?}");
+        // From 53 on at even intervals: heard once two of them are known.
+        assert_eq!([63, 73, 83].map(|now| rhythm.hear(now)), [0, 1, 2]);
     }
 
     #[test]

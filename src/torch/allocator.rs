@@ -146,3 +146,22 @@ pub unsafe extern "C" fn forebay_torch_free(
         complain("forebay_torch_free", error);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_an_error() {
+        let error = caught(-1, || -> Result<()> { panic!("on purpose") }).unwrap_err();
+        assert_eq!(error.kind(), Kind::Internal);
+        assert!(error.message().contains("a defect of forebay"));
+    }
+
+    #[test]
+    fn what_is_thrown_is_cut_at_a_character() {
+        let thrown = Thrown::new(Exception::Error, &"\u{fc}".repeat(TEXT_MAX));
+        let text = CStr::from_bytes_until_nul(&thrown.text).unwrap().to_str().unwrap();
+        assert_eq!(text.len(), TEXT_MAX - 1);
+    }
+}

@@ -444,10 +444,10 @@ static void texts(void)
     const int64_t shape[3] = {3, 224, -1};
     CHECK_OK(forebay_cache_tensor_key("float32", shape, 2, FOREBAY_DEVICE_KIND_CUDA, 1, text,
                                       sizeof text, &length));
-    CHECK_EQ(strcmp(text, "float32[3,224]@cuda:1"), 0);
+    CHECK_EQ(strcmp(text, "float32[3,224]/cuda:1"), 0);
     CHECK_EQ(length, strlen(text));
     CHECK_OK(forebay_cache_tensor_key("u8", NULL, 0, 0, 0, text, sizeof text, NULL));
-    CHECK_EQ(strcmp(text, "u8[]@host:0"), 0);
+    CHECK_EQ(strcmp(text, "u8[]/host:0"), 0);
     CHECK_ERROR(forebay_cache_tensor_key(NULL, shape, 2, 0, 0, text, 99, NULL), invalid,
                 "dtype is NULL");
     CHECK_ERROR(forebay_cache_tensor_key("", shape, 2, 0, 0, text, 99, NULL), invalid,
@@ -463,7 +463,7 @@ static void texts(void)
                 "device_kind is 9");
     CHECK_ERROR(forebay_cache_tensor_key("u8", shape, 2, 0, 0, text, 3, &length), invalid,
                 "capacity is 3");
-    CHECK_EQ(strcmp(text, "u8[]@host:0"), 0);
+    CHECK_EQ(strcmp(text, "u8[]/host:0"), 0);
     CHECK_OK(forebay_cache_destroy(cache));
     CHECK_OK(forebay_pool_destroy(pool));
 }

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 import unittest
 
 MIB = 1 << 20
@@ -50,6 +51,24 @@ def script(text, status=0, **environment):
     if done.returncode != status:
         raise AssertionError(f"ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done.stdout, done.stderr
+
+
+def on_threads(count, work):
+    """Calls `work(number)` on so many threads at a time; a list of what went wrong."""
+    failures = []
+
+    def guarded(number):
+        try:
+            work(number)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return failures
 
 
 def main():

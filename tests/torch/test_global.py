@@ -78,28 +78,17 @@ class Tensors(rig.Case):
     def test_eight_threads(self):
         gc.collect()
         before = torch.cuda.memory_allocated()
-        failures = []
 
         def work(number):
-            try:
-                values = torch.full((10000 + number,), number, dtype=torch.int32)
-                stream = torch.cuda.Stream()
-                with torch.cuda.stream(stream):
-                    for _ in range(100):
-                        tensor = values.to("cuda")
-                        kept = torch.empty_like(tensor)
-                        kept.copy_(tensor)
-                    if not torch.equal(kept.cpu(), values):
-                        failures.append(number)
-            except BaseException as error:
-                failures.append(error)
+            values = torch.full((10000 + number,), number, dtype=torch.int32)
+            with torch.cuda.stream(torch.cuda.Stream()):
+                for _ in range(100):
+                    tensor = values.to("cuda")
+                    kept = torch.empty_like(tensor)
+                    kept.copy_(tensor)
+                assert torch.equal(kept.cpu(), values)
 
-        threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        self.assertEqual(failures, [])
+        self.assertEqual(rig.on_threads(8, work), [])
         self.assertEqual(torch.cuda.memory_allocated(), before)
 
     def test_raw_memory(self):
@@ -158,6 +147,51 @@ class Streams(rig.Case):
     def test_tensors_of_others_are_left_alone(self):
         view = torch.from_dlpack(empty(1))
         view.record_stream(torch.cuda.Stream())
+
+
+class Fragments(rig.Case):
+    PROGRAM = """
+        import torch
+        {enable}
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction((600 << 20) / total)
+        blocks = [torch.empty(8 << 20, dtype=torch.uint8, device="cuda") for _ in range(48)]
+        del blocks[::2]
+        try:
+            large = torch.empty(300 << 20, dtype=torch.uint8, device="cuda")
+            print("runs", torch.cuda.memory_reserved() - torch.cuda.memory_allocated() >> 20)
+        except torch.OutOfMemoryError:
+            print("out of memory with", torch.cuda.memory_allocated() >> 20)
+        """
+
+    def test_a_program_that_fragments_runs(self):
+        # Half of each segment is free, and of PyTorch's own none can be given back.
+        said, _ = rig.script(self.PROGRAM.format(enable=""))
+        self.assertEqual(said, "out of memory with 192\n")
+        said, _ = rig.script(
+            self.PROGRAM.format(enable="import forebay.torch; forebay.torch.enable()")
+        )
+        word, idle = said.split()
+        self.assertEqual(word, "runs")
+        self.assertLessEqual(int(idle), 8, "MiB reserved beside what lives")
+
+    def test_a_step_that_repeats_asks_the_driver_for_nothing(self):
+        sizes = [700, 40000, MIB, 5 * MIB, 12 * MIB]
+
+        def step():
+            live = [torch.empty(size, dtype=torch.uint8, device="cuda") for size in sizes]
+            del live[::2]
+            return live + [torch.empty(2 * MIB, dtype=torch.uint8, device="cuda")]
+
+        for _ in range(3):
+            step()
+        before = forebay.torch.pool_report()
+        for _ in range(200):
+            step()
+        after = forebay.torch.pool_report()
+        for key in ("system_calls", "misses", "reserved"):
+            self.assertEqual(after[key], before[key], key)
+        self.assertEqual(after["allocations"], before["allocations"] + 200 * 6)
 
 
 class NoMemory(rig.Case):
@@ -527,7 +561,8 @@ class Graphs(rig.Case):
         del source
         gc.collect()
         torch.cuda.empty_cache()
-        self.assertEqual(torch.cuda.memory_reserved(), start)
+        # What lay there before may have gone too.
+        self.assertLessEqual(torch.cuda.memory_reserved(), start)
 
     def test_two_graphs_share_a_pool(self):
         source = torch.full((MIB,), 5, dtype=torch.uint8).to("cuda")

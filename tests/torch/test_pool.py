@@ -2,7 +2,6 @@
 
 import gc
 import os
-import threading
 import unittest
 
 import rig
@@ -78,28 +77,17 @@ class Pool(rig.Case):
             Greedy.apply(value).backward(torch.empty(10, device="cuda"))
 
     def test_streams_and_threads(self):
-        failures = []
-
         def work(number):
-            try:
-                values = torch.full((100000,), number, dtype=torch.int32)
-                stream = torch.cuda.Stream()
-                with torch.cuda.stream(stream):
-                    for _ in range(20):
-                        tensor = values.to("cuda", non_blocking=True)
-                        tensor.record_stream(torch.cuda.default_stream())
-                    stream.synchronize()
-                    if not torch.equal(tensor.cpu(), values):
-                        failures.append(number)
-            except BaseException as error:
-                failures.append(error)
+            values = torch.full((100000,), number, dtype=torch.int32)
+            stream = torch.cuda.Stream()
+            with torch.cuda.stream(stream):
+                for _ in range(20):
+                    tensor = values.to("cuda", non_blocking=True)
+                    tensor.record_stream(torch.cuda.default_stream())
+                stream.synchronize()
+                assert torch.equal(tensor.cpu(), values)
 
-        threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        self.assertEqual(failures, [])
+        self.assertEqual(rig.on_threads(8, work), [])
 
     def test_graphs(self):
         source = torch.full((3 * MIB,), 3, dtype=torch.uint8).to("cuda")

@@ -2,7 +2,11 @@
 //! keys of 8 bytes: a get that hits (ours with its release), and a put that evicts, less what the
 //! pool takes for the block. Thread CPU time, medians of interleaved rounds.
 //!
+//! Before that, hit ratios of the policies on key traces, see [`policies`].
+//!
 //! One JSON line per figure on stdout: bench, case, ours, peer_name, peer, ratio, target, met.
+
+mod policies;
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Barrier, Mutex};
@@ -191,13 +195,15 @@ fn gets_by_two(peer: &dyn Peer) -> f64 {
 }
 
 fn main() {
+    let folder = std::env::args_os().nth(1);
+    policies::run(folder.as_deref().map(std::path::Path::new));
+
     let ours: Vec<Ours> = Kind::ALL.into_iter().map(Ours::new).collect();
     let lru = Lru(Mutex::new(lru::LruCache::new(NonZeroUsize::new(ENTRIES as usize).unwrap())));
     let quick = Quick(quick_cache::sync::Cache::new(ENTRIES as usize));
     let moka = Moka(moka::sync::Cache::new(ENTRIES));
     let others: [&dyn Peer; 3] = [&lru, &quick, &moka];
-    let all: Vec<&dyn Peer> =
-        ours.iter().map(|one| one as &dyn Peer).chain(others).collect();
+    let all: Vec<&dyn Peer> = ours.iter().map(|one| one as &dyn Peer).chain(others).collect();
     let pool = PoolAlone::new();
 
     // Fresh keys first, so that caches are full of others, then the hot ones, twice.
@@ -221,7 +227,8 @@ fn main() {
         next += TURNS;
         alone.push(pool.turns());
     }
-    let of = |rounds: &[Vec<f64>], at: usize| median(rounds.iter().map(|round| round[at]).collect());
+    let of =
+        |rounds: &[Vec<f64>], at: usize| median(rounds.iter().map(|round| round[at]).collect());
     let alone = median(alone);
     emit("pool-alone-ns", alone, None, None);
     for (at, one) in ours.iter().enumerate() {

@@ -88,8 +88,8 @@ def enable(mode=None, *, policy=None, limit=None):
 
     ``"global"`` (the default)
         forebay owns every block, through ``change_current_allocator``: memory freed on one stream
-        serves another, pages are moved to where they fit. To be called before the first CUDA
-        tensor. ``memory_stats``, snapshots, memory history and out-of-memory observers are
+        serves another, pages are moved to where they fit. To be called before CUDA is initialised:
+        before the first CUDA tensor, ``torch.cuda.set_device`` and the like. ``memory_stats``, snapshots, memory history and out-of-memory observers are
         forebay's own, at the Python layer; what C++ alone reads of PyTorch's allocator is lost:
         ``MemPool``, sharing CUDA tensors between processes, ``cudnn.benchmark``, CUDA graph trees
         (``torch.compile(mode="reduce-overhead")``) and memory events of the profiler. Each of
@@ -138,7 +138,8 @@ def enable(mode=None, *, policy=None, limit=None):
 
 _TOO_LATE = (
     "PyTorch's own allocator is in use already: call forebay.torch.enable() before the first CUDA "
-    "tensor, and before anything that makes one (or use mode='pool', which may come later)"
+    "tensor, and before torch.cuda.set_device, get_device_properties or anything else that "
+    "initialises CUDA (or use mode='pool', which may come later)"
 )
 
 

@@ -1,23 +1,16 @@
-//! How every entry point answers: on the thread's device, and with an error that the thread
+//! How every entry point answers: in the thread's context, and with an error that the thread
 //! remembers.
 
 use std::cell::Cell;
+use std::ffi::c_void;
+use std::sync::OnceLock;
 
 use crate::driver::{Code, Driver, INVALID_VALUE, Outcome, checked, driver};
 
 thread_local! {
-    static DEVICE: Cell<i32> = const { Cell::new(0) };
     static LAST: Cell<Code> = const { Cell::new(0) };
-}
-
-/// The thread's device.
-pub fn device() -> i32 {
-    DEVICE.get()
-}
-
-/// Makes another device the thread's.
-pub fn set_device(device: i32) {
-    DEVICE.set(device);
+    /// A context that was the thread's, and its device.
+    static KNOWN: Cell<(u64, i32)> = const { Cell::new((0, 0)) };
 }
 
 /// The thread's last error, which is forgotten if `take`.
@@ -51,18 +44,52 @@ pub fn context_of(cu: &Driver, device: i32) -> Outcome<u64> {
     Ok(contexts[at])
 }
 
-/// Makes the primary context of the thread's device current.
-pub fn enter(cu: &Driver) -> Outcome {
-    let context = context_of(cu, device())?;
-    let mut current = 0;
-    // SAFETY: a place for the answer, and a context that is retained.
-    unsafe {
-        checked((cu.cuCtxGetCurrent)(&mut current))?;
-        if current == context { Ok(()) } else { checked((cu.cuCtxSetCurrent)(context)) }
+/// The thread's device: that of its context, whoever made it current, and the first if it has
+/// none.
+pub fn device(cu: &Driver) -> Outcome<i32> {
+    let current = current(cu)?;
+    let (known, mut device) = KNOWN.get();
+    if current == 0 || known == current {
+        return Ok(if current == 0 { 0 } else { device });
     }
+    // SAFETY: a place for the answer.
+    checked(unsafe { (cu.cuCtxGetDevice)(&mut device) })?;
+    KNOWN.set((current, device));
+    Ok(device)
 }
 
-/// As [`answer`], with the context of the thread's device current.
+/// The thread's context. Programs ask for their device at every turn, so the simulated driver is
+/// asked without a call.
+fn current(cu: &Driver) -> Outcome<u64> {
+    type Current = extern "C" fn() -> u64;
+    static QUICK: OnceLock<Option<Current>> = OnceLock::new();
+    let quick = QUICK.get_or_init(|| {
+        let found = cu.find(c"simCurrentContext".as_ptr());
+        // SAFETY: null, or the simulated driver's function of this name, which has this type.
+        unsafe { std::mem::transmute::<*mut c_void, Option<Current>>(found) }
+    });
+    if let Some(quick) = quick {
+        return Ok(quick());
+    }
+    let mut current = 0;
+    // SAFETY: a place for the answer.
+    checked(unsafe { (cu.cuCtxGetCurrent)(&mut current) })?;
+    Ok(current)
+}
+
+/// Makes a device's primary context current.
+pub fn set_device(cu: &Driver, device: i32) -> Outcome {
+    let context = context_of(cu, device)?;
+    // SAFETY: a context that is retained.
+    checked(unsafe { (cu.cuCtxSetCurrent)(context) })
+}
+
+/// Gives a thread that has no context that of the first device.
+fn enter(cu: &Driver) -> Outcome {
+    if current(cu)? == 0 { set_device(cu, 0) } else { Ok(()) }
+}
+
+/// As [`answer`], with a context current.
 pub fn inside(body: impl FnOnce(&'static Driver) -> Outcome) -> Code {
     answer(|cu| enter(cu).and_then(|()| body(cu)))
 }

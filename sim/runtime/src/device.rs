@@ -2,24 +2,23 @@
 
 use std::ffi::{c_char, c_void};
 
-use crate::answer::{context_of, device, enter, entry_points, give, last, set_device};
-use crate::driver::{Code, INVALID_DEVICE, INVALID_VALUE, checked};
-use crate::properties::{self, MAJOR};
+use crate::answer::{context_of, device, entry_points, give, last, set_device};
+use crate::driver::{Code, INVALID_DEVICE, checked};
+use crate::properties;
 
-/// `cudaErrorPeerAccessAlreadyEnabled`.
-const ALREADY_ENABLED: Code = 704;
+/// The version that runtime and driver say they have.
+pub const VERSION: i32 = if cfg!(feature = "cuda-12") { 12040 } else { 13000 };
 
 entry_points! {
     answer fn cudaGetDeviceCount(count: *mut i32) |cu| checked((cu.cuDeviceGetCount)(count));
-    answer fn cudaGetDevice(to: *mut i32) |_cu| give(to, device());
+    answer fn cudaGetDevice(to: *mut i32) |cu| give(to, device(cu)?);
     answer fn cudaSetDevice(wanted: i32) |cu| {
         let mut count = 0;
         checked((cu.cuDeviceGetCount)(&mut count))?;
         if !(0..count).contains(&wanted) {
             return Err(INVALID_DEVICE);
         }
-        set_device(wanted);
-        enter(cu)
+        set_device(cu, wanted)
     };
     inside fn cudaDeviceSynchronize() |cu| checked((cu.cuCtxSynchronize)());
     answer fn cudaDeviceGetAttribute(to: *mut i32, attribute: u32, of: i32) |cu| {
@@ -32,45 +31,22 @@ entry_points! {
         checked((cu.cuDeviceCanAccessPeer)(answer, of, peer))
     };
     inside fn cudaDeviceEnablePeerAccess(peer: i32, flags: u32) |cu| {
-        match (cu.cuCtxEnablePeerAccess)(context_of(cu, peer)?, flags) {
-            0 => Ok(()),
-            ALREADY_ENABLED => Err(ALREADY_ENABLED),
-            code => Err(code),
-        }
+        checked((cu.cuCtxEnablePeerAccess)(context_of(cu, peer)?, flags))
     };
-    answer fn cudaDeviceGetPCIBusId(to: *mut c_char, length: i32, of: i32) |_cu| {
-        let text = format!("0000:{:02X}:00.0\0", of + 1);
-        if to.is_null() || (length as usize) < text.len() {
-            return Err(INVALID_VALUE);
-        }
-        to.copy_from_nonoverlapping(text.as_ptr().cast(), text.len());
-        Ok(())
+    answer fn cudaDeviceGetPCIBusId(to: *mut c_char, length: i32, of: i32) |cu| {
+        checked((cu.cuDeviceGetPCIBusId)(to, length, of))
     };
-    answer fn cudaDriverGetVersion(to: *mut i32) |_cu| give(to, MAJOR * 1000);
-    answer fn cudaRuntimeGetVersion(to: *mut i32) |_cu| give(to, MAJOR * 1000);
+    answer fn cudaDriverGetVersion(to: *mut i32) |_cu| give(to, VERSION);
+    answer fn cudaRuntimeGetVersion(to: *mut i32) |_cu| give(to, VERSION);
     inside fn cudaMemGetInfo(free: *mut usize, total: *mut usize) |cu| {
         checked((cu.cuMemGetInfo_v2)(free, total))
     };
     answer fn cudaProfilerStart() |_cu| Ok(());
     answer fn cudaProfilerStop() |_cu| Ok(());
     answer fn cudaGetDriverEntryPointByVersion(name: *const c_char, to: *mut *mut c_void,
-        _version: u32, _flags: u64, status: *mut u32) |cu|
+        version: u32, flags: u64, status: *mut u32) |cu|
     {
-        if name.is_null() {
-            return Err(INVALID_VALUE);
-        }
-        // Names are without the version that the function has in the library.
-        let text = std::ffi::CStr::from_ptr(name).to_string_lossy();
-        let newer = format!("{text}_v2\0");
-        let mut found = cu.find(newer.as_ptr().cast());
-        if found.is_null() {
-            found = cu.find(name);
-        }
-        if !status.is_null() {
-            // 1: there is none.
-            status.write(u32::from(found.is_null()));
-        }
-        give(to, found)
+        checked((cu.cuGetProcAddress_v2)(name, to, version as i32, flags, status))
     };
     answer fn cudaGetDeviceProperties(to: *mut u8, of: i32) |cu| properties::write(cu, to, of);
     answer fn cudaGetDeviceProperties_v2(to: *mut u8, of: i32) |cu| properties::write(cu, to, of);

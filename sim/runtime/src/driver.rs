@@ -64,14 +64,17 @@ macro_rules! driver {
 
 driver! {
     cuInit(u32);
+    cuGetProcAddress_v2(*const c_char, *mut *mut c_void, i32, u64, *mut u32);
     cuDeviceGetCount(*mut i32);
     cuDeviceGetName(*mut c_char, i32, i32);
     cuDeviceGetUuid(*mut u8, i32);
     cuDeviceTotalMem_v2(*mut usize, i32);
     cuDeviceGetAttribute(*mut i32, u32, i32);
+    cuDeviceGetPCIBusId(*mut c_char, i32, i32);
     cuDeviceCanAccessPeer(*mut i32, i32, i32);
     cuDevicePrimaryCtxRetain(*mut u64, i32);
     cuCtxGetCurrent(*mut u64);
+    cuCtxGetDevice(*mut i32);
     cuCtxSetCurrent(u64);
     cuCtxSynchronize();
     cuCtxGetStreamPriorityRange(*mut i32, *mut i32);
@@ -93,6 +96,7 @@ driver! {
     cuStreamCreate(*mut u64, u32);
     cuStreamCreateWithPriority(*mut u64, u32, i32);
     cuStreamDestroy_v2(u64);
+    cuStreamGetPriority(u64, *mut i32);
     cuStreamQuery(u64);
     cuStreamSynchronize(u64);
     cuStreamWaitEvent(u64, u64, u32);
@@ -108,6 +112,7 @@ driver! {
     cuStreamGetCaptureInfo_v2(u64, *mut u32, *mut u64, *mut u64, *mut u64, *mut usize);
     cuThreadExchangeStreamCaptureMode(*mut u32);
     cuGraphInstantiateWithFlags(*mut u64, u64, u64);
+    cuGraphGetNodes(u64, *mut u64, *mut usize);
     cuGraphLaunch(u64, u64);
     cuGraphExecDestroy(u64);
     cuGraphDestroy(u64);
@@ -122,7 +127,7 @@ driver! {
 }
 
 impl Driver {
-    /// Another function of it, if it has one of that name, which ends with a NUL.
+    /// A function of its own, if it has one of that name, which ends with a NUL.
     pub fn find(&self, name: *const c_char) -> *mut c_void {
         // SAFETY: a library that is loaded, and a name that ends with a NUL.
         unsafe { libc::dlsym(self.library as *mut c_void, name) }
@@ -131,11 +136,12 @@ impl Driver {
 
 /// The driver, initialised.
 pub fn driver() -> Outcome<&'static Driver> {
-    static DRIVER: OnceLock<Option<Driver>> = OnceLock::new();
+    static DRIVER: OnceLock<Outcome<Driver>> = OnceLock::new();
     let driver = DRIVER.get_or_init(|| {
-        let driver = Driver::load()?;
+        let driver = Driver::load().ok_or(INSUFFICIENT_DRIVER)?;
         // SAFETY: no flags are known.
-        (unsafe { (driver.cuInit)(0) } == 0).then_some(driver)
+        checked(unsafe { (driver.cuInit)(0) })?;
+        Ok(driver)
     });
-    driver.as_ref().ok_or(INSUFFICIENT_DRIVER)
+    driver.as_ref().map_err(|&code| code)
 }

@@ -5,9 +5,11 @@
 use std::cell::RefCell;
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
 
 use crate::answer::{entry_points, give, inside};
-use crate::driver::{Code, Driver, NOT_SUPPORTED, Outcome, checked};
+use crate::driver::{Code, Driver, INVALID_VALUE, NOT_SUPPORTED, Outcome, checked};
+use crate::refused::say;
 
 /// `dim3`.
 #[repr(C)]
@@ -42,6 +44,8 @@ fn launch(cu: &Driver, stream: u64) -> Outcome {
         .get_or_init(|| std::env::var("SIM_CUDART_KERNELS").is_ok_and(|choice| choice == "skip"));
     let at = cu.find(c"simLaunch".as_ptr());
     if !skips || at.is_null() {
+        static SAID: AtomicBool = AtomicBool::new(false);
+        say("a kernel (SIM_CUDART_KERNELS=skip queues it)", &SAID);
         return Err(NOT_SUPPORTED);
     }
     type Launch = unsafe extern "C" fn(
@@ -141,7 +145,7 @@ pub unsafe extern "C" fn __cudaPopCallConfiguration(
 ) -> Code {
     inside(|_| {
         let Some(kept) = PUSHED.with_borrow_mut(Vec::pop) else {
-            return Err(crate::driver::INVALID_VALUE);
+            return Err(INVALID_VALUE);
         };
         // SAFETY: the caller's promise.
         unsafe {

@@ -15,6 +15,7 @@ mod graph;
 mod kernel;
 mod memory;
 mod name;
+mod nvml;
 mod pool;
 mod properties;
 mod refused;

@@ -21,6 +21,9 @@ const DEVICE_POINTER: u32 = 3;
 const HOST_POINTER: u32 = 4;
 const DEVICE_ORDINAL: u32 = 9;
 
+/// `cudaInvalidDeviceId`.
+const NO_DEVICE: i32 = -2;
+
 fn attributes_of(cu: &Driver, address: u64) -> Attributes {
     let ask = |attribute| {
         let mut value = [0; 8];
@@ -30,7 +33,7 @@ fn attributes_of(cu: &Driver, address: u64) -> Attributes {
     };
     let Some(kind) = ask(MEMORY_TYPE) else {
         // Memory that CUDA does not know is the host's.
-        return Attributes { device: -1, on_host: address, ..Attributes::default() };
+        return Attributes { device: NO_DEVICE, on_host: address, ..Attributes::default() };
     };
     Attributes {
         kind: kind as u32,

@@ -2,46 +2,58 @@
 
 use crate::driver::{Driver, INVALID_VALUE, Outcome, checked};
 
-/// The version of CUDA.
-pub const MAJOR: i32 = if cfg!(feature = "cuda-12") { 12 } else { 13 };
-
 /// Bytes of the struct.
 const SIZE: usize = if cfg!(feature = "cuda-12") { 1032 } else { 1008 };
 
-/// Fields of four bytes: their place in CUDA 12, in 13, and the value.
-const WORDS: [(usize, usize, i32); 20] = [
-    (304, 304, 65536), // regsPerBlock
-    (308, 308, 32),    // warpSize
-    (320, 320, 1024),  // maxThreadsPerBlock
-    (324, 324, 1024),  // maxThreadsDim
-    (328, 328, 1024),
-    (332, 332, 64),
-    (336, 336, i32::MAX), // maxGridSize
-    (340, 340, 65535),
-    (344, 344, 65535),
-    (388, 384, 132),      // multiProcessorCount
-    (400, 392, 1),        // canMapHostMemory
-    (576, 560, 1),        // concurrentKernels
-    (600, 584, 2),        // asyncEngineCount
-    (604, 588, 1),        // unifiedAddressing
-    (612, 592, 5120),     // memoryBusWidth
-    (616, 596, 50 << 20), // l2CacheSize
-    (624, 604, 2048),     // maxThreadsPerMultiProcessor
-    (648, 632, 65536),    // regsPerMultiprocessor
-    (712, 688, 32),       // maxBlocksPerMultiProcessor
-    (744, 720, 1),        // memoryPoolsSupported
+/// Bytes of a field.
+#[derive(Clone, Copy)]
+enum Width {
+    Four,
+    Eight,
+}
+use Width::{Eight, Four};
+
+/// Fields that are attributes of the driver: their place in CUDA 12 and in 13, their width, and
+/// the number of the attribute.
+const FIELDS: [(usize, usize, Width, u32); 35] = [
+    (296, 296, Eight, 8), // sharedMemPerBlock
+    (304, 304, Four, 12), // regsPerBlock
+    (308, 308, Four, 10), // warpSize
+    (320, 320, Four, 1),  // maxThreadsPerBlock
+    (324, 324, Four, 2),  // maxThreadsDim
+    (328, 328, Four, 3),
+    (332, 332, Four, 4),
+    (336, 336, Four, 5), // maxGridSize
+    (340, 340, Four, 6),
+    (344, 344, Four, 7),
+    (352, 352, Eight, 9),   // totalConstMem
+    (360, 360, Four, 75),   // major
+    (364, 364, Four, 76),   // minor
+    (368, 368, Eight, 14),  // textureAlignment
+    (388, 384, Four, 16),   // multiProcessorCount
+    (396, 388, Four, 18),   // integrated
+    (400, 392, Four, 19),   // canMapHostMemory
+    (576, 560, Four, 31),   // concurrentKernels
+    (584, 568, Four, 33),   // pciBusID
+    (588, 572, Four, 34),   // pciDeviceID
+    (592, 576, Four, 50),   // pciDomainID
+    (600, 584, Four, 40),   // asyncEngineCount
+    (604, 588, Four, 41),   // unifiedAddressing
+    (612, 592, Four, 37),   // memoryBusWidth
+    (616, 596, Four, 38),   // l2CacheSize
+    (624, 604, Four, 39),   // maxThreadsPerMultiProcessor
+    (628, 608, Four, 78),   // streamPrioritiesSupported
+    (640, 624, Eight, 81),  // sharedMemPerMultiprocessor
+    (648, 632, Four, 82),   // regsPerMultiprocessor
+    (652, 636, Four, 83),   // managedMemory
+    (688, 668, Four, 95),   // cooperativeLaunch
+    (696, 672, Eight, 97),  // sharedMemPerBlockOptin
+    (712, 688, Four, 106),  // maxBlocksPerMultiProcessor
+    (720, 696, Eight, 111), // reservedSharedMemPerBlock
+    (744, 720, Four, 115),  // memoryPoolsSupported
 ];
 
-/// Fields of eight bytes, likewise.
-const LONGS: [(usize, usize, u64); 5] = [
-    (296, 296, 48 << 10),  // sharedMemPerBlock
-    (352, 352, 64 << 10),  // totalConstMem
-    (368, 368, 512),       // textureAlignment
-    (640, 624, 228 << 10), // sharedMemPerMultiprocessor
-    (696, 672, 227 << 10), // sharedMemPerBlockOptin
-];
-
-/// Writes what there is to know of device `of`. It passes for one of compute capability 9.0.
+/// Writes what there is to know of device `of`: what the driver says.
 ///
 /// # Safety
 /// `to` is NULL or has room for the struct.
@@ -50,7 +62,6 @@ pub unsafe fn write(cu: &Driver, to: *mut u8, of: i32) -> Outcome {
         return Err(INVALID_VALUE);
     }
     let mut total = 0usize;
-    let place = |twelve: usize, thirteen: usize| if MAJOR == 12 { twelve } else { thirteen };
     // SAFETY: inside the struct; names and numbers where NVIDIA's header has them.
     unsafe {
         to.write_bytes(0, SIZE);
@@ -58,14 +69,14 @@ pub unsafe fn write(cu: &Driver, to: *mut u8, of: i32) -> Outcome {
         checked((cu.cuDeviceGetUuid)(to.add(256), of))?;
         checked((cu.cuDeviceTotalMem_v2)(&mut total, of))?;
         to.add(288).cast::<usize>().write(total);
-        to.add(360).cast::<i32>().write(9);
-        to.add(364).cast::<i32>().write(0);
-        to.add(place(584, 568)).cast::<i32>().write(of + 1);
-        for (twelve, thirteen, value) in WORDS {
-            to.add(place(twelve, thirteen)).cast::<i32>().write(value);
-        }
-        for (twelve, thirteen, value) in LONGS {
-            to.add(place(twelve, thirteen)).cast::<u64>().write(value);
+        for (twelve, thirteen, width, attribute) in FIELDS {
+            let mut value = 0;
+            checked((cu.cuDeviceGetAttribute)(&mut value, attribute, of))?;
+            let at = to.add(if cfg!(feature = "cuda-12") { twelve } else { thirteen });
+            match width {
+                Four => at.cast::<i32>().write(value),
+                Eight => at.cast::<u64>().write(value as u64),
+            }
         }
     }
     Ok(())

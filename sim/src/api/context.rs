@@ -23,10 +23,11 @@ entry_points! {
     fn cuCtxGetDevice(device: *mut i32) |state| { give(device, state.current_device()? as i32) }
     fn cuCtxGetStreamPriorityRange(least: *mut i32, greatest: *mut i32) |state| {
         state.current_device()?;
+        let (low, high) = crate::stream::PRIORITIES;
         if !least.is_null() {
-            give(least, 0)?;
+            give(least, low)?;
         }
-        if greatest.is_null() { Ok(()) } else { give(greatest, -5) }
+        if greatest.is_null() { Ok(()) } else { give(greatest, high) }
     }
     fn cuCtxDisablePeerAccess(peer: u64) |state| { state.disable_peer(peer) }
     fn cuCtxEnablePeerAccess(peer: u64, flags: u32) |state| {

@@ -2,7 +2,7 @@
 
 use std::ffi::c_void;
 
-use super::{entry_points, give};
+use super::{entry_points, give, take};
 use crate::code::ERROR_INVALID_VALUE;
 use crate::graph::Task;
 use crate::work::Call;
@@ -22,6 +22,18 @@ entry_points! {
         }
         let made = state.instantiate(graph)?;
         give(exec, made)
+    }
+    fn cuGraphGetNodes(graph: u64, nodes: *mut u64, count: *mut usize) |state| {
+        let all = state.nodes(graph)?;
+        if nodes.is_null() {
+            return give(count, all.len());
+        }
+        // There is room for as many as the count says; the rest is zeroed.
+        let room = take(count)?;
+        for n in 0..room {
+            give(nodes.wrapping_add(n), all.get(n).copied().unwrap_or(0))?;
+        }
+        give(count, all.len().min(room))
     }
     fn cuGraphLaunch(exec: u64, stream: u64) |state| { state.launch_graph(exec, stream) }
     fn cuGraphExecDestroy(exec: u64) |state| { state.destroy_exec(exec) }

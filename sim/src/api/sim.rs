@@ -48,6 +48,14 @@ pub unsafe extern "C" fn simLaunch(
     crate::launch(stream, &name, &reads, &writes, ns, u8::try_from(fill).ok())
 }
 
+/// The context that is current to this thread, 0 for none. No call: it is neither counted nor logged,
+/// and takes no lock.
+#[unsafe(no_mangle)]
+#[allow(non_snake_case)]
+pub extern "C" fn simCurrentContext() -> u64 {
+    crate::context::current()
+}
+
 /// Moves the clock by `ns`.
 #[unsafe(no_mangle)]
 #[allow(non_snake_case)]

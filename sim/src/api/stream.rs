@@ -6,14 +6,18 @@ use crate::code::{ERROR_INVALID_VALUE, ERROR_NOT_SUPPORTED};
 
 entry_points! {
     fn cuStreamCreate(stream: *mut u64, flags: u32) |state| {
-        let created = state.create_stream(flags)?;
+        let created = state.create_stream(flags, 0)?;
         give(stream, created)
     }
     fn cuStreamCreateWithPriority(stream: *mut u64, flags: u32, priority: i32) |state| {
         // Priorities out of range are moved into it, and order does not depend on them.
-        let _ = priority;
-        let created = state.create_stream(flags)?;
+        let (least, greatest) = crate::stream::PRIORITIES;
+        let created = state.create_stream(flags, priority.clamp(greatest, least))?;
         give(stream, created)
+    }
+    fn cuStreamGetPriority(stream: u64, priority: *mut i32) |state| {
+        let key = state.stream_key(stream)?;
+        give(priority, state.stream(key)?.priority)
     }
     fn cuStreamDestroy_v2(stream: u64) |state| { state.destroy_stream(stream) }
     fn cuStreamQuery(stream: u64) |state| {

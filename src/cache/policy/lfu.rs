@@ -12,7 +12,7 @@
 //! loses where keys come back soon and then never (-4.6 to -1.7 points from the best on eleven
 //! recorded traces).
 
-use super::list::{self, Link, Linked, List};
+use super::list::{self, Link, Linked, List, NONE};
 use super::load::{Budget, Load, Room, Size};
 use super::sketch::{Short, Sketch};
 use super::{Goal, Id, Policy};
@@ -21,6 +21,8 @@ use super::{Goal, Id, Policy};
 const WINDOW: u64 = 5;
 /// What of the main part is not protected: one in so many.
 const PROBATION: u64 = 5;
+/// Entries at most that a new one is held against.
+const VICTIMS: u32 = 16;
 
 /// Where an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +93,7 @@ impl Lfu {
     }
 
     /// With a window of so many hundredths; 0 for a fifth.
-    pub(crate) fn with_window(goal: Goal, percent: u64) -> Lfu {
+    pub fn with_window(goal: Goal, percent: u64) -> Lfu {
         Lfu {
             goal,
             nodes: Vec::new(),
@@ -101,6 +103,11 @@ impl Lfu {
             room: Room::new(),
             window: if percent == 0 { 100 / WINDOW } else { percent },
         }
+    }
+
+    /// Its counts, which are another's from now on, or were.
+    pub(super) fn swap_sketch(&mut self, sketch: &mut Sketch) {
+        std::mem::swap(&mut self.sketch, sketch);
     }
 
     #[inline]
@@ -129,12 +136,21 @@ impl Lfu {
         self.room.measure(self.loads[part as usize])
     }
 
-    /// Whether the window has more than its part.
+    /// What the window may have.
+    #[inline]
+    fn window_max(&self) -> u64 {
+        let all = self.room.measure(self.room.load);
+        ((u128::from(all) * u128::from(self.window)) / 100) as u64
+    }
+
+    /// Whether the window has more than that.
     #[inline]
     fn window_is_over(&self) -> bool {
-        let all = self.room.measure(self.room.load);
-        let allowed = ((u128::from(all) * u128::from(self.window)) / 100) as u64;
-        self.lists[Part::Window as usize].count() > 1 && self.load(Part::Window) > allowed
+        self.load(Part::Window) > self.window_max().max(1)
+    }
+
+    fn takes_the_window(&self, size: Size) -> bool {
+        self.room.measure(Load { bytes: size.bytes(), entries: 1 }) > self.window_max().max(1)
     }
 
     #[inline]
@@ -150,22 +166,36 @@ impl Lfu {
         }
     }
 
-    /// Whether the one is worth more room than the other.
-    fn is_worth_more(&self, one: Id, than: Id) -> bool {
-        let value = |entry: Id| {
-            let node = &self.nodes[entry as usize];
-            let (size, times) = (node.size(), self.sketch.estimate(node.key));
-            (u128::from(self.goal.worth(size.bytes())) * u128::from(times), self.room.room_of(size))
-        };
-        let ((ours, our_room), (theirs, their_room)) = (value(one), value(than));
-        ours * u128::from(their_room) > theirs * u128::from(our_room)
+    /// What an entry is worth by its uses, and the room it takes.
+    fn value(&self, entry: Id) -> (u128, u64) {
+        let node = &self.nodes[entry as usize];
+        let (size, times) = (node.size(), self.sketch.estimate(node.key));
+        (u128::from(self.goal.worth(size.bytes())) * u128::from(times), self.room.room_of(size))
+    }
+
+    /// Whether `new` is worth more than what goes for it: `old`, and those behind that, if it
+    /// needs the room of more than one.
+    fn is_worth_more(&self, new: Id, old: Id) -> bool {
+        let (value, room) = self.value(new);
+        let (mut against, mut found) = (0, 0);
+        let mut entry = old;
+        for _ in 0..VICTIMS {
+            let (its_value, its_room) = self.value(entry);
+            against += its_value;
+            found += its_room;
+            entry = List::newer(&self.nodes, entry);
+            if found >= room || entry == NONE {
+                break;
+            }
+        }
+        // Of the last one only so much as is needed; of what was not looked at the average.
+        value * u128::from(found) > against * u128::from(room)
     }
 }
 
 impl Policy for Lfu {
     fn reserve(&mut self, entries: u32) -> bool {
-        // One of them may fail after the other: it has room for more, and that is all.
-        list::reserve(&mut self.nodes, entries, Node::VACANT) && self.sketch.reserve(entries)
+        list::reserve(&mut self.nodes, entries, Node::VACANT)
     }
 
     fn missed(&mut self, key: u64) {
@@ -189,7 +219,12 @@ impl Policy for Lfu {
         let size = Size::of(bytes);
         (node.key, node.size_and_part) = (Short::of(key), size.bits());
         self.room.add(size);
+        self.sketch.hold(self.room.load.entries);
         self.enter(entry, Part::Window);
+        if self.room.is_over() && self.takes_the_window(size) {
+            // It would push all others out of the window before it is looked at itself.
+            self.lists[Part::Window as usize].age(&mut self.nodes, entry);
+        }
         while !self.room.is_over() && self.window_is_over() {
             self.shift(self.lists[Part::Window as usize].oldest(), Part::Probation);
         }
@@ -208,11 +243,13 @@ impl Policy for Lfu {
             .find_oldest(&self.nodes, may)
             .or_else(|| protected.find_oldest(&self.nodes, may));
         match (new, old) {
-            (Some(new), Some(old)) if self.window_is_over() => {
+            (Some(new), Some(old)) => {
                 if !self.is_worth_more(new, old) {
                     return Some(new);
                 }
-                self.shift(new, Part::Probation);
+                if self.window_is_over() {
+                    self.shift(new, Part::Probation);
+                }
                 Some(old)
             }
             (new, old) => old.or(new),

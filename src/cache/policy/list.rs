@@ -91,16 +91,25 @@ impl List {
         }
     }
 
+    /// Moves a node of this list to the older end.
+    pub fn age<N: Linked>(&mut self, nodes: &mut [N], node: Id) {
+        if self.oldest == node {
+            return;
+        }
+        self.remove(nodes, node);
+        *nodes[node as usize].link_mut() = Link { newer: self.oldest, older: NONE };
+        match self.oldest {
+            NONE => self.newest = node,
+            oldest => nodes[oldest as usize].link_mut().older = node,
+        }
+        self.oldest = node;
+        self.count += 1;
+    }
+
     /// The next newer node, or [`NONE`].
     #[inline]
     pub fn newer<N: Linked>(nodes: &[N], node: Id) -> Id {
         nodes[node as usize].link().newer
-    }
-
-    /// The next older node, or [`NONE`].
-    #[inline]
-    pub fn older<N: Linked>(nodes: &[N], node: Id) -> Id {
-        nodes[node as usize].link().older
     }
 
     /// The oldest node that `may` allows.

@@ -52,6 +52,8 @@ pub struct Size(u32);
 
 impl Size {
     const MANTISSA: u32 = 25;
+    /// No bytes.
+    pub const ZERO: Size = Size(0);
     /// Bits that it leaves free at the upper end.
     pub const SPARE: u32 = 2;
 

@@ -8,19 +8,37 @@
 //! | policy | keeps | from |
 //! | --- | --- | --- |
 //! | [`Lru`] | what was used last | |
+//! | [`Adaptive`] | what whichever is ahead of five of them would keep | this project |
 //! | [`Lfu`] | what is used often, by an estimate that forgets | Einziger, Friedman, Manes: "TinyLFU: a highly efficient cache admission policy", ACM Transactions on Storage 13(4), 2017 |
+//! | [`Lirs`] | what comes back soon | Jiang, Zhang, SIGMETRICS 2002 |
+//! | [`Gdsf`] | what is worth most for its bytes | Cherkasova, HPL-98-69R1, 1998 |
+//! | [`S3Fifo`], [`Arc`], [`Sieve`] | to compare with | see each |
 
+mod adaptive;
+mod arc;
+mod gdsf;
+mod ghost;
 mod lfu;
+mod lirs;
 mod list;
 mod load;
 mod lru;
+mod panel;
+mod s3_fifo;
+mod sieve;
 mod sketch;
 #[cfg(test)]
 mod tests;
 
+pub use adaptive::Adaptive;
+pub use arc::Arc;
+pub use gdsf::Gdsf;
 pub use lfu::Lfu;
+pub use lirs::Lirs;
 pub use load::Budget;
 pub use lru::Lru;
+pub use s3_fifo::S3Fifo;
+pub use sieve::Sieve;
 
 /// An entry of the cache: an index into its table of entries, small and used again after
 /// [`Policy::remove`].
@@ -100,17 +118,20 @@ pub enum Kind {
     Lru,
     /// [`Lfu`].
     Lfu,
+    /// [`Adaptive`].
+    Adaptive,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 2] = [Kind::Lru, Kind::Lfu];
+    pub const ALL: [Kind; 3] = [Kind::Lru, Kind::Lfu, Kind::Adaptive];
 
     /// Its name in reports.
     pub const fn name(self) -> &'static str {
         match self {
             Kind::Lru => "lru",
             Kind::Lfu => "lfu",
+            Kind::Adaptive => "adaptive",
         }
     }
 
@@ -119,6 +140,7 @@ impl Kind {
         match self {
             Kind::Lru => Box::new(Lru::new()),
             Kind::Lfu => Box::new(Lfu::new(goal)),
+            Kind::Adaptive => Box::new(Adaptive::new(goal)),
         }
     }
 }

@@ -7,6 +7,10 @@
 
 /// Counters of one line: eight words of sixteen.
 const LINE: usize = 8;
+/// Lines at least: fewer keys than there are counters in a line share all of them by chance.
+const LEAST: usize = 16;
+/// Entries for which it counts at least.
+const ENTRIES_LEAST: u64 = 128;
 /// Counts until all are halved, per entry.
 const PERIOD: u64 = 10;
 const ONES: u64 = 0x1111_1111_1111_1111;
@@ -23,6 +27,13 @@ impl Short {
         // The product's upper half depends on every bit of the key.
         Short((key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32)
     }
+
+    /// A key that has this number.
+    #[inline]
+    pub fn back(self) -> u64 {
+        // The inverse of the factor, and what a product with this upper half begins with.
+        (u64::from(self.0) << 32).wrapping_mul(0xf1de_83e1_9937_733d)
+    }
 }
 
 /// The counters.
@@ -30,23 +41,31 @@ impl Short {
 pub struct Sketch {
     lines: Vec<[u64; LINE]>,
     counted: u64,
+    /// The most there were.
+    entries: u64,
 }
 
 impl Sketch {
     pub const fn new() -> Sketch {
-        Sketch { lines: Vec::new(), counted: 0 }
+        Sketch { lines: Vec::new(), counted: 0, entries: 0 }
     }
 
-    /// Room for so many entries: eight bytes each, in a power of two. What was counted stays.
-    /// False without memory.
-    pub fn reserve(&mut self, entries: u32) -> bool {
-        let lines = (entries as usize).div_ceil(LINE).next_power_of_two();
-        let now = self.lines.len();
-        if lines <= now {
-            return true;
+    /// There are so many entries. It grows to eight bytes for each, in a power of two, and what
+    /// was counted stays; without memory it stays as it is.
+    #[inline]
+    pub fn hold(&mut self, entries: u64) {
+        if entries > self.entries {
+            self.entries = entries;
+            self.grow();
         }
-        if self.lines.try_reserve_exact(lines - now).is_err() {
-            return false;
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        let lines = (self.entries as usize).div_ceil(LINE).next_power_of_two().max(LEAST);
+        let now = self.lines.len();
+        if lines <= now || self.lines.try_reserve_exact(lines - now).is_err() {
+            return;
         }
         if now == 0 {
             self.lines.resize(lines, [0; LINE]);
@@ -55,7 +74,6 @@ impl Sketch {
         while self.lines.len() < lines {
             self.lines.extend_from_within(..);
         }
-        true
     }
 
     /// The line of a key, and where in its words the four counters are.
@@ -89,7 +107,7 @@ impl Sketch {
             }
         }
         self.counted += u64::from(counted);
-        if self.counted >= PERIOD * (self.lines.len() * LINE) as u64 {
+        if self.counted >= PERIOD * self.entries.max(ENTRIES_LEAST) {
             self.halve();
         }
     }
@@ -132,7 +150,7 @@ mod tests {
     fn estimates_are_never_too_low_until_they_are_halved() {
         let mut sketch = Sketch::new();
         assert_eq!(sketch.estimate(Short::of(1)), 0);
-        assert!(sketch.reserve(64));
+        sketch.hold(64);
         for key in 0..60 {
             (0..key % 10).for_each(|_| sketch.count(Short::of(key)));
         }
@@ -144,9 +162,9 @@ mod tests {
     #[test]
     fn growing_keeps_what_was_counted() {
         let mut sketch = Sketch::new();
-        assert!(sketch.reserve(1));
+        sketch.hold(1);
         (0..9).for_each(|_| sketch.count(Short::of(7)));
-        assert!(sketch.reserve(10_000));
+        sketch.hold(10_000);
         assert_eq!(sketch.estimate(Short::of(7)), 9);
         assert!(sketch.bytes() <= 16_384 * 8);
     }
@@ -154,7 +172,7 @@ mod tests {
     #[test]
     fn what_was_popular_fades() {
         let mut sketch = Sketch::new();
-        assert!(sketch.reserve(1000));
+        sketch.hold(1000);
         (0..20).for_each(|_| sketch.count(Short::of(7)));
         assert_eq!(sketch.estimate(Short::of(7)), 15);
         (100..60_000).for_each(|key| sketch.count(Short::of(key % 900)));

@@ -1,0 +1,255 @@
+//! Follows whichever of a few policies does best.
+//!
+//! No single policy is good everywhere: what is best on a loop is worst where keys come back
+//! soon and then never. So shadow caches of five policies run beside the cache, see [`Panel`],
+//! and the cache itself runs the one that is ahead: LIRS, LRU, GDSF, or W-TinyLFU with a window
+//! of a fifth or of a hundredth. With each other they cover what is asked for in loops, by
+//! popularity, by recency, and by what it is worth for its bytes.
+//!
+//! A change of policy is spread over the accesses that follow. The new one begins without entries;
+//! what comes in and what is used goes over to it, and with every access a few more, those first
+//! that the old one would give up first. What is given up meanwhile is the old one's choice. So no
+//! call takes long for it, and nothing that the cache has is lost by it. What W-TinyLFU counts is
+//! counted all the time, for it takes long to learn.
+
+use super::list;
+use super::load::{Budget, Room, Size};
+use super::panel::{Member, Panel};
+use super::sketch::{Short, Sketch};
+use super::{Goal, Id, Policy};
+
+/// Entries that move to a new policy with every access.
+const MOVES: u32 = 4;
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    key: Short,
+    /// Its [`Size`], and in the bits that this leaves free whose it is.
+    size_and_side: u32,
+}
+
+impl Entry {
+    const VACANT: Entry = Entry { key: Short(0), size_and_side: 0 };
+
+    #[inline]
+    fn new(key: Short, size: Size, side: u32) -> Entry {
+        Entry { key, size_and_side: size.bits() | side << (u32::BITS - Size::SPARE) }
+    }
+
+    #[inline]
+    fn size(self) -> Size {
+        Size::from_bits(self.size_and_side)
+    }
+
+    #[inline]
+    fn side(self) -> u32 {
+        self.size_and_side >> (u32::BITS - Size::SPARE)
+    }
+}
+
+/// A policy and how many entries it has.
+struct Part {
+    policy: Member,
+    which: usize,
+    entries: u64,
+}
+
+/// Follows whichever of a few policies does best.
+pub struct Adaptive {
+    goal: Goal,
+    entries: Vec<Entry>,
+    /// The policy that is followed; its entries have this side.
+    lead: Part,
+    side: u32,
+    /// The one that was followed before, while it has entries.
+    old: Option<Part>,
+    panel: Panel,
+    /// What W-TinyLFU counts, when it is not that which is followed.
+    sketch: Sketch,
+    room: Room,
+}
+
+impl Adaptive {
+    /// Without entries.
+    pub fn new(goal: Goal) -> Adaptive {
+        Adaptive::beside(Panel::new(goal), goal)
+    }
+
+    /// With shadows that see every key of so many entries only.
+    #[cfg(test)]
+    pub(super) fn with_sample(goal: Goal, entries: u64) -> Adaptive {
+        Adaptive::beside(Panel::with_sample(goal, entries), goal)
+    }
+
+    fn beside(panel: Panel, goal: Goal) -> Adaptive {
+        let which = panel.leader();
+        Adaptive {
+            goal,
+            entries: Vec::new(),
+            lead: Part { policy: Member::new(which, goal), which, entries: 0 },
+            side: 0,
+            old: None,
+            panel,
+            sketch: Sketch::new(),
+            room: Room::new(),
+        }
+    }
+
+    /// Follows another policy, unless the last change is still under way.
+    #[cold]
+    fn follow(&mut self, which: usize) {
+        match &mut self.old {
+            Some(old) if old.which == which => std::mem::swap(&mut self.lead, old),
+            Some(_) => return,
+            None => {
+                let mut policy = Member::new(which, self.goal);
+                let full = self.room.full();
+                policy.set_budget(full.bytes, full.entries);
+                if !policy.reserve(self.entries.len() as u32) {
+                    return;
+                }
+                let fresh = Part { policy, which, entries: 0 };
+                self.old = Some(std::mem::replace(&mut self.lead, fresh));
+            }
+        }
+        self.side ^= 1;
+        let parts = [Some(&mut self.lead), self.old.as_mut()];
+        for part in parts.into_iter().flatten() {
+            if let Member::Lfu(lfu) = &mut part.policy {
+                lfu.swap_sketch(&mut self.sketch);
+            }
+        }
+        self.panel.follow(which);
+        self.drop_old();
+    }
+
+    #[inline]
+    fn count(&mut self, key: Short) {
+        if !matches!(self.lead.policy, Member::Lfu(_)) {
+            self.sketch.count(key);
+        }
+    }
+
+    /// Moves a few entries from the old policy to the new one, those first that are worth least.
+    #[inline]
+    fn go_on(&mut self) {
+        if self.old.is_some() {
+            self.move_some();
+        }
+    }
+
+    #[cold]
+    fn move_some(&mut self) {
+        for _ in 0..MOVES {
+            let Some(old) = &mut self.old else { return };
+            let Some(entry) = old.policy.victim(&mut |_| true) else { return };
+            self.move_over(entry);
+        }
+    }
+
+    fn move_over(&mut self, entry: Id) {
+        let Some(old) = &mut self.old else { return };
+        old.policy.remove(entry, false);
+        old.entries -= 1;
+        let it = self.entries[entry as usize];
+        self.lead.policy.insert(entry, it.key.back(), it.size().bytes());
+        self.lead.entries += 1;
+        self.entries[entry as usize] = Entry::new(it.key, it.size(), self.side);
+        self.drop_old();
+    }
+
+    fn drop_old(&mut self) {
+        if self.old.as_ref().is_some_and(|old| old.entries == 0) {
+            self.old = None;
+        }
+    }
+}
+
+impl Policy for Adaptive {
+    fn reserve(&mut self, entries: u32) -> bool {
+        list::reserve(&mut self.entries, entries, Entry::VACANT)
+            && self.lead.policy.reserve(self.entries.len() as u32)
+    }
+
+    fn missed(&mut self, key: u64) {
+        self.count(Short::of(key));
+        self.lead.policy.missed(key);
+        self.go_on();
+        if let Some(rival) = self.panel.missed(Short::of(key)) {
+            self.follow(rival);
+        }
+    }
+
+    fn hit(&mut self, entry: Id) {
+        let it = self.entries[entry as usize];
+        self.count(it.key);
+        if it.side() != self.side && self.old.is_some() {
+            self.move_over(entry);
+        }
+        self.lead.policy.hit(entry);
+        self.go_on();
+        if let Some(rival) = self.panel.hit(it.key, it.size()) {
+            self.follow(rival);
+        }
+    }
+
+    fn insert(&mut self, entry: Id, key: u64, bytes: u64) {
+        let (short, size) = (Short::of(key), Size::of(bytes));
+        self.entries[entry as usize] = Entry::new(short, size, self.side);
+        self.lead.policy.insert(entry, key, bytes);
+        self.lead.entries += 1;
+        self.room.add(size);
+        if !matches!(self.lead.policy, Member::Lfu(_)) {
+            self.sketch.hold(self.room.load.entries);
+        }
+        self.panel.insert(short, size);
+        self.panel.has(self.room.load.entries, self.room.full());
+    }
+
+    fn remove(&mut self, entry: Id, evicted: bool) {
+        let it = self.entries[entry as usize];
+        let part = match &mut self.old {
+            Some(old) if it.side() != self.side => old,
+            _ => &mut self.lead,
+        };
+        part.policy.remove(entry, evicted);
+        part.entries -= 1;
+        self.room.sub(it.size());
+        self.panel.remove(it.key, evicted);
+        self.drop_old();
+    }
+
+    fn victim(&mut self, may: &mut dyn FnMut(Id) -> bool) -> Option<Id> {
+        self.room.asked();
+        self.panel.set_full(self.room.full());
+        let old = self.old.as_mut().and_then(|old| old.policy.victim(may));
+        old.or_else(|| self.lead.policy.victim(may))
+    }
+
+    fn set_budget(&mut self, bytes: u64, entries: u64) {
+        self.room.set_budget(Budget { bytes, entries });
+        self.lead.policy.set_budget(bytes, entries);
+        self.panel.set_full(self.room.full());
+    }
+
+    fn bookkeeping_bytes(&self) -> usize {
+        let old = self.old.as_ref().map_or(0, |old| old.policy.bookkeeping_bytes());
+        self.entries.capacity() * size_of::<Entry>()
+            + self.lead.policy.bookkeeping_bytes()
+            + old
+            + self.panel.bytes()
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        self.panel.validate()?;
+        self.lead.policy.validate()?;
+        let old = self.old.as_ref().map_or(0, |old| old.entries);
+        if let Some(old) = &self.old {
+            old.policy.validate()?;
+        }
+        match self.lead.entries + old == self.room.load.entries {
+            true => Ok(()),
+            false => Err(format!("{} and {old} entries of {:?}", self.lead.entries, self.room)),
+        }
+    }
+}

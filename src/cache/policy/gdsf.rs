@@ -1,0 +1,173 @@
+//! GDSF: uses and worth for the room they take, and an age that rises with what is given up
+//! (Cherkasova: "Improving WWW proxies performance with greedy-dual-size-frequency caching
+//! policy", HP Laboratories report HPL-98-69R1, 1998).
+//!
+//! An entry's rank is the age when it was last used plus what its uses are worth for the room of a
+//! byte; the least goes, and its rank is the age from then on. Where all entries are of one size
+//! that is the number of uses, with dynamic aging. The ranks are a heap, so that an access
+//! takes the logarithm of the number of entries.
+
+use super::list;
+use super::load::{Budget, Load, Room, Size};
+use super::{Goal, Id, Policy};
+
+/// Not in the heap.
+const NONE: u32 = u32::MAX;
+
+#[derive(Clone, Copy, Debug)]
+struct Node {
+    rank: f64,
+    size: Size,
+    uses: u32,
+    /// Its place in the heap.
+    place: u32,
+}
+
+impl Node {
+    const VACANT: Node = Node { rank: 0.0, size: Size::ZERO, uses: 0, place: NONE };
+}
+
+/// Gives up what is worth least for its room.
+pub struct Gdsf {
+    goal: Goal,
+    nodes: Vec<Node>,
+    /// Entries; none has a lower rank than the one at half its place.
+    heap: Vec<Id>,
+    /// The rank of what went last.
+    age: f64,
+    room: Room,
+}
+
+impl Gdsf {
+    /// Without entries.
+    pub const fn new(goal: Goal) -> Gdsf {
+        Gdsf { goal, nodes: Vec::new(), heap: Vec::new(), age: 0.0, room: Room::new() }
+    }
+
+    /// The rank of an entry that is used now.
+    #[inline]
+    fn rank_of(&self, size: Size, uses: u32) -> f64 {
+        let worth = self.goal.worth(size.bytes()) as f64;
+        self.age + f64::from(uses) * worth / self.room.room_of(size) as f64
+    }
+
+    #[inline]
+    fn is_before(&self, one: Id, other: Id) -> bool {
+        self.nodes[one as usize].rank < self.nodes[other as usize].rank
+    }
+
+    #[inline]
+    fn set(&mut self, place: usize, entry: Id) {
+        self.heap[place] = entry;
+        self.nodes[entry as usize].place = place as u32;
+    }
+
+    /// Moves the entry at `place` to where its rank belongs.
+    fn sift(&mut self, mut place: usize) {
+        let entry = self.heap[place];
+        while place > 0 {
+            let above = (place - 1) / 2;
+            if !self.is_before(entry, self.heap[above]) {
+                break;
+            }
+            self.set(place, self.heap[above]);
+            place = above;
+        }
+        loop {
+            let left = 2 * place + 1;
+            if left >= self.heap.len() {
+                break;
+            }
+            let right = left + 1;
+            let is_right =
+                right < self.heap.len() && self.is_before(self.heap[right], self.heap[left]);
+            let below = if is_right { right } else { left };
+            if !self.is_before(self.heap[below], entry) {
+                break;
+            }
+            self.set(place, self.heap[below]);
+            place = below;
+        }
+        self.set(place, entry);
+    }
+}
+
+impl Policy for Gdsf {
+    fn reserve(&mut self, entries: u32) -> bool {
+        let more = (entries as usize).saturating_sub(self.heap.len());
+        self.heap.try_reserve(more).is_ok() && list::reserve(&mut self.nodes, entries, Node::VACANT)
+    }
+
+    fn missed(&mut self, _: u64) {}
+
+    fn hit(&mut self, entry: Id) {
+        let Node { size, uses, place, .. } = self.nodes[entry as usize];
+        let uses = uses.saturating_add(1);
+        let rank = self.rank_of(size, uses);
+        let node = &mut self.nodes[entry as usize];
+        (node.uses, node.rank) = (uses, rank);
+        self.sift(place as usize);
+    }
+
+    fn insert(&mut self, entry: Id, _: u64, bytes: u64) {
+        let size = Size::of(bytes);
+        self.room.add(size);
+        let (rank, place) = (self.rank_of(size, 1), self.heap.len());
+        self.nodes[entry as usize] = Node { rank, size, uses: 1, place: place as u32 };
+        self.heap.push(entry);
+        self.sift(place);
+    }
+
+    fn remove(&mut self, entry: Id, evicted: bool) {
+        let Node { rank, size, place, .. } = self.nodes[entry as usize];
+        self.nodes[entry as usize] = Node::VACANT;
+        self.room.sub(size);
+        self.heap.swap_remove(place as usize);
+        if let Some(&moved) = self.heap.get(place as usize) {
+            self.nodes[moved as usize].place = place;
+            self.sift(place as usize);
+        }
+        if evicted {
+            self.age = self.age.max(rank);
+        }
+    }
+
+    fn victim(&mut self, may: &mut dyn FnMut(Id) -> bool) -> Option<Id> {
+        self.room.asked();
+        let least = *self.heap.first()?;
+        if may(least) {
+            return Some(least);
+        }
+        // The heap is in order only along its branches: of all that may go, the least.
+        let free = self.heap.iter().copied().filter(|&entry| may(entry));
+        free.min_by(|&one, &other| {
+            self.nodes[one as usize].rank.total_cmp(&self.nodes[other as usize].rank)
+        })
+    }
+
+    fn set_budget(&mut self, bytes: u64, entries: u64) {
+        self.room.set_budget(Budget { bytes, entries });
+    }
+
+    fn bookkeeping_bytes(&self) -> usize {
+        self.nodes.capacity() * size_of::<Node>() + self.heap.capacity() * size_of::<Id>()
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        let mut load = Load::default();
+        for (place, &entry) in self.heap.iter().enumerate() {
+            let node = &self.nodes[entry as usize];
+            load.add(node.size);
+            if node.place as usize != place {
+                return Err(format!("entry {entry} is at {place}, not at {}", node.place));
+            }
+            if place > 0 && self.is_before(entry, self.heap[(place - 1) / 2]) {
+                return Err(format!("entry {entry} at {place} is before the one above"));
+            }
+        }
+        match load == self.room.load {
+            true => Ok(()),
+            false => Err(format!("there are {load:?}, not {:?}", self.room.load)),
+        }
+    }
+}
