@@ -691,8 +691,8 @@ fn fixed_by_section(problem: &Problem) -> (Vec<(u64, u64)>, Vec<u32>) {
     }
     let mut by_section: Vec<Vec<(u64, u64)>> = vec![Vec::new(); problem.sections];
     for fixed in &problem.fixed {
-        for section in fixed.first as usize..fixed.end as usize {
-            by_section[section].push((fixed.offset, fixed.offset + fixed.size));
+        for here in &mut by_section[fixed.first as usize..fixed.end as usize] {
+            here.push((fixed.offset, fixed.offset + fixed.size));
         }
     }
     let mut all: Vec<(u64, u64)> = Vec::new();
