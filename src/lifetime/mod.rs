@@ -23,6 +23,7 @@ mod plan;
 mod planner;
 mod problem;
 mod record;
+mod repeat;
 mod search;
 pub mod sweep;
 
@@ -31,3 +32,4 @@ pub use instance::{Instance, Tensor};
 pub use plan::Plan;
 pub use planner::{Options, plan};
 pub use record::Lifetime;
+pub use repeat::{Repeat, Taken};

@@ -58,11 +58,13 @@ impl Pool {
     ) -> std::result::Result<(), (usize, Error)> {
         let mut number = 0;
         let mut slot = None;
+        // What is done for single ones only.
+        let singly = attention::SLOW | attention::PLANNED;
         while let Some(ahead) = addresses[number..].iter().position(|&address| address == 0) {
             number += ahead;
             let first = number;
             let at = |error| (first, error);
-            if slot.is_none() && self.attention.load(Ordering::Relaxed) & attention::SLOW == 0 {
+            if slot.is_none() && self.attention.load(Ordering::Relaxed) & singly == 0 {
                 self.check_open().map_err(at)?;
                 slot = self.slot_for(stream).map_err(at)?;
             }

@@ -41,20 +41,25 @@ impl Pool {
             return Ok(());
         }
         let address = block.address();
-        let zero = self.flags.zero_on_alloc || self.zeroed.load(Ordering::Relaxed);
-        if zero || self.flags.guard_bytes {
-            self.settle(stream);
-        }
-        if zero {
-            // SAFETY: the block was just taken for the caller and has pages.
-            unsafe { self.device.fill(address, size, 0, stream.0) }?;
-        }
+        self.zero_contents(address, size, stream)?;
         if self.flags.guard_bytes {
+            self.settle(stream);
             let (from, bytes) = guarded(block, size as u64);
             // SAFETY: as above; the bytes behind `size` up to the block's end are the pool's.
             unsafe { self.device.fill(from, bytes, GUARD, stream.0) }?;
         }
         Ok(())
+    }
+
+    /// Zeroes bytes that are about to be given out on `stream`, if the pool zeroes what it gives
+    /// out.
+    pub(super) fn zero_contents(&self, address: usize, size: usize, stream: Stream) -> Result<()> {
+        if !self.flags.zero_on_alloc && !self.zeroed.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.settle(stream);
+        // SAFETY: the bytes were just taken for the caller and have pages.
+        unsafe { self.device.fill(address, size, 0, stream.0) }
     }
 
     /// Before the bytes of a live block are poisoned: waits for the work that is queued on

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use super::core::Core;
+use super::planned::Planned;
 use super::slots::AllStopped;
 use super::stats::Counters;
 use super::{Holder, OomCallback, Pool, housekeeper, registry};
@@ -33,6 +34,7 @@ struct Locks {
     _core: MutexGuard<'static, Core>,
     _slotless: MutexGuard<'static, Counters>,
     recorder: RwLockWriteGuard<'static, Option<Arc<Recorder>>>,
+    _planned: MutexGuard<'static, Option<Planned>>,
     _callback: MutexGuard<'static, Option<OomCallback>>,
     _holders: RwLockWriteGuard<'static, Vec<Weak<dyn Holder>>>,
     slots: AllStopped<'static>,
@@ -67,12 +69,14 @@ extern "C" fn before() {
         let slots = pool.slots.stop_all();
         let holders = pool.holders.write();
         let callback = pool.callback.lock();
+        let planned = pool.planned.lock();
         let recorder = pool.recorder.write();
         let slotless = pool.slotless.cells.lock();
         Locks {
             _core: pool.core.lock(),
             _slotless: slotless,
             recorder,
+            _planned: planned,
             _callback: callback,
             _holders: holders,
             slots,

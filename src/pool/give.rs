@@ -17,6 +17,11 @@ impl Pool {
     #[cold]
     #[inline(never)]
     pub(crate) fn free_slow(&self, address: usize, stream: Stream) -> Result<()> {
+        if self.asks_plan()
+            && let Some(given) = self.give_planned(address, stream)
+        {
+            return given;
+        }
         match fast::free_shared(self.id, address, stream) {
             fast::Freed::Done => return Ok(()),
             fast::Freed::Over => {

@@ -28,6 +28,8 @@ pub mod attention {
     pub const SHARED: u32 = 8;
     /// The stream was destroyed. Its handle may be that of another one, which has to be checked.
     pub const UNCHECKED: u32 = 16;
+    /// A plan is applied to the pool.
+    pub const PLANNED: u32 = 32;
     /// Any of them.
     pub const ALL: u32 = u32::MAX;
     /// All but that, for those who compare and swap, or have no need to.

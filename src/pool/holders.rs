@@ -74,6 +74,9 @@ impl Pool {
     /// What the live block at `address` is.
     pub fn extent(&self, address: usize) -> Result<Extent> {
         self.check_open()?;
+        if let Some((requested, allocated)) = self.planned_extent(address) {
+            return Ok(Extent { requested, allocated });
+        }
         let block = self.live_block(address)?;
         let head = block.head();
         Ok(Extent { requested: head.requested(block.index), allocated: head.size() })
@@ -167,6 +170,9 @@ impl Pool {
     /// Notes that the live block at `address` is not to be used again, once it is freed, before
     /// `fence` has passed.
     fn record_fence(&self, address: usize, fence: Fence) -> Result<()> {
+        if self.follow_planned(address, None, Some(fence)) {
+            return Ok(());
+        }
         let block = self.live_block(address)?;
         // Before the word says so, because whoever frees it then looks.
         self.core.lock().follow_fence(address, fence);

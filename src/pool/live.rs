@@ -63,6 +63,9 @@ impl Pool {
 
     /// Bytes that the live block at `address` has room for.
     pub fn usable_size(&self, address: usize) -> Result<u64> {
+        if let Some((_, bytes)) = self.planned_extent(address) {
+            return Ok(bytes);
+        }
         let block = self.live_block(address)?;
         let head = block.head();
         // Everything behind the bytes asked for is guarded, then.
@@ -97,6 +100,10 @@ impl Pool {
 
     /// First byte and bytes of the live block that `address` lies in.
     pub fn owner(&self, address: usize) -> Option<(usize, u64)> {
+        let planned = self.planned_owner(address);
+        if planned.is_some() {
+            return planned;
+        }
         let block = self.core.lock().live_block_around(&self.table, address)?;
         Some((block.address(), block.head().size()))
     }
@@ -106,6 +113,10 @@ impl Pool {
         self.check_open()?;
         self.order.check(stream)?;
         let stream = self.order.name(stream);
+        let followed = (!self.order.is_immediate(stream)).then_some(stream);
+        if self.follow_planned(address, followed, None) {
+            return Ok(());
+        }
         let block = self.live_block(address)?;
         if self.order.is_immediate(stream) {
             return Ok(());

@@ -366,6 +366,7 @@ impl Pool {
     /// Checks the guard bytes of every live block, and every invariant of the bookkeeping.
     pub fn check(&self) -> Result<()> {
         self.check_open()?;
+        self.check_planned()?;
         let mut stopped = self.slots.stop_all();
         let cached: usize = stopped.slots.iter_mut().map(|locked| locked.cache().count()).sum();
         // Those who have no slot hold this while a block is half freed.

@@ -28,6 +28,7 @@ mod lane;
 mod live;
 mod maintenance;
 mod own;
+mod planned;
 mod policy;
 mod registry;
 mod report;
@@ -52,6 +53,7 @@ pub use fork::prepare_once as prepare_for_forks;
 pub use holders::{Extent as BlockExtent, Holder};
 pub use ladder::OomCallback;
 pub use maintenance::DefragReport;
+pub use planned::PlanUsage;
 pub use policy::{Policy, Preset, TrimWhen};
 pub use share::Extent;
 pub use sleep::SleepMode;
@@ -110,6 +112,11 @@ pub struct Pool {
     callback: Mutex<Option<OomCallback>>,
     /// Who has blocks that nobody uses at the moment.
     holders: RwLock<Vec<Weak<dyn Holder>>>,
+    /// A plan, while one is applied; then `is_planned`.
+    planned: Mutex<Option<planned::Planned>>,
+    is_planned: AtomicBool,
+    /// What the plan served; written under its lock.
+    planned_counters: stats::Counters,
     peaks: stats::Peaks,
     /// What is counted by calls that have no slot; adds are atomic there.
     slotless: SlotlessCounters,
@@ -223,6 +230,9 @@ impl Pool {
             recorder: RwLock::new(None),
             callback: Mutex::new(None),
             holders: RwLock::new(Vec::new()),
+            planned: Mutex::new(None),
+            is_planned: AtomicBool::new(false),
+            planned_counters: stats::Counters::default(),
             peaks: stats::Peaks::default(),
             slotless: SlotlessCounters::default(),
             misses: AtomicU64::new(0),
@@ -269,8 +279,11 @@ impl Pool {
             || self.captures.load(Ordering::Acquire) > 0
             || !handshake::available();
         let closed = self.poisoned.load(Ordering::Relaxed) || self.forked.load(Ordering::Relaxed);
+        let planned = self.is_planned.load(Ordering::Acquire);
         let flag = |raised: bool, flag: u32| if raised { flag } else { 0 };
-        flag(slow, attention::SLOW) | flag(closed, attention::CLOSED)
+        flag(slow, attention::SLOW)
+            | flag(closed, attention::CLOSED)
+            | flag(planned, attention::PLANNED)
     }
 
     /// Applies `steady_attention` to all slots, those made later included.
@@ -279,7 +292,8 @@ impl Pool {
         self.attention.store(flags, Ordering::Release);
         let stopped = self.slots.stop_all();
         for one in &stopped.slots {
-            one.slot().door.lower(!flags & (attention::SLOW | attention::CLOSED));
+            let steady = attention::SLOW | attention::CLOSED | attention::PLANNED;
+            one.slot().door.lower(!flags & steady);
             one.slot().door.raise(flags);
         }
     }

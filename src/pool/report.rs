@@ -18,13 +18,13 @@ impl Pool {
     /// What all slots, and the calls without one, count.
     pub(super) fn sums(&self) -> Sums {
         let slotless = self.slotless.cells.lock();
-        Sums::of(self.slots.counters().chain(std::iter::once(&*slotless)))
+        Sums::of(self.slots.counters().chain([&*slotless, &self.planned_counters]))
     }
 
     /// Takes the peaks; returns them.
     pub(super) fn publish_peaks(&self) -> (u64, u64) {
         let sums = self.sums();
-        self.peaks.publish(&sums, self.slots.only())
+        self.peaks.publish(&sums, self.slots.only(), &self.planned_counters)
     }
 
     /// The fast tier: counters, no walk.
@@ -60,6 +60,9 @@ impl Pool {
     pub fn reset_peaks(&self) {
         let stopped = self.slots.stop_all();
         self.slots.counters().for_each(super::stats::Counters::restart_highs);
+        let planned = self.planned.lock();
+        self.planned_counters.restart_highs();
+        drop(planned);
         drop(stopped);
         self.peaks.reset(&self.sums());
         let mut core = self.core.lock();

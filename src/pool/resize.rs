@@ -6,6 +6,7 @@ use super::Pool;
 use super::block::{Word, state};
 use super::core::{Block, Need};
 use super::front::Slot;
+use super::handshake::attention;
 use crate::error::{self, Result};
 use crate::order::Stream;
 use crate::space::{Growth, PAGE};
@@ -37,12 +38,15 @@ impl Pool {
         self.check_awake()?;
         // First of all, so that fences are taken on streams that are known.
         self.slot_for(stream)?;
+        if let Some((requested, _)) = self.planned_extent(address) {
+            return self.realloc_by_copy((address, requested), size, stream);
+        }
         let block = self.live_block(address)?;
         let need = self.need(size, 1, self.lane_for(stream)?)?;
         let head = block.head();
         let old @ (old_size, old_requested) = (head.size(), head.requested(block.index));
         // A trace has no row for a change in place, and debug flags have bytes to write.
-        let plain = self.attention.load(Ordering::Relaxed) == 0;
+        let plain = self.attention.load(Ordering::Relaxed) & !attention::PLANNED == 0;
         let mut in_place = plain && (need.block == old_size || self.resize_run(&block, &need));
         if plain && !in_place {
             match self.regrow(&block, &need, old)? {
@@ -75,10 +79,21 @@ impl Pool {
         }
         // Before anything is taken: a free that finds them overwritten would lose the new block.
         self.check_guard(&block, stream)?;
+        self.realloc_by_copy((address, old_requested), size, stream)
+    }
+
+    /// A new block with the bytes of the one at `address`, of which `requested` were asked for,
+    /// and which is freed.
+    fn realloc_by_copy(
+        &self,
+        (address, requested): (usize, u64),
+        size: usize,
+        stream: Stream,
+    ) -> Result<usize> {
         let fresh = self.alloc(size, stream)?;
         // Work on `stream` that was queued before may still use what became `fresh`.
         self.settle(stream);
-        let bytes = (old_requested as usize).min(size);
+        let bytes = (requested as usize).min(size);
         // SAFETY: both blocks are live, the caller's, and distinct.
         if let Err(error) = unsafe { self.device.copy(address, fresh, bytes, stream.0) } {
             let message = error.message();

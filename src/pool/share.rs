@@ -25,6 +25,13 @@ impl Pool {
     /// Where the block at `address` lies, if it is one that can be exported: a run of its own.
     pub fn exported_extent(&self, address: usize) -> Result<Extent> {
         self.check_open()?;
+        if self.planned_extent(address).is_some() {
+            return Err(fail!(
+                InvalidArgument,
+                "ptr {address:#x} is a block of the pool's plan, which shares its pages with many; \
+                 it cannot be exported"
+            ));
+        }
         let block = self.live_block(address)?;
         let head = block.head();
         if !head.is_large() {

@@ -178,8 +178,11 @@ impl Sums {
 impl Peaks {
     /// The peaks, given the sums now and, while the pool has only ever had one slot, that
     /// slot's counters, which know what rose and fell in between: `(requested, allocated)`.
-    pub fn publish(&self, sums: &Sums, only: Option<&Counters>) -> (u64, u64) {
-        let (mut requested, mut allocated) = (sums.requested, sums.allocated);
+    ///
+    /// What a plan serves was higher before, with all else as it is now.
+    pub fn publish(&self, sums: &Sums, only: Option<&Counters>, planned: &Counters) -> (u64, u64) {
+        let mut requested = sums.requested + planned.requested.room.get();
+        let mut allocated = sums.allocated + planned.allocated.room.get();
         if let Some(only) = only {
             requested = requested.max(only.requested.high.get());
             allocated = allocated.max(only.allocated.high.get());

@@ -52,6 +52,13 @@ impl Pool {
         self.check_awake()?;
         let slot = self.slot_for(stream)?;
         let lane = self.lane_for(stream)?;
+        if self.asks_plan()
+            && lane.is_eager()
+            && let Some(address) = self.take_planned(size, alignment, lane.stream)?
+        {
+            self.record(crate::trace::Action::Allocate, address, size, stream);
+            return Ok(address);
+        }
         let block = self.find_block(size, alignment, lane, slot).inspect_err(|_| {
             self.failed.fetch_add(1, Ordering::Relaxed);
         })?;
