@@ -57,6 +57,7 @@
 #define FOREBAY_LIFETIME_SUGGESTIONS_INIT FOREBAY_INIT(forebay_lifetime_suggestions)
 #define FOREBAY_PLAN_OPTIONS_INIT FOREBAY_INIT(forebay_plan_options)
 #define FOREBAY_PLAN_SUMMARY_INIT FOREBAY_INIT(forebay_plan_summary)
+#define FOREBAY_PLAN_USAGE_INIT FOREBAY_INIT(forebay_plan_usage)
 #define FOREBAY_REPLAY_OPTIONS_INIT FOREBAY_INIT(forebay_replay_options)
 #define FOREBAY_REPLAY_REPORT_INIT FOREBAY_INIT(forebay_replay_report)
 #define FOREBAY_TORCH_STATISTICS_INIT FOREBAY_INIT(forebay_torch_statistics)
@@ -615,6 +616,27 @@ typedef struct forebay_plan_tensor {
     /// Where it is in the arena.
     uint64_t offset;
 } forebay_plan_tensor;
+
+/// How well a plan fits what a pool is asked for. Set `struct_size` before the call.
+typedef struct forebay_plan_usage {
+    /// sizeof(forebay_plan_usage).
+    size_t struct_size;
+    /// Bytes of the plan's arena in the pool: whole pages of 2 MiB.
+    uint64_t arena_bytes;
+    /// Tensors of a step.
+    uint64_t tensors;
+    /// Steps that began.
+    uint64_t steps;
+    /// Allocations that got their place in the plan.
+    uint64_t served;
+    /// Allocations that got a block beside it: too many, of another size, in another order, or
+    /// while somebody still had the place.
+    uint64_t diverged;
+    /// All bytes that were asked for in these.
+    uint64_t diverged_bytes;
+    /// Tensors that are in their places now.
+    uint64_t live;
+} forebay_plan_usage;
 
 /// How many of something there are, and there were.
 typedef struct forebay_torch_number {
@@ -1748,6 +1770,76 @@ forebay_status forebay_plan_save(const struct forebay_plan *plan,
 FOREBAY_NODISCARD
 forebay_status forebay_plan_load(const char *path,
                                  struct forebay_plan **out);
+
+/// Serves what is allocated in `pool` from now on from `plan`: an allocation that is the next
+/// tensor of the plan, by its size, gets that tensor's place in one arena, and after the last
+/// tensor comes the first of the next step. So a program that repeats a step needs the plan's
+/// arena and no more, and no call of the device.
+///
+/// A program may do otherwise. An allocation that is none of the next tensors, or whose place
+/// somebody still has, gets a block beside the arena, as without a plan, and is counted; the
+/// plan is found again by the sizes that follow, or at `forebay_pool_begin_step`. Tensors that live
+/// on over the end of a step, as weights do, are not expected again.
+///
+/// On a GPU places are used again in stream order: a stream that takes a place which another
+/// one had waits for that one on the device. Work that is captured as a graph is not served from
+/// a plan.
+///
+/// The arena's memory is taken on `stream`, whose work it is behind. What the pool has idle
+/// besides is given back. All else stays as it was: blocks that were given out before, statistics,
+/// the limit. `plan` may be destroyed afterwards.
+///
+/// The tensors' offsets are multiples of 512, or of the pool's block size if that is more: plan
+/// with that alignment (`forebay_lifetime_add_trace`, `forebay_lifetime_align`). Sizes match when
+/// they are equal after rounding up to the least alignment in the plan.
+///
+/// Errors, with nothing changed: `FOREBAY_ERROR_INVALID_ARGUMENT` (`pool` or `plan` is NULL or
+/// destroyed; the plan has no tensors, or one at another offset; the arena is beyond the limit of
+/// sizes), `FOREBAY_ERROR_INVALID_STATE` (a plan is applied already; the pool sleeps; it writes
+/// guard bytes or poison, for which a plan has no room; `stream` captures a graph),
+/// `FOREBAY_ERROR_OUT_OF_MEMORY`, `FOREBAY_ERROR_POISONED`.
+///
+/// The caller's part:
+/// `pool` as for every call; `plan` as for `forebay_plan_destroy`; `stream` is a stream of the
+/// pool's device.
+FOREBAY_NODISCARD
+forebay_status forebay_pool_apply_plan(struct forebay_pool *pool,
+                                       const struct forebay_plan *plan,
+                                       forebay_stream stream);
+
+/// Ends what `forebay_pool_apply_plan` began. The arena's memory is the pool's again, behind all
+/// work that used it.
+///
+/// Errors, with nothing changed: `FOREBAY_ERROR_INVALID_ARGUMENT` (`pool` is NULL or destroyed),
+/// `FOREBAY_ERROR_INVALID_STATE` (no plan is applied, or blocks of it are given out),
+/// `FOREBAY_ERROR_POISONED`.
+///
+/// The caller's part:
+/// `pool` as for every call.
+forebay_status forebay_pool_remove_plan(struct forebay_pool *pool);
+
+/// Says that the next allocation is the first of a step. Steps that go as planned follow each
+/// other without it. With it a step that went otherwise leaves no trace in the next, however
+/// alike the sizes are.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`pool` is NULL or destroyed),
+/// `FOREBAY_ERROR_INVALID_STATE` (no plan is applied), `FOREBAY_ERROR_POISONED`.
+///
+/// The caller's part:
+/// `pool` as for every call.
+forebay_status forebay_pool_begin_step(struct forebay_pool *pool);
+
+/// Writes how well the plan of `pool` fits to `*out`.
+///
+/// Errors, with `*out` untouched: `FOREBAY_ERROR_INVALID_ARGUMENT` (`pool` is NULL or destroyed,
+/// `out` is NULL, `struct_size` is not set), `FOREBAY_ERROR_INVALID_STATE` (no plan is applied),
+/// `FOREBAY_ERROR_POISONED`.
+///
+/// The caller's part:
+/// `pool` as for every call; `out` is NULL or points to a struct with `struct_size` set.
+FOREBAY_NODISCARD
+forebay_status forebay_pool_plan_usage(struct forebay_pool *pool,
+                                       struct forebay_plan_usage *out);
 
 /// Settles how pools are made, before the first one is. `limit` is the most that each may map:
 /// bytes ("17179869184", "16GiB") or a part of the device ("0.9", "90%"); `policy` is the name of a

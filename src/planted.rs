@@ -18,17 +18,20 @@ pub enum Bug {
     LeakedGraph,
     /// What is left over of a run that was cut has no fence.
     BareRemainder,
+    /// A place in a plan is used again without a wait for the stream that had it.
+    UnorderedPlan,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 6] = [
+    pub const ALL: [Bug; 7] = [
         Bug::StaleFence,
         Bug::MissingWait,
         Bug::EarlyUnmap,
         Bug::IgnoredStream,
         Bug::LeakedGraph,
         Bug::BareRemainder,
+        Bug::UnorderedPlan,
     ];
 }
 

@@ -35,6 +35,26 @@ fn random_programs_are_in_order() {
     assert!(refused > 0, "there was enough memory all the time, so the ladder was not climbed");
 }
 
+#[test]
+fn random_programs_with_a_plan_are_in_order() {
+    if gpu::is_real() {
+        return;
+    }
+    let seeds = 4;
+    let first = wished("FOREBAY_HAZARD_SEED", 0);
+    let operations = wished("FOREBAY_HAZARD_OPERATIONS", 40_000) / seeds;
+    for seed in first..first + seeds {
+        let mut program = Program::new(seed as u64);
+        program.apply_plan();
+        program.run(operations, 64);
+        let found = program.hazards();
+        assert!(found.is_empty(), "seed {seed}: {}", program.explain(&found[0]));
+        let served = program.served();
+        assert!(served > operations as u64 / 40, "{served} served in {operations} operations");
+        program.end();
+    }
+}
+
 /// A stream that was forgotten in time is not mistaken for one that was destroyed without
 /// notice, for which the host waits for the whole device.
 #[test]

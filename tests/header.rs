@@ -47,6 +47,7 @@ fn generated() -> String {
 #define FOREBAY_LIFETIME_SUGGESTIONS_INIT FOREBAY_INIT(forebay_lifetime_suggestions)
 #define FOREBAY_PLAN_OPTIONS_INIT FOREBAY_INIT(forebay_plan_options)
 #define FOREBAY_PLAN_SUMMARY_INIT FOREBAY_INIT(forebay_plan_summary)
+#define FOREBAY_PLAN_USAGE_INIT FOREBAY_INIT(forebay_plan_usage)
 #define FOREBAY_REPLAY_OPTIONS_INIT FOREBAY_INIT(forebay_replay_options)
 #define FOREBAY_REPLAY_REPORT_INIT FOREBAY_INIT(forebay_replay_report)
 #define FOREBAY_TORCH_STATISTICS_INIT FOREBAY_INIT(forebay_torch_statistics)
@@ -67,7 +68,7 @@ fn generated() -> String {
 }
 
 /// In the order of the header.
-const NOUNS: [&str; 13] = [
+const NOUNS: [&str; 14] = [
     "status",
     "log",
     "stream",
@@ -81,6 +82,7 @@ const NOUNS: [&str; 13] = [
     "cache_simulate",
     "lifetime",
     "plan",
+    "planned",
 ];
 
 /// PyTorch's door, behind them.

@@ -13,6 +13,7 @@ pub mod handle;
 pub mod lifetime;
 pub mod log;
 pub mod plan;
+pub mod planned;
 pub mod pool;
 pub mod share;
 pub mod stats;

@@ -13,8 +13,11 @@ mod hazards;
 use hazards::Program;
 
 /// Whether the program finds something.
-fn finds(seed: u64) -> bool {
+fn finds(seed: u64, planned: bool) -> bool {
     let mut program = Program::new(seed);
+    if planned {
+        program.apply_plan();
+    }
     // Where the bug is, the simulated device may fail too, and the program with it.
     let run = catch_unwind(AssertUnwindSafe(|| {
         (0..400).any(|_| {
@@ -31,12 +34,14 @@ fn finds(seed: u64) -> bool {
 #[test]
 fn each_planted_bug_is_found_and_nothing_without() {
     for seed in 0..2 {
-        assert!(!finds(seed), "without a bug, seed {seed}");
+        for planned in [false, true] {
+            assert!(!finds(seed, planned), "without a bug, seed {seed}, planned {planned}");
+        }
     }
     for bug in Bug::ALL {
         let found = (0..8).any(|seed| {
             plant(Some(bug));
-            finds(seed)
+            finds(seed, bug == Bug::UnorderedPlan)
         });
         assert!(found, "{bug:?}");
     }

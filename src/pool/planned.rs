@@ -149,6 +149,8 @@ impl Pool {
     /// `InvalidState` when no plan is applied, or tensors are in its arena still.
     pub fn remove_plan(&self) -> Result<()> {
         self.check_open()?;
+        // What nobody uses any more is given back on the default stream.
+        self.slot_for(Stream::DEFAULT)?;
         let mut held = self.planned.lock();
         let Some(planned) = &*held else { return Err(self.unplanned()) };
         let live = planned.repeat.living().count();
@@ -260,6 +262,10 @@ impl Pool {
         self.planned_counters.allocated(size, taken.bytes);
         let address = planned.base + taken.offset as usize;
         drop(held);
+        #[cfg(test)]
+        if crate::planted::is_planted(crate::planted::Bug::UnorderedPlan) {
+            waits.clear();
+        }
         if let Err(error) = self.prepare_place(address, size as usize, stream, &waits) {
             // As if it had been used: what had to pass before it has to pass still.
             self.give_planned_behind(address, waits);

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use forebay::error::Kind;
+use forebay::lifetime::{self, Lifetime, Options};
 use forebay::order::Stream;
 use forebay::pool::{Config, Pool};
 
@@ -89,6 +90,29 @@ impl Program {
             log: Vec::new(),
             refused: 0,
         }
+    }
+
+    /// From here on, small blocks are mostly served from a plan.
+    pub fn apply_plan(&mut self) {
+        let (mut lifetime, mut live) = (Lifetime::new(), Vec::new());
+        for id in 0..200 {
+            let size = self.size().min(2 << 20) as u64;
+            lifetime.record_alloc(2 * id, id, size).unwrap();
+            lifetime.align(id, 64 * KIB).unwrap();
+            live.push(id);
+            if live.len() > 24 {
+                let freed = live.swap_remove(self.random.below(live.len()));
+                lifetime.record_free(2 * id + 1, freed).unwrap();
+            }
+        }
+        let options = Options { time_limit: std::time::Duration::ZERO, seed: 0 };
+        let plan = lifetime::plan(lifetime.instance().unwrap(), &options, None).unwrap();
+        self.pool.apply_plan(&plan, self.streams[0]).unwrap();
+    }
+
+    /// How many allocations the plan served.
+    pub fn served(&self) -> u64 {
+        self.pool.plan_usage().unwrap().served
     }
 
     fn note(&mut self, what: &str, block: &Block, stream: Stream) {
@@ -385,6 +409,9 @@ impl Program {
         while !self.blocks.is_empty() {
             let stream = self.blocks[0].stream;
             self.give(0, stream);
+        }
+        if self.pool.plan_usage().is_ok() {
+            self.pool.remove_plan().unwrap();
         }
         for _ in 0..3 {
             self.pool.trim(0).unwrap();
