@@ -7,6 +7,7 @@ mod gpu;
 mod rig;
 
 use forebay::error::Kind;
+use forebay::lifetime::{self, Lifetime, Options};
 use forebay::order::Stream;
 use forebay::pool::{Config, Flags, Policy, Pool, SleepMode};
 use gpu::{Gpu, MIB, cu};
@@ -193,4 +194,34 @@ fn a_host_pool_sleeps_without_a_backup() {
             pool.free(block, D).unwrap();
         }
     }
+}
+
+/// Places of a plan are addresses like others, asleep and awake.
+#[test]
+fn the_arena_of_a_plan_sleeps_too() {
+    let gpu = Gpu::new();
+    let pool = gpu.pool_of(64 << 20);
+    let stream = gpu.stream();
+    let mut lifetime = Lifetime::new();
+    lifetime.record_alloc(0, 0, MIB as u64).unwrap();
+    lifetime.align(0, 512).unwrap();
+    let options = Options::default();
+    let plan = lifetime::plan(lifetime.instance().unwrap(), &options, None).unwrap();
+    pool.apply_plan(&plan, stream).unwrap();
+    let block = pool.alloc(MIB, stream).unwrap();
+    gpu.write(stream, block, MIB, 7);
+    pool.sleep(SleepMode::Backup).unwrap();
+    assert_eq!(pool.stats().reserved[0], 0);
+    assert_eq!(pool.alloc(MIB, stream).unwrap_err().kind(), Kind::InvalidState);
+    pool.wake().unwrap();
+    assert!(gpu.is_all(stream, block, MIB, 7));
+    pool.free(block, stream).unwrap();
+    pool.sleep(SleepMode::Discard).unwrap();
+    pool.wake().unwrap();
+    assert_eq!(pool.alloc(MIB, stream).unwrap(), block);
+    gpu.write(stream, block, MIB, 8);
+    pool.free(block, stream).unwrap();
+    pool.remove_plan().unwrap();
+    pool.check().unwrap();
+    gpu.finish();
 }

@@ -48,6 +48,12 @@ struct Slot {
     live: bool,
 }
 
+impl Slot {
+    fn end(&self) -> u64 {
+        self.offset + self.size
+    }
+}
+
 /// A plan that is being repeated.
 #[derive(Debug)]
 pub struct Repeat {
@@ -121,7 +127,7 @@ impl Repeat {
         });
         let mut slots: Vec<Slot> = slots.collect();
         let below = all_below(&mut slots);
-        let arena_bytes = slots.iter().map(|slot| slot.offset + slot.size).max().unwrap_or(0);
+        let arena_bytes = slots.iter().map(Slot::end).max().unwrap_or(0);
         Ok(Repeat {
             live: Live::new(&slots),
             grams: grams(&slots),
@@ -319,7 +325,8 @@ impl Repeat {
         Some(taken)
     }
 
-    /// Whether nobody has bytes of the tensor `at`, and nobody will who comes before it.
+    /// Whether nobody has bytes of the tensor `at`, and nobody who comes before it in a step will
+    /// have them in this one.
     #[inline]
     fn is_clear(&mut self, at: usize, may: &mut impl FnMut(usize) -> bool) -> bool {
         let below = self.slots[at].below as usize..self.slots[at + 1].below as usize;
@@ -334,12 +341,14 @@ impl Repeat {
                 self.asked.push((other as u32, step));
             }
         }
-        self.asked.is_empty() || self.is_clear_below(may)
+        self.asked.is_empty() || self.is_clear_below(at, may)
     }
 
-    /// As [`Repeat::is_clear`], of those below what did not come.
+    /// As [`Repeat::is_clear`], of those below what did not come, as far as they have bytes of the
+    /// tensor.
     #[cold]
-    fn is_clear_below(&mut self, may: &mut impl FnMut(usize) -> bool) -> bool {
+    fn is_clear_below(&mut self, tensor: usize, may: &mut impl FnMut(usize) -> bool) -> bool {
+        let (from, to) = (self.slots[tensor].offset, self.slots[tensor].end());
         self.walks += 1;
         self.given_up.clear();
         while let Some((at, step)) = self.asked.pop() {
@@ -351,19 +360,14 @@ impl Repeat {
             }
             slot.met = (self.walks, step);
             if step == self.step {
-                if at as usize >= self.next {
-                    // It comes yet, and has the place before.
-                    return false;
-                }
+                // Should it still come, it comes too late.
                 self.given_up.push(at);
             }
             let below = slot.below as usize..self.slots[at as usize + 1].below as usize;
             for &edge in &self.below[below] {
                 let (other, step) = step_of(edge, step);
                 let slot = &self.slots[other];
-                if slot.taken > step {
-                    // It came again since, when all of its place was clear. Where that is ours
-                    // too, it was met on another way.
+                if slot.end() <= from || to <= slot.offset {
                     continue;
                 }
                 if slot.live || !may(other) {
@@ -415,7 +419,7 @@ impl Repeat {
         live.sort_by_key(|&at| self.slots[at].offset);
         for pair in live.windows(2) {
             let (one, two) = (&self.slots[pair[0]], &self.slots[pair[1]]);
-            if one.offset + one.size > two.offset {
+            if one.end() > two.offset {
                 return Err(format!("tensors {} and {} of the plan overlap", pair[0], pair[1]));
             }
         }
@@ -474,7 +478,7 @@ fn paint(
     colour: u32,
     was: &mut impl FnMut(u32),
 ) {
-    let (from, to) = (slot.offset, slot.offset + slot.size);
+    let (from, to) = (slot.offset, slot.end());
     // What reaches into it from below is cut.
     let lower = picture.range(..from).next_back().map(|(&start, &piece)| (start, piece));
     if let Some((start, (end, other))) = lower.filter(|&(_, (end, _))| end > from) {

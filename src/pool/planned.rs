@@ -14,17 +14,18 @@ use super::block::Word;
 use super::core::Need;
 use super::handshake::attention;
 use super::lane::Lane;
-use super::{Pool, SIZE_MAX};
+use super::{Piece, PieceState, Pool, SIZE_MAX};
 use crate::error::{Result, fail};
 use crate::lifetime::{Plan, Repeat};
 use crate::order::{Fence, Stream};
 use crate::space::{GRANULE, PAGE};
 
 /// What is known of a tensor's last use, or of its present one.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Use {
-    /// Bytes that were asked for.
+    /// Bytes that were asked for, and on which stream.
     requested: u64,
+    stream: Stream,
     /// Streams that use it besides the one it was taken on.
     followers: Vec<Stream>,
     /// What has to pass before its bytes are used again.
@@ -103,7 +104,12 @@ impl Pool {
         block.set_word(Word::HELD);
         let first = (!self.order.is_immediate(lane.stream))
             .then(|| Fence { stream: lane.stream, sequence: self.order.mark(lane.stream) });
-        let unused = Use { fences: first.into_iter().collect(), ..Use::default() };
+        let unused = Use {
+            requested: 0,
+            stream: lane.stream,
+            followers: Vec::new(),
+            fences: first.into_iter().collect(),
+        };
         let planned = Planned {
             base: block.address(),
             bytes: need.block,
@@ -255,7 +261,7 @@ impl Pool {
         };
         debug_assert_eq!(planned.repeat.validate(), Ok(()));
         let used = &mut planned.uses[taken.tensor];
-        used.requested = size;
+        (used.requested, used.stream) = (size, stream);
         used.followers.clear();
         used.fences.clear();
         planned.served += 1;
@@ -436,6 +442,37 @@ impl Planned {
     fn tensor_at(&self, address: usize) -> Option<usize> {
         let into = address.wrapping_sub(self.base) as u64;
         if into < self.bytes { self.repeat.at(into) } else { None }
+    }
+
+    /// Whether its arena begins at `address`.
+    pub(super) fn is_at(&self, address: usize) -> bool {
+        address == self.base
+    }
+
+    /// What lies in the arena, a run of `bytes`, in the order of addresses.
+    pub(super) fn put_pieces(&self, bytes: u64, to: &mut Vec<Piece>) {
+        let mut live: Vec<usize> = self.repeat.living().collect();
+        live.sort_unstable_by_key(|&tensor| self.repeat.place(tensor).0);
+        let mut put = |from: u64, size: u64, requested: Option<u64>, stream: Stream| {
+            if size > 0 {
+                to.push(Piece {
+                    address: self.base + from as usize,
+                    size,
+                    requested: requested.unwrap_or(0),
+                    state: if requested.is_some() { PieceState::Live } else { PieceState::Free },
+                    stream,
+                    small: false,
+                });
+            }
+        };
+        let mut end = 0;
+        for tensor in live {
+            let ((offset, size), used) = (self.repeat.place(tensor), &self.uses[tensor]);
+            put(end, offset - end, None, Stream::DEFAULT);
+            put(offset, size, Some(used.requested), used.stream);
+            end = offset + size;
+        }
+        put(end, bytes - end, None, Stream::DEFAULT);
     }
 
     /// How well the plan fits.

@@ -168,6 +168,19 @@ impl Pool {
         ] {
             put(format_args!(",\"{name}\":{value}"));
         }
+        if let Ok(plan) = self.plan_usage() {
+            put(format_args!(
+                ",\"plan\":{{\"arena_bytes\":{},\"tensors\":{},\"steps\":{},\"served\":{},\
+                 \"diverged\":{},\"diverged_bytes\":{},\"live\":{}}}",
+                plan.arena_bytes,
+                plan.tensors,
+                plan.steps,
+                plan.served,
+                plan.diverged,
+                plan.diverged_bytes,
+                plan.live
+            ));
+        }
         put(format_args!(
             ",\"external_fragmentation\":{external:.6},\"internal_fragmentation\":{internal:.6},\
              \"large\":{{\"live_blocks\":{large_blocks},\"live_bytes\":{large_bytes}}},\

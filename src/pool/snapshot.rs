@@ -63,6 +63,7 @@ pub struct Stretch {
 impl Pool {
     /// Every mapped stretch, in the order of addresses. Walks over everything, under the lock.
     pub fn snapshot(&self) -> Vec<Stretch> {
+        let planned = self.planned.lock();
         let core = self.core.lock();
         let slabs: HashMap<u32, u32> =
             core.space.slabs().map(|(id, slab)| (slab.run, id)).collect();
@@ -83,6 +84,8 @@ impl Pool {
             stretch.size += run.size;
             if let Some(&slab) = slabs.get(&id) {
                 self.put_slab(&core, slab, address, run.size, &mut stretch.pieces);
+            } else if let Some(planned) = planned.as_ref().filter(|plan| plan.is_at(address)) {
+                planned.put_pieces(run.size, &mut stretch.pieces);
             } else if run.state == State::Used && core.space.is_large(id, &run) {
                 let block = Block { head: core.heads.of_run(id), index: 0 };
                 let piece = self.piece_of(&core, &block, run.size, false);
