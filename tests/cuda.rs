@@ -8,6 +8,7 @@ mod gpu;
 
 use forebay::device::Device;
 use forebay::error::Kind;
+use forebay::lifetime::{self, Lifetime, Options};
 use forebay::order::Stream;
 use forebay::pool::{Config, Flags, Policy, Pool};
 use gpu::{Gpu, MIB, PAGE, cu};
@@ -529,4 +530,51 @@ fn streams_that_come_and_go_leave_nothing_behind() {
         pool.check().unwrap();
         gpu.finish();
     }
+}
+
+#[test]
+fn a_planned_step_makes_no_call_of_the_driver() {
+    let gpu = Gpu::new();
+    let pool = gpu.pool_of(256 << 20);
+    let (a, b) = (gpu.stream(), gpu.stream());
+    // Ten tensors of which each has the place of the last but one.
+    let mut lifetime = Lifetime::new();
+    let size = |id: u64| MIB + id as usize * 5000;
+    for id in 0..10 {
+        lifetime.record_alloc(2 * id, id, size(id) as u64).unwrap();
+        lifetime.align(id, 512).unwrap();
+        if id > 0 {
+            lifetime.record_free(2 * id + 1, id - 1).unwrap();
+        }
+    }
+    let options = Options::default();
+    let plan = lifetime::plan(lifetime.instance().unwrap(), &options, None).unwrap();
+    assert!(plan.arena_bytes() < 3 * MIB as u64);
+    pool.apply_plan(&plan, a).unwrap();
+    let step = |on: &dyn Fn(u64) -> Stream| {
+        let mut last = None;
+        for id in 0..10 {
+            let block = pool.alloc(size(id), on(id)).unwrap();
+            gpu.write(on(id), block, size(id), id as u8);
+            if let Some((block, stream)) = last.replace((block, on(id))) {
+                pool.free(block, stream).unwrap();
+            }
+        }
+        let (block, stream) = last.unwrap();
+        pool.free(block, stream).unwrap();
+    };
+    step(&|_| a);
+    let calls = gpu.calls(|| (0..50).for_each(|_| step(&|_| a)));
+    assert_eq!(calls, 0);
+    // On two streams that take turns each waits for the other on the device, and no host does.
+    step(&|id| if id % 2 == 0 { a } else { b });
+    let usage = pool.plan_usage().unwrap();
+    assert_eq!((usage.served, usage.diverged), (520, 0));
+    assert_eq!(pool.stats().reserved[1], plan.arena_bytes().next_multiple_of(PAGE));
+    if gpu.is_simulated() {
+        let host = ["cuStreamSynchronize", "cuEventSynchronize", "cuCtxSynchronize"];
+        assert_eq!(host.map(sim_cuda::calls), [0; 3]);
+    }
+    pool.check().unwrap();
+    gpu.finish();
 }

@@ -43,8 +43,9 @@ struct Slot {
     skipped: u64,
     /// The last walk that met it, and in which step.
     met: (u64, u64),
-    /// Where those below it begin.
+    /// Where those below it begin, and its offset in [`Live`].
     below: u32,
+    place: u32,
     live: bool,
 }
 
@@ -123,13 +124,14 @@ impl Repeat {
             skipped: 0,
             met: (0, 0),
             below: 0,
+            place: 0,
             live: false,
         });
         let mut slots: Vec<Slot> = slots.collect();
         let below = all_below(&mut slots);
         let arena_bytes = slots.iter().map(Slot::end).max().unwrap_or(0);
         Ok(Repeat {
-            live: Live::new(&slots),
+            live: Live::new(&mut slots),
             grams: grams(&slots),
             slots,
             below,
@@ -316,7 +318,7 @@ impl Repeat {
         }
         (slot.live, slot.taken) = (true, step);
         let taken = Taken { tensor: at, offset: slot.offset, bytes: slot.size };
-        self.live.set(slot.offset, at as u32);
+        self.live.entries[slot.place as usize].1 = at as u32;
         self.begun = true;
         self.strange = 0;
         if self.next == self.tensors() && self.missing.is_empty() {
@@ -407,7 +409,7 @@ impl Repeat {
     pub fn give(&mut self, tensor: usize) {
         let slot = &mut self.slots[tensor];
         slot.live = false;
-        self.live.set(slot.offset, NONE);
+        self.live.entries[slot.place as usize].1 = NONE;
     }
 
     /// Checks that no two tensors that are there have bytes in common.
@@ -465,6 +467,7 @@ fn all_below(slots: &mut Vec<Slot>) -> Vec<u32> {
         skipped: 0,
         met: (0, 0),
         below: below.len() as u32,
+        place: 0,
         live: true,
     };
     slots.push(end);
@@ -524,15 +527,17 @@ impl Live {
     /// No offset.
     const EMPTY: u64 = u64::MAX;
 
-    fn new(slots: &[Slot]) -> Live {
+    fn new(slots: &mut [Slot]) -> Live {
         let size = (2 * slots.len()).next_power_of_two();
         let mut live = Live {
             entries: vec![(Live::EMPTY, NONE); size].into_boxed_slice(),
             shift: 64 - size.trailing_zeros(),
         };
-        for slot in &slots[..slots.len() - 1] {
+        let count = slots.len() - 1;
+        for slot in &mut slots[..count] {
             let at = live.find(slot.offset);
             live.entries[at].0 = slot.offset;
+            slot.place = at as u32;
         }
         live
     }
@@ -551,11 +556,5 @@ impl Live {
     fn get(&self, offset: u64) -> Option<u32> {
         let (known, at) = self.entries[self.find(offset)];
         (known == offset).then_some(at)
-    }
-
-    #[inline]
-    fn set(&mut self, offset: u64, tensor: u32) {
-        let at = self.find(offset);
-        self.entries[at].1 = tensor;
     }
 }

@@ -460,10 +460,21 @@ impl Pool {
         }
     }
 
+    #[inline(always)]
     fn record(&self, action: crate::trace::Action, address: usize, size: usize, stream: Stream) {
-        if self.attention.load(Ordering::Relaxed) & attention::SLOW == 0 {
-            return;
+        if self.attention.load(Ordering::Relaxed) & attention::SLOW != 0 {
+            self.record_now(action, address, size, stream);
         }
+    }
+
+    #[cold]
+    fn record_now(
+        &self,
+        action: crate::trace::Action,
+        address: usize,
+        size: usize,
+        stream: Stream,
+    ) {
         if let Some(recorder) = &*self.recorder.read() {
             recorder.record(action, address as u64, size as u64, stream.0);
         }

@@ -236,11 +236,10 @@ impl Pool {
         if size == 0 {
             return Ok(None);
         }
-        let immediate = self.order.is_immediate(stream);
         let Planned { repeat, uses, fenced, .. } = planned;
         let mut waits: Vec<Fence> = Vec::new();
         let taken = if *fenced {
-            let began = self.order.began(stream);
+            let (immediate, began) = (self.order.is_immediate(stream), self.order.began(stream));
             let mut may = |tensor: usize| {
                 let open = uses[tensor].fences.iter().filter(|fence| {
                     (fence.stream != stream || fence.sequence < began) && !self.has_passed(**fence)
