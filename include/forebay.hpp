@@ -295,6 +295,16 @@ public:
 
     void end_graph(std::uint64_t graph) { check(forebay_graph_end(handle_, graph)); }
 
+    /// Ends what plan::apply began; the next allocation is the first of a step; how well it fits.
+    void remove_plan() { check(forebay_pool_remove_plan(handle_)); }
+    void begin_step() { check(forebay_pool_begin_step(handle_)); }
+    [[nodiscard]] forebay_plan_usage plan_usage() const {
+        forebay_plan_usage usage{};
+        usage.struct_size = sizeof usage;
+        check(forebay_pool_plan_usage(handle_, &usage));
+        return usage;
+    }
+
     void release_graph(std::uint64_t graph) { check(forebay_graph_release(handle_, graph)); }
 
     void set_policy(forebay_policy policy) { check(forebay_pool_set_policy(handle_, policy)); }
@@ -653,6 +663,116 @@ public:
 
 private:
     forebay_cache *handle_ = nullptr;
+};
+
+/// A plan, owned by this object: where each tensor of a step goes in one arena.
+class plan {
+public:
+    /// Reads one that was saved; throws error when the file was cut, changed, or is none.
+    [[nodiscard]] static plan load(const char *path) {
+        forebay_plan *handle = nullptr;
+        check(forebay_plan_load(path, &handle));
+        return plan(handle);
+    }
+
+    plan(plan &&other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+    plan &operator=(plan &&other) noexcept {
+        std::swap(handle_, other.handle_);
+        return *this;
+    }
+    ~plan() { (void)forebay_plan_destroy(handle_); }
+
+    /// Writes it to a file; FOREBAY_PLAN_BINARY in `flags` for the compact form.
+    void save(const char *path, std::uint32_t flags = 0) const {
+        check(forebay_plan_save(handle_, path, flags));
+    }
+
+    /// Where the tensor `id` is, in bytes from the arena's start.
+    [[nodiscard]] std::size_t offset(std::uint64_t id) const {
+        std::uint64_t offset = 0;
+        check(forebay_plan_offset(handle_, id, &offset));
+        return offset;
+    }
+
+    [[nodiscard]] forebay_plan_summary summary() const {
+        forebay_plan_summary summary{};
+        summary.struct_size = sizeof summary;
+        check(forebay_plan_summarize(handle_, &summary));
+        return summary;
+    }
+
+    /// Serves what is allocated in `with` from now on from this plan, which need not stay.
+    void apply(pool &with, forebay_stream on = nullptr) const {
+        check(forebay_pool_apply_plan(with.get(), handle_, on));
+    }
+
+    [[nodiscard]] forebay_plan *get() const noexcept { return handle_; }
+
+private:
+    friend class lifetime;
+    explicit plan(forebay_plan *handle) noexcept : handle_(handle) {}
+
+    forebay_plan *handle_;
+};
+
+/// Lifetimes of the tensors of a program, as they are recorded. Owned by this object.
+class lifetime {
+public:
+    lifetime() { check(forebay_lifetime_create(&handle_)); }
+    lifetime(lifetime &&other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+    lifetime &operator=(lifetime &&other) noexcept {
+        std::swap(handle_, other.handle_);
+        return *this;
+    }
+    ~lifetime() { (void)forebay_lifetime_destroy(handle_); }
+
+    /// The tensor `id` of `bytes` is used in `step`.
+    void record(std::uint64_t step, std::uint64_t id, std::size_t bytes) {
+        check(forebay_lifetime_record(handle_, step, id, bytes));
+    }
+
+    /// It begins to live, and no longer lives, at `time`.
+    void record_alloc(std::uint64_t time, std::uint64_t id, std::size_t bytes) {
+        check(forebay_lifetime_record_alloc(handle_, time, id, bytes));
+    }
+    void record_free(std::uint64_t time, std::uint64_t id) {
+        check(forebay_lifetime_record_free(handle_, time, id));
+    }
+
+    /// Its offset shall be a multiple of `alignment`; 512 and more for plans that pools apply.
+    void align(std::uint64_t id, std::size_t alignment) {
+        check(forebay_lifetime_align(handle_, id, alignment));
+    }
+
+    /// Adds the blocks of a trace, with sizes and offsets in multiples of `alignment`.
+    void add_trace(const char *path, std::uint64_t first_id = 0, std::size_t alignment = 512) {
+        check(forebay_lifetime_add_trace(handle_, path, first_id, alignment));
+    }
+
+    /// A plan for what is recorded, within the time; none is a second.
+    [[nodiscard]] forebay::plan make_plan(std::uint64_t time_limit_ms = 0,
+                                          std::uint32_t flags = 0) const {
+        forebay_plan_options options{};
+        options.struct_size = sizeof options;
+        options.time_limit_ms = time_limit_ms;
+        options.flags = flags;
+        forebay_plan *made = nullptr;
+        check(forebay_lifetime_plan(handle_, &options, &made));
+        return forebay::plan(made);
+    }
+
+    /// What could be better in the program, given a plan for it.
+    [[nodiscard]] forebay_lifetime_suggestions suggest(const forebay::plan &given) const {
+        forebay_lifetime_suggestions found{};
+        found.struct_size = sizeof found;
+        check(forebay_lifetime_suggest(handle_, given.get(), &found));
+        return found;
+    }
+
+    [[nodiscard]] forebay_lifetime *get() const noexcept { return handle_; }
+
+private:
+    forebay_lifetime *handle_ = nullptr;
 };
 
 }  // namespace forebay

@@ -389,6 +389,36 @@ static_assert(std::is_nothrow_move_constructible_v<forebay::cache>);
 static_assert(!std::is_copy_constructible_v<forebay::cached>);
 static_assert(std::is_nothrow_move_assignable_v<forebay::cached>);
 
+static_assert(!std::is_copy_constructible_v<forebay::plan>);
+static_assert(std::is_nothrow_move_constructible_v<forebay::lifetime>);
+
+void plans_serve_steps() {
+    forebay::lifetime lifetime;
+    constexpr std::size_t mib = std::size_t(1) << 20;
+    lifetime.record_alloc(0, 7, mib);
+    lifetime.record_free(1, 7);
+    lifetime.record_alloc(2, 8, mib);
+    for (std::uint64_t id : {7, 8}) lifetime.align(id, 512);
+    forebay::plan plan = lifetime.make_plan();
+    CHECK(plan.summary().arena_bytes == mib && plan.offset(8) == plan.offset(7));
+    CHECK(lifetime.suggest(plan).reusable_bytes == mib);
+    plan.save("plan.bin", FOREBAY_PLAN_BINARY);
+    plan = forebay::plan::load("plan.bin");
+    CHECK(std::remove("plan.bin") == 0);
+    forebay::pool pool;
+    plan.apply(pool);
+    void *first = pool.allocate(mib);
+    pool.deallocate(first);
+    void *second = pool.allocate(mib);
+    CHECK(first == second);
+    pool.deallocate(second);
+    CHECK(thrown<forebay::error>([&] { plan.apply(pool); }).status() ==
+          FOREBAY_ERROR_INVALID_STATE);
+    pool.begin_step();
+    CHECK(pool.plan_usage().served == 2 && pool.plan_usage().diverged == 0);
+    pool.remove_plan();
+}
+
 void caches_keep_blocks() {
     forebay::pool pool = small_pool();
     forebay::cache_options options;
@@ -466,5 +496,6 @@ int main() {
     streams_keep_order();
     blocks_free_themselves();
     caches_keep_blocks();
+    plans_serve_steps();
     std::puts("forebay.hpp: all checks passed");
 }
