@@ -21,6 +21,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 
 use forebay::capi::block::*;
+use forebay::capi::lifetime::*;
+use forebay::capi::plan::*;
+use forebay::capi::planned::*;
 use forebay::capi::pool::*;
 use forebay::capi::stats::*;
 use forebay::capi::status::*;
@@ -128,6 +131,8 @@ struct Door {
     allocations: u64,
     frees: u64,
     invalid: u64,
+    /// Whether a plan is applied.
+    planned: bool,
     /// While it is traced: the file, and how many rows it has to have.
     trace: Option<(CString, u64)>,
 }
@@ -232,6 +237,7 @@ impl Door {
             allocations: 0,
             frees: 0,
             invalid: 0,
+            planned: false,
             trace: None,
         }
     }

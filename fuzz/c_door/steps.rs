@@ -2,6 +2,18 @@
 
 use super::*;
 
+/// Of no plan.
+const USAGE: forebay_plan_usage = forebay_plan_usage {
+    struct_size: 0,
+    arena_bytes: 0,
+    tensors: 0,
+    steps: 0,
+    served: 0,
+    diverged: 0,
+    diverged_bytes: 0,
+    live: 0,
+};
+
 impl Door {
     pub fn step(&mut self, program: &mut Program) {
         match program.byte() {
@@ -19,7 +31,8 @@ impl Door {
             210..213 => self.end_stream(program),
             213..222 => self.use_elsewhere(program),
             222..226 => self.synchronize_all(),
-            226..230 => self.json(program),
+            226..228 => self.json(program),
+            228..230 => self.plan(program),
             230..234 => self.start_trace(program),
             234..237 => self.stop_trace(),
             237..241 => self.overrun(program),
@@ -320,6 +333,74 @@ impl Door {
             assert_eq!(after + released as u64, before.reserved_bytes);
             assert!(after >= (keep as u64).min(before.reserved_bytes), "it kept too little");
         }
+        self.look_at_all();
+    }
+
+    /// Applies a plan to the pool, ends that, or begins a step. Whatever is served from it, the model
+    /// is the same.
+    fn plan(&mut self, program: &mut Program) {
+        let none = if self.planned { ForebayOk } else { ForebayErrorInvalidState };
+        match program.byte() % 4 {
+            // SAFETY: a live pool.
+            0 => expect(unsafe { forebay_pool_begin_step(self.pool) }, none),
+            1 => {
+                let mut usage =
+                    forebay_plan_usage { struct_size: size_of::<forebay_plan_usage>(), ..USAGE };
+                // SAFETY: a live pool and a place for the numbers.
+                expect(unsafe { forebay_pool_plan_usage(self.pool, &mut usage) }, none);
+                let free = self.planned && usage.live == 0;
+                let expected = if free { ForebayOk } else { ForebayErrorInvalidState };
+                // SAFETY: a live pool.
+                expect(unsafe { forebay_pool_remove_plan(self.pool) }, expected);
+                self.planned &= !free;
+            }
+            _ => self.apply_plan(program),
+        }
+    }
+
+    fn apply_plan(&mut self, program: &mut Program) {
+        let (mut lifetime, mut plan) = (null_mut(), null_mut());
+        let stream = self.stream(program);
+        let handle = self.handle(stream);
+        // SAFETY: places for results, and what was made in them.
+        let status = unsafe {
+            expect(forebay_lifetime_create(&mut lifetime), ForebayOk);
+            let mut live = VecDeque::new();
+            for id in 0..1 + u64::from(program.byte() % 32) {
+                let size = 1 + program.number(3) % 300_000;
+                expect(forebay_lifetime_record_alloc(lifetime, 2 * id, id, size), ForebayOk);
+                // So large that small sizes are all alike, and random ones are met.
+                expect(forebay_lifetime_align(lifetime, id, 64 << 10), ForebayOk);
+                live.push_back(id);
+                if live.len() > 6
+                    && let Some(old) = live.remove(program.below(live.len()))
+                {
+                    expect(forebay_lifetime_record_free(lifetime, 2 * id + 1, old), ForebayOk);
+                }
+            }
+            let options = forebay_plan_options {
+                struct_size: size_of::<forebay_plan_options>(),
+                time_limit_ms: 0,
+                seed: 0,
+                flags: FOREBAY_PLAN_GREEDY,
+                reserved: 0,
+                progress: None,
+                user: null_mut(),
+            };
+            expect(forebay_lifetime_plan(lifetime, &options, &mut plan), ForebayOk);
+            let status = forebay_pool_apply_plan(self.pool, plan, handle);
+            expect(forebay_plan_destroy(plan), ForebayOk);
+            expect(forebay_lifetime_destroy(lifetime), ForebayOk);
+            status
+        };
+        let poison = FOREBAY_POOL_POISON_ON_FREE | FOREBAY_POOL_GUARD_BYTES;
+        if self.planned || self.config.flags & poison != 0 {
+            expect(status, ForebayErrorInvalidState);
+        } else {
+            assert!(matches!(status, ForebayOk | ForebayErrorOutOfMemory), "{status:?}");
+            self.planned = status == ForebayOk;
+        }
+        self.bury_victims();
         self.look_at_all();
     }
 
