@@ -44,6 +44,8 @@ fn generated() -> String {
 #define FOREBAY_CACHE_CONFIG_INIT FOREBAY_INIT(forebay_cache_config)
 #define FOREBAY_CACHE_STATISTICS_INIT FOREBAY_INIT(forebay_cache_statistics)
 #define FOREBAY_CACHE_SIMULATE_OPTIONS_INIT FOREBAY_INIT(forebay_cache_simulate_options)
+#define FOREBAY_PREFETCHER_CONFIG_INIT FOREBAY_INIT(forebay_prefetcher_config)
+#define FOREBAY_PREFETCH_STATISTICS_INIT FOREBAY_INIT(forebay_prefetch_statistics)
 #define FOREBAY_REPLAY_OPTIONS_INIT FOREBAY_INIT(forebay_replay_options)
 #define FOREBAY_REPLAY_REPORT_INIT FOREBAY_INIT(forebay_replay_report)
 #define FOREBAY_TORCH_STATISTICS_INIT FOREBAY_INIT(forebay_torch_statistics)
@@ -64,7 +66,7 @@ fn generated() -> String {
 }
 
 /// In the order of the header.
-const NOUNS: [&str; 11] = [
+const NOUNS: [&str; 12] = [
     "status",
     "log",
     "stream",
@@ -76,6 +78,7 @@ const NOUNS: [&str; 11] = [
     "trace",
     "cache",
     "cache_simulate",
+    "prefetch",
 ];
 
 /// PyTorch's door, behind them.

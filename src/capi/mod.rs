@@ -11,6 +11,7 @@ pub mod graph;
 pub mod guard;
 pub mod log;
 pub mod pool;
+pub mod prefetch;
 pub mod share;
 pub mod stats;
 pub mod status;
