@@ -18,10 +18,19 @@ pub enum Bug {
     LeakedGraph,
     /// What is left over of a run that was cut has no fence.
     BareRemainder,
+    /// A consumer's stream does not wait for the copy of its batch.
+    UnfollowedCopy,
+    /// A batch is copied over one that is still being read.
+    HastyCopy,
+    /// Staging memory is written while it is being copied from.
+    HastyStaging,
 }
 
 impl Bug {
-    /// All of them.
+    /// Those of a prefetcher.
+    pub const PREFETCH: [Bug; 3] = [Bug::UnfollowedCopy, Bug::HastyCopy, Bug::HastyStaging];
+
+    /// Those of a pool.
     pub const ALL: [Bug; 6] = [
         Bug::StaleFence,
         Bug::MissingWait,

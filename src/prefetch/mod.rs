@@ -20,6 +20,8 @@ mod config;
 mod copy;
 mod engine;
 mod file;
+#[cfg(test)]
+mod hazard_tests;
 mod over_cuda;
 mod over_host;
 mod over_pool;

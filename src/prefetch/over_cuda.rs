@@ -14,6 +14,8 @@ use crate::device::cuda::{Context, CopyStream, Mark, Piece};
 use crate::device::{Device, Host, HostOptions, PAGE, Pinned};
 use crate::error::Result;
 use crate::order::Stream;
+#[cfg(test)]
+use crate::planted::{Bug, is_planted};
 use crate::pool::Pool;
 use crate::sync::Mutex;
 
@@ -164,6 +166,10 @@ impl OverCuda {
 
     pub fn prepare(&self, slot: usize) -> Result<()> {
         let own = &self.slots[slot];
+        #[cfg(test)]
+        if is_planted(Bug::HastyStaging) {
+            return Ok(());
+        }
         if own.is_sent.load(Ordering::Acquire) {
             if !own.sent.has_passed()? {
                 own.sent.wait()?;
@@ -178,6 +184,8 @@ impl OverCuda {
     pub unsafe fn send(&self, slot: usize, pieces: &[Piece]) -> Result<()> {
         let own = &self.slots[slot];
         let after = own.is_left.load(Ordering::Acquire).then_some(&own.left);
+        #[cfg(test)]
+        let after = after.filter(|_| !is_planted(Bug::HastyCopy));
         // SAFETY: the slot's block was taken on this stream, and its last reader is before `after`.
         unsafe { self.copies.send(after, pieces, &own.sent)? };
         own.is_left.store(false, Ordering::Release);
@@ -186,6 +194,10 @@ impl OverCuda {
     }
 
     pub fn follow(&self, slot: usize, stream: Stream) -> Result<()> {
+        #[cfg(test)]
+        if is_planted(Bug::UnfollowedCopy) {
+            return Ok(());
+        }
         self.slots[slot].sent.hold_back(stream.0)
     }
 
