@@ -84,6 +84,12 @@ fn deadline(most: Option<Duration>) -> Option<Instant> {
 }
 
 impl<T: Target> Shared<T> {
+    /// Its slots' memory, for tests.
+    #[cfg(test)]
+    pub(super) fn target(&self) -> &T {
+        &self.target
+    }
+
     fn check_open(&self) -> Result<()> {
         if self.process != host_stream::process() {
             return Err(fail!(
