@@ -63,7 +63,7 @@ use source::{CHUNK, Leaf, Source};
 use target::{Over, Room, Target};
 
 /// Orders of steps that are tried of each scenario, by each of two schedulers.
-const RUNS: usize = 2_000;
+const RUNS: usize = 1_000;
 
 const DEFAULT: Stream = Stream::DEFAULT;
 /// A stream whose readers are done when the test says so.
