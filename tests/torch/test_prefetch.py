@@ -1,10 +1,8 @@
 """Prefetcher and DoubleBuffer with PyTorch: tensors on a GPU, DataLoader, and what others do."""
 
-
-
 import numpy
-import torch
 import rig
+import torch
 from rig import Case, hazards, needs_the_checker
 
 from forebay.prefetch import DoubleBuffer, Prefetcher
