@@ -435,7 +435,7 @@ fn random_calls_beside_a_model() {
         let stream = TestStream::new();
         let mut out: Vec<Known> = Vec::new();
         let (mut submitted, mut delivered, mut cancelled) = (0, 0, 0);
-        for step in 0..1500 {
+        for step in 0..500 {
             let any = (!out.is_empty()).then(|| random.below(out.len()));
             let on = [DEFAULT, stream.handle()][random.below(2)];
             match (random.below(10), any) {
@@ -499,7 +499,7 @@ fn random_calls_beside_a_model() {
             let counted = (stats.submitted, stats.delivered, stats.cancelled, stats.failed);
             assert_eq!(counted, (submitted, delivered, cancelled, 0));
         }
-        assert!(delivered > 100 && cancelled > 10);
+        assert!(delivered > 30 && cancelled > 5);
         for known in out.iter().filter(|known| known.waited) {
             prefetcher.release(known.ticket, DEFAULT).unwrap();
         }

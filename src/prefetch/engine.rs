@@ -84,8 +84,9 @@ fn deadline(most: Option<Duration>) -> Option<Instant> {
 }
 
 impl<T: Target> Shared<T> {
-    /// Its slots' memory, for tests.
+    /// Its slots' memory, for `tests/prefetch_orders`.
     #[cfg(test)]
+    #[allow(dead_code)]
     pub(super) fn target(&self) -> &T {
         &self.target
     }
