@@ -52,4 +52,7 @@ pub mod trace;
 #[cfg(test)]
 extern crate self as forebay;
 #[cfg(test)]
+#[path = "../tests/gpu/mod.rs"]
+mod gpu;
+#[cfg(test)]
 mod planted;

@@ -91,8 +91,13 @@ impl<T: Target> Shared<T> {
         &self.target
     }
 
+    /// Whether this is a forked child: the threads are in the parent, and so is whoever has a lock.
+    fn is_of_parent(&self) -> bool {
+        self.process != host_stream::process()
+    }
+
     fn check_open(&self) -> Result<()> {
-        if self.process != host_stream::process() {
+        if self.is_of_parent() {
             return Err(fail!(
                 InvalidState,
                 "the prefetcher was made before fork(); its threads are in the parent. Make one in \
@@ -313,9 +318,8 @@ impl<T: Target> Shared<T> {
 
     /// Closes it and gives its memory back, once. See [`Prefetcher::destroy`].
     pub(super) fn end(&self) -> Result<()> {
-        // In a forked child locks may be held by threads that are not here, and what there is is
-        // the parent's.
-        if self.process != host_stream::process() || self.over.swap(true, Ordering::AcqRel) {
+        // In a forked child what there is is the parent's.
+        if self.is_of_parent() || self.over.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
         self.close();
@@ -705,5 +709,9 @@ impl<T: Target> Prefetcher<T> {
 impl<T: Target> Drop for Prefetcher<T> {
     fn drop(&mut self) {
         let _ = self.shared.end();
+        if self.shared.is_of_parent() {
+            // Handles of threads that are not here are not to be touched.
+            std::mem::forget(Arc::clone(&self.shared));
+        }
     }
 }

@@ -1,15 +1,11 @@
 //! Random programs of a prefetcher on a simulated GPU, under the checker of order: it finds nothing,
 //! and each bug that is planted.
 
+use crate::gpu::{Gpu, cu};
 use crate::order::Stream;
 use crate::planted::{Bug, plant};
 use crate::pool::Pool;
 use crate::prefetch::{Config, Leaf, Prefetcher, Source};
-
-#[path = "../../tests/gpu/mod.rs"]
-mod gpu;
-
-use gpu::{Gpu, cu};
 
 /// Steps of a program, and most bytes of a batch.
 const STEPS: usize = 600;

@@ -12,13 +12,13 @@
 #[allow(dead_code)]
 #[path = "../../src/prefetch/config.rs"]
 mod config;
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports)]
 #[path = "../../src/prefetch/copy.rs"]
 mod copy;
 #[allow(dead_code)]
 #[path = "../../src/prefetch/engine.rs"]
 mod engine;
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports)]
 #[path = "../../src/prefetch/file.rs"]
 mod file;
 #[allow(dead_code)]
