@@ -3,6 +3,7 @@
 #   make bench-cuda [TRACES=folder]
 #   make bench-torch [TORCH=2.13.0]
 #   make bench-cache [TRACES=folder]
+#   make bench-prefetch
 # each ends within about a minute, once built, and prints one JSON line per figure on stdout, a table
 # on stderr (bench-pool).
 
@@ -12,9 +13,9 @@ ROUNDS ?= 5
 CASES ?= *
 TRACES ?=
 
-.PHONY: bench bench-pool bench-cuda bench-torch bench-cache bench-peers
+.PHONY: bench bench-pool bench-cuda bench-torch bench-cache bench-prefetch bench-peers
 
-bench: bench-pool bench-cuda bench-torch bench-cache
+bench: bench-pool bench-cuda bench-torch bench-cache bench-prefetch
 
 bench-pool: release bench-peers build/bench/pool_bench build/bench/trace_peaks
 	python3 benches/pool/run.py --rounds $(ROUNDS) --cases '$(CASES)' --traces '$(TRACES)'
@@ -27,6 +28,10 @@ bench-cuda:
 # The peers are crates, in the bench's own lock file.
 bench-cache:
 	CARGO_TARGET_DIR='$(TARGET_DIR)/bench-cache' cargo run --release --locked --manifest-path benches/cache/Cargo.toml -- $(if $(TRACES),'$(abspath $(TRACES))')
+
+# Beside limits that are measured in the same run; what others have is in the tests under PyTorch.
+bench-prefetch:
+	cargo bench --locked --bench prefetch
 
 bench-peers:
 	scripts/install_peers.sh

@@ -58,6 +58,8 @@
 #define FOREBAY_PLAN_OPTIONS_INIT FOREBAY_INIT(forebay_plan_options)
 #define FOREBAY_PLAN_SUMMARY_INIT FOREBAY_INIT(forebay_plan_summary)
 #define FOREBAY_PLAN_USAGE_INIT FOREBAY_INIT(forebay_plan_usage)
+#define FOREBAY_PREFETCHER_CONFIG_INIT FOREBAY_INIT(forebay_prefetcher_config)
+#define FOREBAY_PREFETCH_STATISTICS_INIT FOREBAY_INIT(forebay_prefetch_statistics)
 #define FOREBAY_REPLAY_OPTIONS_INIT FOREBAY_INIT(forebay_replay_options)
 #define FOREBAY_REPLAY_REPORT_INIT FOREBAY_INIT(forebay_replay_report)
 #define FOREBAY_TORCH_STATISTICS_INIT FOREBAY_INIT(forebay_torch_statistics)
@@ -87,6 +89,29 @@
 
 /// Take no time: the best of a few orders in which tensors are placed one after the other.
 #define FOREBAY_PLAN_GREEDY 1
+
+/// No copy threads: the thread that submits a batch copies and reads. Beside `copy_threads` 0.
+#define FOREBAY_PREFETCHER_SYNCHRONOUS 1
+
+/// The leaf is a range of a file.
+#define FOREBAY_PREFETCH_LEAF_FILE 1
+
+/// The leaf's memory is pinned: a device copies from there, and nothing is staged. For a pool on the
+/// host it makes no difference.
+#define FOREBAY_PREFETCH_LEAF_PINNED 2
+
+/// The file is read past the page cache, as far as its system can (O_DIRECT).
+#define FOREBAY_PREFETCH_LEAF_DIRECT 4
+
+/// A leaf begins at a multiple of this in its batch.
+#define FOREBAY_PREFETCH_ALIGNMENT 256
+
+/// One with `FOREBAY_PREFETCH_LEAF_DIRECT` begins at a multiple of this; if `offset` is one too,
+/// nothing but its end goes through the page cache.
+#define FOREBAY_PREFETCH_DIRECT_ALIGNMENT 4096
+
+/// Wait as long as it takes.
+#define FOREBAY_PREFETCH_FOREVER UINT32_MAX
 
 /// What a call came to. `FOREBAY_OK` is 0; everything else is an error, and
 /// `forebay_last_error` has its message.
@@ -119,6 +144,8 @@ enum forebay_status
     FOREBAY_ERROR_CORRUPTION = 9,
     /// A defect of forebay.
     FOREBAY_ERROR_INTERNAL = 10,
+    /// Nothing is to be had without waiting; try again.
+    FOREBAY_ERROR_BUSY = 11,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -220,6 +247,27 @@ typedef int32_t forebay_cache_policy;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
 
+/// How far a batch is.
+enum forebay_prefetch_progress
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    /// Its sources are still needed.
+    FOREBAY_PREFETCH_PROGRESS_STAGING = 0,
+    /// It is on its way to the device: sources that are not pinned are not needed any more.
+    FOREBAY_PREFETCH_PROGRESS_SENT = 1,
+    /// It is there.
+    FOREBAY_PREFETCH_PROGRESS_THERE = 2,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum forebay_prefetch_progress forebay_prefetch_progress;
+#else
+typedef int32_t forebay_prefetch_progress;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
 /// A cache: blocks of pools, kept under keys as long as they are worth their bytes, and given up
 /// before a pool runs out of memory. Opaque. Every function that takes one may be called from any
 /// thread.
@@ -236,6 +284,10 @@ typedef struct forebay_plan forebay_plan;
 /// A pool: memory of one device, handed out and taken back in stream order. Opaque. Every
 /// function that takes one may be called from any thread.
 typedef struct forebay_pool forebay_pool;
+
+/// A prefetcher: a few slots of a pool, and what fills them with batches ahead of their use.
+/// Opaque. Every function that takes one may be called from any thread.
+typedef struct forebay_prefetcher forebay_prefetcher;
 
 /// What a stream handle points to. Opaque; there is nothing to see.
 typedef struct forebay_stream_object forebay_stream_object;
@@ -637,6 +689,93 @@ typedef struct forebay_plan_usage {
     /// Tensors that are in their places now.
     uint64_t live;
 } forebay_plan_usage;
+
+/// What a prefetcher is made from. Set `struct_size`; all else may be 0.
+typedef struct forebay_prefetcher_config {
+    /// sizeof(forebay_prefetcher_config).
+    size_t struct_size;
+    /// Slots, 1 to 64: the batches that it is ahead, and the one that is worked on. 0 = 3.
+    uint32_t slots;
+    /// Threads that copy and read, up to 64. 0 = 2.
+    uint32_t copy_threads;
+    /// Bytes of a slot at first. 0: slots are taken with the first batches.
+    uint64_t slot_bytes;
+    /// Bytes that a slot grows to for a larger batch. 0: `slot_bytes`; if both are 0, no limit but
+    /// the pool's.
+    uint64_t max_slot_bytes;
+    /// Most bytes of pinned memory, for a pool on a GPU; slots beyond it are staged in memory that
+    /// is not, which is slower. 0: a quarter of the system's.
+    uint64_t max_pinned_bytes;
+    /// `FOREBAY_PREFETCHER_` flags.
+    uint64_t flags;
+} forebay_prefetcher_config;
+
+/// A part of a batch: `size` bytes at `data`, or in a file.
+typedef struct forebay_prefetch_leaf {
+    /// First byte; NULL for a file.
+    const void *data;
+    /// How many bytes; may be 0.
+    size_t size;
+    /// First byte in the file.
+    uint64_t offset;
+    /// An open file, with `FOREBAY_PREFETCH_LEAF_FILE`.
+    int32_t fd;
+    /// `FOREBAY_PREFETCH_LEAF_` flags.
+    uint32_t flags;
+} forebay_prefetch_leaf;
+
+/// A batch that a consumer has: from `forebay_prefetch_wait` to `forebay_prefetch_release`. A plain
+/// value.
+typedef struct forebay_prefetch_batch {
+    /// First byte of the first leaf, in the pool's memory; NULL when nothing was ever in the slot.
+    void *ptr;
+    /// Bytes to the end of the last leaf.
+    size_t size;
+} forebay_prefetch_batch;
+
+/// The counters of a prefetcher. Set `struct_size` before the call.
+typedef struct forebay_prefetch_statistics {
+    /// sizeof(forebay_prefetch_statistics).
+    size_t struct_size;
+    /// Slots.
+    uint64_t slots;
+    /// Of them, those in use.
+    uint64_t used_slots;
+    /// Bytes of the slots in the pool.
+    uint64_t slot_bytes;
+    /// Bytes of pinned memory for staging now.
+    uint64_t pinned_bytes;
+    /// And at most.
+    uint64_t pinned_peak;
+    /// Bytes of staging memory that could not be pinned, or was not to be.
+    uint64_t pageable_bytes;
+    /// Batches that were submitted.
+    uint64_t submitted;
+    /// Their bytes.
+    uint64_t submitted_bytes;
+    /// Of them, those that threads copied or read.
+    uint64_t staged_bytes;
+    /// Batches that a consumer got.
+    uint64_t delivered;
+    /// Of them, those that were not staged yet when they were waited for.
+    uint64_t late;
+    /// Batches that were called off.
+    uint64_t cancelled;
+    /// Batches that could not be read, or sent.
+    uint64_t failed;
+    /// Copies that the device was told to make.
+    uint64_t sends;
+    /// How often a slot became larger.
+    uint64_t grown;
+    /// Nanoseconds that submits waited for a slot.
+    uint64_t submit_wait_ns;
+    /// Nanoseconds that consumers waited for a batch to be staged.
+    uint64_t wait_ns;
+    /// Nanoseconds that threads copied and read, all together.
+    uint64_t stage_ns;
+    /// Nanoseconds that threads waited for the device to be done with staging memory.
+    uint64_t drain_ns;
+} forebay_prefetch_statistics;
 
 /// How many of something there are, and there were.
 typedef struct forebay_torch_number {
@@ -1840,6 +1979,175 @@ forebay_status forebay_pool_begin_step(struct forebay_pool *pool);
 FOREBAY_NODISCARD
 forebay_status forebay_pool_plan_usage(struct forebay_pool *pool,
                                        struct forebay_plan_usage *out);
+
+/// Creates a prefetcher whose slots are blocks of `pool`, on the host or on a GPU, and writes it to
+/// `*out`. It is the caller's, until `forebay_prefetcher_destroy`; `config` NULL is all defaults.
+/// The pool stays the caller's; if it is destroyed first, it closes the prefetcher and takes its
+/// blocks, and what is left to do is `forebay_prefetcher_destroy`. While the pool sleeps no batch may
+/// be on its way.
+///
+/// Memory is (slots) x (bytes of a slot) in the pool, and on a GPU as much again of the system's,
+/// pinned, in whole pages of 2 MiB for each slot. It is taken here as far as `slot_bytes` says.
+///
+/// Errors, with `*out` untouched: `FOREBAY_ERROR_INVALID_ARGUMENT` (`out` is NULL, `pool` is NULL or
+/// destroyed; the message names the field of `config`), `FOREBAY_ERROR_OUT_OF_MEMORY`,
+/// `FOREBAY_ERROR_UNSUPPORTED` (a pool on pinned memory), `FOREBAY_ERROR_INVALID_STATE` (a pool on a
+/// GPU that was made before a fork), `FOREBAY_ERROR_POISONED` (the pool is).
+///
+/// The caller's part:
+/// `pool` is NULL or came from `forebay_pool_create`; `config` is NULL or points to a config with
+/// `struct_size` set; `out` is NULL or valid for writing.
+FOREBAY_NODISCARD
+forebay_status forebay_prefetcher_create(struct forebay_pool *pool,
+                                         const struct forebay_prefetcher_config *config,
+                                         struct forebay_prefetcher **out);
+
+/// Ends a prefetcher for everybody: batches that nobody got are called off, their sources are not
+/// needed any more when this returns, and calls that wait, or come later, get
+/// `FOREBAY_ERROR_INVALID_STATE`. Batches that consumers have stay, and are still to be released.
+/// Waits for its threads, which end with the part of a batch, at most 512 KiB, or the call of the
+/// driver that they are at. May be called while others are under way, and twice.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`prefetcher` is NULL or destroyed),
+/// `FOREBAY_ERROR_INVALID_STATE` (it was made before a fork), `FOREBAY_ERROR_POISONED`.
+///
+/// The caller's part:
+/// `prefetcher` is NULL or came from `forebay_prefetcher_create`.
+forebay_status forebay_prefetcher_close(struct forebay_prefetcher *prefetcher);
+
+/// Destroys a prefetcher, closed or not: its blocks go back to the pool, and its pinned memory to
+/// the system. Waits for what is queued on the device. NULL is fine: nothing happens. No call with
+/// it may be under way in another thread; later ones get `FOREBAY_ERROR_INVALID_ARGUMENT`. In a
+/// forked child nothing is given back: it is the parent's.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (destroyed before), `FOREBAY_ERROR_INVALID_STATE`
+/// (batches were not released; it is destroyed all the same, and their blocks are live blocks of
+/// the pool, for who has them to free with `forebay_free`). An error of the device is told after
+/// everything was given back that could be.
+///
+/// The caller's part:
+/// `prefetcher` is NULL or came from `forebay_prefetcher_create`.
+forebay_status forebay_prefetcher_destroy(struct forebay_prefetcher *prefetcher);
+
+/// Submits a batch: the `count` leaves, one behind the other in a slot, each at the next multiple of
+/// `FOREBAY_PREFETCH_ALIGNMENT` (or, where it says so, of `FOREBAY_PREFETCH_DIRECT_ALIGNMENT`).
+/// Returns at once; threads copy and read. Its ticket, never 0, goes to `*ticket`. When all slots
+/// are in use, this waits for one, at most `timeout_ms` milliseconds; 0 = not at all,
+/// `FOREBAY_PREFETCH_FOREVER` = as long as it takes.
+///
+/// `leaves` is only read in this call. What the leaves lead to stays the caller's, and stays as it
+/// is until `forebay_prefetch_poll` says that it is not needed, or the batch was waited for, or
+/// cancelled. Pinned memory is needed until the batch is there.
+///
+/// Errors, with `*ticket` untouched and nothing needed any more: `FOREBAY_ERROR_BUSY` (no slot in
+/// time), `FOREBAY_ERROR_INVALID_ARGUMENT` (a NULL; the message names the leaf; more bytes than a
+/// slot may have), `FOREBAY_ERROR_OUT_OF_MEMORY` (the slot has to grow, and the pool has no room),
+/// `FOREBAY_ERROR_INVALID_STATE` (closed; made before a fork), `FOREBAY_ERROR_POISONED`. What goes
+/// wrong later is told by who waits for the batch.
+///
+/// The caller's part:
+/// `prefetcher` as for every call; `leaves` is NULL or has `count` elements, whose `data` have their
+/// sizes; `ticket` is NULL or valid for writing.
+forebay_status forebay_prefetch_submit(struct forebay_prefetcher *prefetcher,
+                                       const struct forebay_prefetch_leaf *leaves,
+                                       size_t count,
+                                       uint32_t timeout_ms,
+                                       uint64_t *ticket);
+
+/// Lends the caller a slot of at least `size` bytes, to write a batch to: its first byte, in memory
+/// of the host that is pinned for a pool on a GPU, goes to `*ptr`, the ticket to `*ticket`. It is
+/// submitted with `forebay_prefetch_submit_slot`, or given back with `forebay_prefetch_cancel`. So
+/// nothing of the batch is copied by a processor. Waits as `forebay_prefetch_submit` does, and for
+/// the device where it still copies what the slot had before.
+///
+/// Errors, with the results untouched: as of `forebay_prefetch_submit`.
+///
+/// The caller's part:
+/// `prefetcher` as for every call; `ticket` and `ptr` are NULL or valid for writing.
+forebay_status forebay_prefetch_slot(struct forebay_prefetcher *prefetcher,
+                                     size_t size,
+                                     uint32_t timeout_ms,
+                                     uint64_t *ticket,
+                                     void **ptr);
+
+/// Submits what was written to a slot that was lent: its first `size` bytes. Nobody writes there any
+/// more.
+///
+/// Errors, with the slot still lent: `FOREBAY_ERROR_INVALID_ARGUMENT` (`prefetcher` is NULL; no such
+/// ticket; `size` is more than the slot has), `FOREBAY_ERROR_INVALID_STATE` (submitted before;
+/// closed; the device refused), `FOREBAY_ERROR_POISONED`.
+///
+/// The caller's part:
+/// `prefetcher` as for every call.
+forebay_status forebay_prefetch_submit_slot(struct forebay_prefetcher *prefetcher,
+                                            uint64_t ticket,
+                                            size_t size);
+
+/// Gets a batch, for work that is queued on `stream` from now on, and writes where it is to `*out`.
+/// On a GPU `stream` is made to wait for the copy, on the device; the caller waits here for nothing
+/// but the staging, if that is not done yet. The batch stays as it is until
+/// `forebay_prefetch_release`. It may be got again, for another stream; that those are done with it
+/// before it is released is the caller's part. Batches may be waited for in any order.
+///
+/// Errors, with `*out` untouched: `FOREBAY_ERROR_INVALID_ARGUMENT` (a NULL; no such ticket; no such
+/// stream), `FOREBAY_ERROR_INVALID_STATE` (nothing was submitted yet; closed; `stream` is capturing a
+/// graph), `FOREBAY_ERROR_POISONED`, and that of a batch that could not be staged or sent, for
+/// instance `FOREBAY_ERROR_IO`: that batch is over, its ticket is none any more. After the others it
+/// may be waited for again.
+///
+/// The caller's part:
+/// `prefetcher` as for every call; `out` is NULL or valid for writing.
+forebay_status forebay_prefetch_wait(struct forebay_prefetcher *prefetcher,
+                                     uint64_t ticket,
+                                     forebay_stream stream,
+                                     struct forebay_prefetch_batch *out);
+
+/// Writes how far a batch is, a `forebay_prefetch_progress`, to `*progress`. Does not wait.
+///
+/// Errors, with `*progress` untouched: `FOREBAY_ERROR_INVALID_ARGUMENT` (a NULL, no such ticket),
+/// `FOREBAY_ERROR_INVALID_STATE` (made before a fork), `FOREBAY_ERROR_POISONED`, and that of a batch
+/// that could not be staged or sent, which is still to be waited for or cancelled.
+///
+/// The caller's part:
+/// `prefetcher` as for every call; `progress` is NULL or valid for writing.
+forebay_status forebay_prefetch_poll(struct forebay_prefetcher *prefetcher,
+                                     uint64_t ticket,
+                                     int32_t *progress);
+
+/// Calls a batch off that nobody got, or gives back a slot that was lent. When this returns its
+/// sources are not needed any more, and its slot is free. Waits for threads to end the part of it
+/// that they are at, at most 512 KiB each, and where it came from pinned memory for the device.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`prefetcher` is NULL, no such ticket),
+/// `FOREBAY_ERROR_INVALID_STATE` (the batch was got: release it), `FOREBAY_ERROR_POISONED`.
+///
+/// The caller's part:
+/// `prefetcher` as for every call.
+forebay_status forebay_prefetch_cancel(struct forebay_prefetcher *prefetcher,
+                                       uint64_t ticket);
+
+/// Gives a batch back whose last use is queued on `stream` by now. The slot gets the next batch
+/// behind that: on a GPU the copy waits on the device.
+///
+/// Errors, with the batch still the caller's: `FOREBAY_ERROR_INVALID_ARGUMENT` (`prefetcher` is NULL;
+/// no such ticket, or released before; no such stream), `FOREBAY_ERROR_INVALID_STATE` (it was not
+/// waited for; `stream` is capturing a graph), `FOREBAY_ERROR_POISONED`.
+///
+/// The caller's part:
+/// `prefetcher` as for every call.
+forebay_status forebay_prefetch_release(struct forebay_prefetcher *prefetcher,
+                                        uint64_t ticket,
+                                        forebay_stream stream);
+
+/// Writes the counters to `*out`, as many as its `struct_size` has room for.
+///
+/// Errors, with `*out` untouched: `FOREBAY_ERROR_INVALID_ARGUMENT` (a NULL; `struct_size`),
+/// `FOREBAY_ERROR_INVALID_STATE` (made before a fork), `FOREBAY_ERROR_POISONED`.
+///
+/// The caller's part:
+/// `prefetcher` as for every call; `out` is NULL or points to a struct with `struct_size` set.
+forebay_status forebay_prefetch_stats(struct forebay_prefetcher *prefetcher,
+                                      struct forebay_prefetch_statistics *out);
 
 /// Settles how pools are made, before the first one is. `limit` is the most that each may map:
 /// bytes ("17179869184", "16GiB") or a part of the device ("0.9", "90%"); `policy` is the name of a

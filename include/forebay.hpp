@@ -1,4 +1,4 @@
-// forebay for C++17: pools, streams, caches, and the standard library's containers on them.
+// forebay for C++17: pools, streams, caches, prefetchers, and the standard library's containers on them.
 //
 //     forebay::pool pool;
 //     std::vector<float, forebay::allocator<float>> weights(1 << 20, pool);
@@ -773,6 +773,136 @@ public:
 
 private:
     forebay_lifetime *handle_ = nullptr;
+/// What a prefetcher is made from; see forebay_prefetcher_config.
+struct prefetcher_options {
+    std::uint32_t slots = 0;
+    std::uint32_t copy_threads = 0;
+    std::uint64_t slot_bytes = 0;
+    std::uint64_t max_slot_bytes = 0;
+    std::uint64_t max_pinned_bytes = 0;
+    std::uint64_t flags = 0;
+};
+
+/// A batch that was waited for: in its slot as long as this lives, and released then, on the stream
+/// that it was waited for with. The prefetcher must outlive it.
+class batch {
+public:
+    batch() noexcept = default;
+    batch(batch &&other) noexcept
+        : prefetcher_(std::exchange(other.prefetcher_, nullptr)),
+          ticket_(other.ticket_),
+          bytes_(std::exchange(other.bytes_, forebay_prefetch_batch{})),
+          stream_(other.stream_) {}
+    batch &operator=(batch &&other) noexcept {
+        batch(std::move(other)).swap(*this);
+        return *this;
+    }
+
+    ~batch() {
+        if (prefetcher_ != nullptr) (void)forebay_prefetch_release(prefetcher_, ticket_, stream_);
+    }
+
+    [[nodiscard]] void *data() const noexcept { return bytes_.ptr; }
+    [[nodiscard]] std::size_t size() const noexcept { return bytes_.size; }
+    explicit operator bool() const noexcept { return prefetcher_ != nullptr; }
+
+    /// Ends it now: its last use is queued on `on`. Throws error, and then it is still held.
+    void release(forebay_stream on) {
+        if (prefetcher_ == nullptr) return;
+        check(forebay_prefetch_release(prefetcher_, ticket_, on));
+        prefetcher_ = nullptr;
+        bytes_ = forebay_prefetch_batch{};
+    }
+
+    void swap(batch &other) noexcept {
+        std::swap(prefetcher_, other.prefetcher_);
+        std::swap(ticket_, other.ticket_);
+        std::swap(bytes_, other.bytes_);
+        std::swap(stream_, other.stream_);
+    }
+
+private:
+    friend class prefetcher;
+    batch(forebay_prefetcher *from, std::uint64_t ticket, forebay_prefetch_batch bytes,
+          forebay_stream on) noexcept
+        : prefetcher_(from), ticket_(ticket), bytes_(bytes), stream_(on) {}
+
+    forebay_prefetcher *prefetcher_ = nullptr;
+    std::uint64_t ticket_ = 0;
+    forebay_prefetch_batch bytes_{};
+    forebay_stream stream_ = nullptr;
+};
+
+/// A prefetcher, owned by this object: batches in slots of a pool, ahead of their use. All calls are
+/// safe from any thread, but for moving and destroying it.
+class prefetcher {
+public:
+    explicit prefetcher(const pool &over, const prefetcher_options &options = {}) {
+        forebay_prefetcher_config config{};
+        config.struct_size = sizeof config;
+        config.slots = options.slots;
+        config.copy_threads = options.copy_threads;
+        config.slot_bytes = options.slot_bytes;
+        config.max_slot_bytes = options.max_slot_bytes;
+        config.max_pinned_bytes = options.max_pinned_bytes;
+        config.flags = options.flags;
+        check(forebay_prefetcher_create(over.get(), &config, &handle_));
+    }
+
+    prefetcher(prefetcher &&other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+    prefetcher &operator=(prefetcher &&other) noexcept {
+        prefetcher(std::move(other)).swap(*this);
+        return *this;
+    }
+
+    /// Waits for its threads, and for what is queued on the device.
+    ~prefetcher() { (void)forebay_prefetcher_destroy(handle_); }
+
+    /// Ends it for everybody; see forebay_prefetcher_close.
+    void close() { check(forebay_prefetcher_close(handle_)); }
+
+    /// Submits a batch of `count` leaves, whose sources stay until it was waited for; its ticket.
+    /// Throws error (FOREBAY_ERROR_BUSY) when no slot is free in time.
+    [[nodiscard]] std::uint64_t submit(const forebay_prefetch_leaf *leaves, std::size_t count,
+                                       std::uint32_t timeout_ms = FOREBAY_PREFETCH_FOREVER) {
+        std::uint64_t ticket = 0;
+        check(forebay_prefetch_submit(handle_, leaves, count, timeout_ms, &ticket));
+        return ticket;
+    }
+
+    /// As above, of `size` bytes at `data`.
+    [[nodiscard]] std::uint64_t submit(const void *data, std::size_t size,
+                                       std::uint32_t timeout_ms = FOREBAY_PREFETCH_FOREVER) {
+        forebay_prefetch_leaf leaf{};
+        leaf.data = data;
+        leaf.size = size;
+        return submit(&leaf, 1, timeout_ms);
+    }
+
+    /// Gets a batch for what is queued on `on` from now on.
+    [[nodiscard]] batch wait(std::uint64_t ticket, forebay_stream on = nullptr) {
+        forebay_prefetch_batch bytes{};
+        check(forebay_prefetch_wait(handle_, ticket, on, &bytes));
+        return batch(handle_, ticket, bytes, on);
+    }
+
+    /// Calls a batch off that nobody got: its sources are not needed any more.
+    void cancel(std::uint64_t ticket) { check(forebay_prefetch_cancel(handle_, ticket)); }
+
+    [[nodiscard]] forebay_prefetch_statistics stats() const {
+        forebay_prefetch_statistics statistics{};
+        statistics.struct_size = sizeof statistics;
+        check(forebay_prefetch_stats(handle_, &statistics));
+        return statistics;
+    }
+
+    /// The handle, which stays this object's; nullptr after a move.
+    [[nodiscard]] forebay_prefetcher *get() const noexcept { return handle_; }
+
+    void swap(prefetcher &other) noexcept { std::swap(handle_, other.handle_); }
+
+private:
+    forebay_prefetcher *handle_ = nullptr;
 };
 
 }  // namespace forebay

@@ -32,6 +32,8 @@ pub enum Kind {
     Corruption,
     /// A defect of forebay itself.
     Internal,
+    /// Nothing is to be had without waiting.
+    Busy,
 }
 
 impl Kind {
@@ -48,6 +50,7 @@ impl Kind {
             Kind::MalformedTrace => c"malformed trace",
             Kind::Corruption => c"guard bytes were overwritten",
             Kind::Internal => c"internal error: a defect of forebay",
+            Kind::Busy => c"busy: nothing is to be had without waiting",
         }
     }
 }

@@ -11,6 +11,7 @@
 //! | [`torch`] | PyTorch's door: its allocator and its hooks, both ways in; uses `capi` for handles and statuses | yes |
 //! | [`capi`] | the front door: the C functions of `forebay.h`, one file per noun; argument checks, the panic guard, statuses | yes |
 //! | [`replay`] | a trace replayed into a pool, or into malloc, and what that cost | yes |
+//! | [`prefetch`] | batches in slots of a pool ahead of their use: copy threads, files, a stream for copies | in `copy`, `engine`, `file`, `over_cuda`, `over_pool`, `source` |
 //! | [`cache`] | blocks of pools kept under keys: the table under its lock, policies | for a copy, a fork and a clock |
 //! | [`pool`] | the stream-ordered pool: front caches, the core under its lock, the ladder on out-of-memory, policies, numbers | in `batch`, `bin`, `block`, `contents`, `core`, `fast`, `fork`, `front`, `give`, `handshake`, `mod`, `own`, `resize`, `slots`, `take`, `thread` |
 //! | [`lifetime`] | lifetimes of tensors, plans that place them at the lower bound, and who has its place in a plan that is repeated | no |
@@ -42,6 +43,7 @@ pub mod lifetime;
 pub mod monitor;
 pub mod order;
 pub mod pool;
+pub mod prefetch;
 pub mod replay;
 pub mod space;
 pub mod sync;
@@ -51,5 +53,8 @@ pub mod trace;
 // Tests that are part of the library share programs with those beside it.
 #[cfg(test)]
 extern crate self as forebay;
+#[cfg(test)]
+#[path = "../tests/gpu/mod.rs"]
+mod gpu;
 #[cfg(test)]
 mod planted;

@@ -20,10 +20,19 @@ pub enum Bug {
     BareRemainder,
     /// A place in a plan is used again without a wait for the stream that had it.
     UnorderedPlan,
+    /// A consumer's stream does not wait for the copy of its batch.
+    UnfollowedCopy,
+    /// A batch is copied over one that is still being read.
+    HastyCopy,
+    /// Staging memory is written while it is being copied from.
+    HastyStaging,
 }
 
 impl Bug {
-    /// All of them.
+    /// Those of a prefetcher.
+    pub const PREFETCH: [Bug; 3] = [Bug::UnfollowedCopy, Bug::HastyCopy, Bug::HastyStaging];
+
+    /// Those of a pool.
     pub const ALL: [Bug; 7] = [
         Bug::StaleFence,
         Bug::MissingWait,

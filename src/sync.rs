@@ -8,6 +8,7 @@
 //! kernel, by the address of the lock.
 
 use std::sync::{self, PoisonError, TryLockError};
+use std::time::Duration;
 
 pub use std::sync::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
 
@@ -75,6 +76,11 @@ impl Condvar {
     /// Lets go of the lock, waits to be told, and takes the lock again. May return early.
     pub fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
         self.0.wait(guard).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As [`Condvar::wait`], for at most `most`.
+    pub fn wait_for<'a, T>(&self, guard: MutexGuard<'a, T>, most: Duration) -> MutexGuard<'a, T> {
+        self.0.wait_timeout(guard, most).unwrap_or_else(PoisonError::into_inner).0
     }
 
     /// Tells one.

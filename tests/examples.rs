@@ -135,3 +135,24 @@ fn replay_ends_with_an_error_that_says_why() {
         assert!(said.contains(message), "{arguments:?}: {said}");
     }
 }
+
+#[test]
+fn prefetch_reads_ahead_what_it_reads_in_turns() {
+    let program = example("prefetch", C, "c99", "prefetch.c");
+    let folder = native::empty_folder("prefetch-file");
+    let file = folder.join("batches");
+    let bytes: Vec<u8> = (0..9_000_001u32).map(|at| (at * 7 + at / 256) as u8).collect();
+    std::fs::write(&file, bytes).unwrap();
+    for more in [&["--batch", "1048576"][..], &["--slots", "1"], &["--direct", "--threads", "3"]] {
+        let said = native::stdout_of(Command::new(&program).arg(&file).args(more));
+        let sums: Vec<&str> =
+            said.lines().filter_map(|line| line.split("checksum ").nth(1)).collect();
+        assert_eq!(sums.len(), 2, "{said}");
+        assert_eq!(sums[0], sums[1], "{said}");
+        assert!(said.contains("overlap "), "{said}");
+    }
+    for (arguments, status) in [(&[][..], 2), (&["--slots", "65"], 2), (&["no-such-file"], 1)] {
+        let output = Command::new(&program).args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}");
+    }
+}

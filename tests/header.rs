@@ -48,6 +48,8 @@ fn generated() -> String {
 #define FOREBAY_PLAN_OPTIONS_INIT FOREBAY_INIT(forebay_plan_options)
 #define FOREBAY_PLAN_SUMMARY_INIT FOREBAY_INIT(forebay_plan_summary)
 #define FOREBAY_PLAN_USAGE_INIT FOREBAY_INIT(forebay_plan_usage)
+#define FOREBAY_PREFETCHER_CONFIG_INIT FOREBAY_INIT(forebay_prefetcher_config)
+#define FOREBAY_PREFETCH_STATISTICS_INIT FOREBAY_INIT(forebay_prefetch_statistics)
 #define FOREBAY_REPLAY_OPTIONS_INIT FOREBAY_INIT(forebay_replay_options)
 #define FOREBAY_REPLAY_REPORT_INIT FOREBAY_INIT(forebay_replay_report)
 #define FOREBAY_TORCH_STATISTICS_INIT FOREBAY_INIT(forebay_torch_statistics)
@@ -68,7 +70,7 @@ fn generated() -> String {
 }
 
 /// In the order of the header.
-const NOUNS: [&str; 14] = [
+const NOUNS: [&str; 15] = [
     "status",
     "log",
     "stream",
@@ -83,6 +85,7 @@ const NOUNS: [&str; 14] = [
     "lifetime",
     "plan",
     "planned",
+    "prefetch",
 ];
 
 /// PyTorch's door, behind them.

@@ -152,6 +152,67 @@ class CacheStatistics(ctypes.Structure):
     ]
 
 
+class PrefetcherConfig(ctypes.Structure):
+    """``forebay_prefetcher_config``."""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("slots", c_uint32),
+        ("copy_threads", c_uint32),
+        ("slot_bytes", c_uint64),
+        ("max_slot_bytes", c_uint64),
+        ("max_pinned_bytes", c_uint64),
+        ("flags", c_uint64),
+    ]
+
+
+class PrefetchLeaf(ctypes.Structure):
+    """``forebay_prefetch_leaf``."""
+
+    _fields_ = [
+        ("data", c_void_p),
+        ("size", c_size_t),
+        ("offset", c_uint64),
+        ("fd", c_int32),
+        ("flags", c_uint32),
+    ]
+
+
+class PrefetchBatch(ctypes.Structure):
+    """``forebay_prefetch_batch``."""
+
+    _fields_ = [("ptr", c_void_p), ("size", c_size_t)]
+
+
+class PrefetchStatistics(ctypes.Structure):
+    """``forebay_prefetch_statistics``."""
+
+    _fields_ = [("struct_size", c_size_t)] + [
+        (name, c_uint64)
+        for name in (
+            "slots",
+            "used_slots",
+            "slot_bytes",
+            "pinned_bytes",
+            "pinned_peak",
+            "pageable_bytes",
+            "submitted",
+            "submitted_bytes",
+            "staged_bytes",
+            "delivered",
+            "late",
+            "cancelled",
+            "failed",
+            "sends",
+            "grown",
+            "submit_wait_ns",
+            "wait_ns",
+            "stage_ns",
+            "drain_ns",
+        )
+    ]
+
+
 #: Called with what happened, the address, bytes, the device and the stream.
 OBSERVER = ctypes.CFUNCTYPE(None, c_int32, c_void_p, c_size_t, c_int, c_void_p)
 
@@ -194,6 +255,24 @@ _FUNCTIONS = {
         [c_char_p, POINTER(ctypes.c_int64), c_size_t, c_int32, c_uint32, c_char_p, c_size_t,
          POINTER(c_size_t)],
     ),
+    "forebay_prefetcher_create": (
+        _STATUS,
+        [c_void_p, POINTER(PrefetcherConfig), POINTER(c_void_p)],
+    ),
+    "forebay_prefetcher_close": (_STATUS, [c_void_p]),
+    "forebay_prefetcher_destroy": (_STATUS, [c_void_p]),
+    "forebay_prefetch_submit": (
+        _STATUS,
+        [c_void_p, POINTER(PrefetchLeaf), c_size_t, c_uint32, POINTER(c_uint64)],
+    ),
+    "forebay_prefetch_wait": (
+        _STATUS,
+        [c_void_p, c_uint64, c_void_p, POINTER(PrefetchBatch)],
+    ),
+    "forebay_prefetch_poll": (_STATUS, [c_void_p, c_uint64, POINTER(c_int32)]),
+    "forebay_prefetch_cancel": (_STATUS, [c_void_p, c_uint64]),
+    "forebay_prefetch_release": (_STATUS, [c_void_p, c_uint64, c_void_p]),
+    "forebay_prefetch_stats": (_STATUS, [c_void_p, POINTER(PrefetchStatistics)]),
     "forebay_pool_trim": (_STATUS, [c_void_p, c_size_t, POINTER(c_size_t)]),
     "forebay_pool_wait_for_frees": (_STATUS, [c_void_p]),
     "forebay_pool_sleep": (_STATUS, [c_void_p, c_int]),

@@ -15,6 +15,7 @@ pub mod log;
 pub mod plan;
 pub mod planned;
 pub mod pool;
+pub mod prefetch;
 pub mod share;
 pub mod stats;
 pub mod status;

@@ -35,6 +35,8 @@ pub enum forebay_status {
     ForebayErrorCorruption = 9,
     /// A defect of forebay.
     ForebayErrorInternal = 10,
+    /// Nothing is to be had without waiting; try again.
+    ForebayErrorBusy = 11,
 }
 
 impl From<Kind> for forebay_status {
@@ -50,6 +52,7 @@ impl From<Kind> for forebay_status {
             Kind::MalformedTrace => forebay_status::ForebayErrorMalformedTrace,
             Kind::Corruption => forebay_status::ForebayErrorCorruption,
             Kind::Internal => forebay_status::ForebayErrorInternal,
+            Kind::Busy => forebay_status::ForebayErrorBusy,
         }
     }
 }
@@ -85,6 +88,7 @@ pub extern "C" fn forebay_status_name(status: i32) -> *const c_char {
         8 => c"FOREBAY_ERROR_MALFORMED_TRACE",
         9 => c"FOREBAY_ERROR_CORRUPTION",
         10 => c"FOREBAY_ERROR_INTERNAL",
+        11 => c"FOREBAY_ERROR_BUSY",
         _ => c"FOREBAY_UNKNOWN",
     };
     name.as_ptr()

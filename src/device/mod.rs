@@ -20,6 +20,7 @@ pub use pinned::Pinned;
 pub use saved::Saved;
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use crate::error::{Result, fail};
 
@@ -117,6 +118,12 @@ pub trait Device: Send + Sync {
 
     /// Whether pages should be as large as the hardware has them, for the whole reservation.
     fn advise_huge(&self, address: usize, bytes: u64, huge: bool);
+
+    /// The context of the device's own copies from system memory; none where it is the processor
+    /// that writes there.
+    fn context(&self) -> Option<&Arc<cuda::Context>> {
+        None
+    }
 
     /// Whether the three calls below are work on a stream. If not, they are done when they
     /// return, and whoever makes them sees to it that the stream is done with the bytes.

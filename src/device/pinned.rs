@@ -33,7 +33,7 @@ impl Pinned {
     }
 
     /// Memory pinned through a context, for all devices.
-    pub(super) fn of(context: &Arc<Context>) -> Pinned {
+    pub fn of(context: &Arc<Context>) -> Pinned {
         Pinned { host: Host::new(HostOptions::default()), context: Arc::clone(context) }
     }
 

@@ -56,6 +56,11 @@ thread_local! {
 /// Counts forks, cheaper to compare than to ask the system for the process's number.
 static FORKS: AtomicU32 = AtomicU32::new(0);
 
+/// Tells this process from the one that it was forked from, once a pool or a stream was made.
+pub fn process() -> u32 {
+    FORKS.load(Ordering::Relaxed)
+}
+
 impl HostStream {
     /// Makes a stream and starts its thread.
     pub fn create() -> Result<Arc<HostStream>> {

@@ -3,10 +3,9 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use crate::gpu;
 use crate::planted::{Bug, plant};
 
-#[path = "../../tests/gpu/mod.rs"]
-mod gpu;
 #[path = "../../tests/hazards/mod.rs"]
 mod hazards;
 

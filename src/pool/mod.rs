@@ -64,6 +64,7 @@ use self::block::BlockTable;
 use self::core::{Block, Core};
 use self::handshake::attention;
 use self::slots::Slots;
+use crate::device::cuda::Context;
 use crate::device::{Cuda, CudaOptions, Device, Host, HostOptions, Pinned};
 use crate::error::{self, Result, fail};
 use crate::order::{CudaOrder, HostOrder, Order, Stream};
@@ -301,6 +302,16 @@ impl Pool {
     /// The name it goes by in the thread's list and in reports; never used twice.
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// What its device is called.
+    pub fn device_name(&self) -> &'static str {
+        self.device.name()
+    }
+
+    /// The context of its device's own copies; none where the processor writes to its memory.
+    pub fn context(&self) -> Option<&Arc<Context>> {
+        self.device.context()
     }
 
     /// Its policy.

@@ -21,6 +21,7 @@ static void names(void)
         {FOREBAY_ERROR_MALFORMED_TRACE, "FOREBAY_ERROR_MALFORMED_TRACE"},
         {FOREBAY_ERROR_CORRUPTION, "FOREBAY_ERROR_CORRUPTION"},
         {FOREBAY_ERROR_INTERNAL, "FOREBAY_ERROR_INTERNAL"},
+        {FOREBAY_ERROR_BUSY, "FOREBAY_ERROR_BUSY"},
     };
     CHECK_EQ(FOREBAY_OK, 0);
     for (size_t at = 0; at < sizeof all / sizeof all[0]; at++) {

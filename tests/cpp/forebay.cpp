@@ -384,6 +384,39 @@ void blocks_free_themselves() {
     thrown<forebay::error>([&] { (void)forebay::make_block(pool, 0); });
 }
 
+static_assert(!std::is_copy_constructible_v<forebay::prefetcher>);
+static_assert(std::is_nothrow_move_constructible_v<forebay::prefetcher>);
+static_assert(!std::is_copy_constructible_v<forebay::batch>);
+static_assert(std::is_nothrow_move_assignable_v<forebay::batch>);
+
+void prefetchers_have_batches_ahead() {
+    forebay::pool pool;
+    forebay::prefetcher_options options;
+    options.slots = 2;
+    forebay::prefetcher prefetcher(pool, options);
+    const char first[] = "first", second[] = "second";
+    auto one = prefetcher.submit(first, sizeof first);
+    auto two = prefetcher.submit(second, sizeof second);
+    auto busy = thrown<forebay::error>([&] { (void)prefetcher.submit(first, sizeof first, 0); });
+    CHECK(busy && busy->status() == FOREBAY_ERROR_BUSY);
+    {
+        forebay::batch batch = prefetcher.wait(one);
+        CHECK(batch && batch.size() == sizeof first);
+        CHECK(std::strcmp(static_cast<const char *>(batch.data()), "first") == 0);
+        forebay::batch moved = std::move(batch);
+        CHECK(!batch && moved);
+        moved.release(nullptr);
+        CHECK(!moved && moved.data() == nullptr);
+        moved = prefetcher.wait(two);
+        CHECK(std::strcmp(static_cast<const char *>(moved.data()), "second") == 0);
+    }
+    CHECK(prefetcher.stats().used_slots == 0 && prefetcher.stats().delivered == 2);
+    prefetcher.cancel(prefetcher.submit(first, sizeof first));
+    prefetcher.close();
+    auto closed = thrown<forebay::error>([&] { (void)prefetcher.submit(first, sizeof first); });
+    CHECK(closed && closed->status() == FOREBAY_ERROR_INVALID_STATE);
+}
+
 static_assert(!std::is_copy_constructible_v<forebay::cache>);
 static_assert(std::is_nothrow_move_constructible_v<forebay::cache>);
 static_assert(!std::is_copy_constructible_v<forebay::cached>);
@@ -497,5 +530,6 @@ int main() {
     blocks_free_themselves();
     caches_keep_blocks();
     plans_serve_steps();
+    prefetchers_have_batches_ahead();
     std::puts("forebay.hpp: all checks passed");
 }

@@ -175,6 +175,8 @@ driver_api! {
         copy_dtod_async = cuMemcpyDtoDAsync_v2(to: CUdeviceptr, from: CUdeviceptr, bytes: usize, stream: CUstream);
         copy_dtoh_async = cuMemcpyDtoHAsync_v2(to: *mut c_void, from: CUdeviceptr, bytes: usize, stream: CUstream);
         copy_htod_async = cuMemcpyHtoDAsync_v2(to: CUdeviceptr, from: *const c_void, bytes: usize, stream: CUstream);
+        stream_create = cuStreamCreate(stream: *mut CUstream, flags: c_uint);
+        stream_destroy = cuStreamDestroy_v2(stream: CUstream);
         stream_synchronize = cuStreamSynchronize(stream: CUstream);
         stream_wait_event = cuStreamWaitEvent(stream: CUstream, event: CUevent, flags: c_uint);
         stream_context = cuStreamGetCtx(stream: CUstream, context: *mut CUcontext);

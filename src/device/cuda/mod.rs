@@ -7,6 +7,7 @@
 mod api;
 mod arena;
 mod context;
+mod copy_stream;
 mod import;
 mod keep;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use cudarc::driver::sys::{CUdevice, CUdevice_attribute, CUdeviceptr, CUresult, C
 
 pub use api::{DriverApi, Failure, Outcome};
 pub use context::{Context, twice};
+pub use copy_stream::{CopyStream, Mark, Piece};
 pub use import::Imported;
 
 use self::arena::{Arena, PageKind};
@@ -322,6 +324,10 @@ impl Device for Cuda {
 
     fn works_on_streams(&self) -> bool {
         true
+    }
+
+    fn context(&self) -> Option<&Arc<Context>> {
+        Some(&self.context)
     }
 
     unsafe fn fill(&self, address: usize, bytes: usize, value: u8, stream: u64) -> Result<()> {

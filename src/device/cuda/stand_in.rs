@@ -392,6 +392,17 @@ entries! {
         let to = driver.byte_places(to, bytes).ok_or(INVALID)?;
         to.into_iter().enumerate().for_each(|(at, to)| *driver.byte(to) = *from.add(at));
     }
+    cuStreamCreate(driver, stream: *mut CUstream, flags: c_uint) {
+        ready(driver)?;
+        must(flags == 1, INVALID)?;
+        let handle = driver.next() as usize;
+        driver.make_stream(handle);
+        *stream = handle as CUstream;
+    }
+    cuStreamDestroy_v2(driver, stream: CUstream) {
+        ready(driver)?;
+        driver.streams.remove(&(stream as usize)).ok_or(HANDLE)?;
+    }
     cuStreamSynchronize(driver, stream: CUstream) { driver.finish(stream as usize); }
     cuStreamGetCtx(driver, stream: CUstream, context: *mut CUcontext) {
         ready(driver)?;
@@ -420,7 +431,7 @@ entries! {
     }
     cuEventCreate(driver, event: *mut CUevent, flags: c_uint) {
         ready(driver)?;
-        must(flags == 2, INVALID)?;
+        must(flags == 2 || flags == 3, INVALID)?;
         let name = driver.next() as usize;
         driver.events.insert(name, None);
         *event = name as CUevent;
