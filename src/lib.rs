@@ -12,7 +12,7 @@
 //! | [`capi`] | the front door: the C functions of `forebay.h`, one file per noun; argument checks, the panic guard, statuses | yes |
 //! | [`replay`] | a trace replayed into a pool, or into malloc, and what that cost | yes |
 //! | [`cache`] | blocks of pools kept under keys: the table under its lock, policies | for a copy, a fork and a clock |
-//! | [`pool`] | the stream-ordered pool: front caches, the core under its lock, the ladder on out-of-memory, policies, numbers | in `batch`, `bin`, `block`, `contents`, `core`, `fast`, `fork`, `front`, `give`, `handshake`, `mod`, `own`, `resize`, `slots`, `take`, `thread` |
+//! | [`pool`] | the stream-ordered pool: front caches, the core under its lock, the ladder on out-of-memory, policies, numbers | in `batch`, `bin`, `block`, `contents`, `core`, `fast`, `fork`, `front`, `give`, `handshake`, `housekeeper`, `mod`, `own`, `resize`, `slots`, `take`, `thread` |
 //! | [`trace`] | the log of a pool's traffic: recorder and formats | no |
 //! | [`order`] | streams and fences: who may reuse what, and when | for a fork; `cuda` |
 //! | [`space`] | bookkeeping of an arena in offsets: size classes, runs, slabs, page map; no device, no thread | forbidden |
