@@ -1,0 +1,3 @@
+//! Placeholder until the cuda half.
+pub fn want(_: bool) {}
+pub fn end() {}
