@@ -118,7 +118,7 @@ fn the_next_allocator_is_the_one_that_the_program_links() {
     let link: Vec<&str> = link.iter().map(String::as_str).collect();
     let shared = program("beside_other", "beside-shared", &link);
     let output = native::run(preloaded(shared, "stats=exit").arg("shared"));
-    assert!(said(&output).contains("large requests since"), "{}", said(&output));
+    assert!(said(&output).contains("requests served"), "{}", said(&output));
 
     // The other way round: an allocator in the program itself comes first, and gets everything.
     let object = folder.join("other.o");
@@ -200,6 +200,57 @@ fn it_exports_what_it_stands_for_and_nothing_else() {
     );
 }
 
+/// A folder with the simulated driver and runtime under the names that programs look for.
+fn simulated_cuda(name: &str) -> PathBuf {
+    let folder = native::simulated_driver(name);
+    let runtime = std::env::current_exe().unwrap().with_file_name("libsim_cudart.so");
+    assert!(runtime.exists(), "{}", runtime.display());
+    symlink(runtime, folder.join("libcudart.so.13")).unwrap();
+    folder
+}
+
+#[test]
+fn cuda() {
+    let folder = simulated_cuda("preload-cuda");
+    let search = format!("-L{}", folder.display());
+    let program = program("cuda", "cuda", &[&search, "-l:libcudart.so.13", "-l:libcuda.so.1"]);
+    let run = |variable: &str, how: &str| {
+        let mut command = preloaded(&program, variable);
+        command.arg(how).env("LD_LIBRARY_PATH", &folder).env("SIM_CUDA_DEVICES", "2");
+        let output = native::run(&mut command);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "done\n");
+        said(&output)
+    };
+    let said = run("host,cuda;stats=exit", "pooled");
+    for table in
+        ["GPU 0, freed by waiting", "GPU 0, in stream order", "GPU 1, freed by waiting", "host"]
+    {
+        assert!(said.contains(table), "{table}: {said}");
+    }
+    assert_eq!(run("cuda", "pooled"), "");
+    assert_eq!(run("host", "passed"), "");
+    let said = run("cuda;policy=quickly", "passed");
+    assert!(said.contains("'quickly' is no policy"), "{said}");
+}
+
+#[test]
+fn cuda_that_cannot_be_seen() {
+    let folder = simulated_cuda("preload-no-cuda");
+    let program = program("no_cuda", "no-cuda", &[]);
+    let run = |variable: &str, how: &str| {
+        let mut command = preloaded(&program, variable);
+        said(&native::run(command.arg(how).env("LD_LIBRARY_PATH", &folder)))
+    };
+    let once = run("cuda", "call");
+    assert_eq!(once.lines().count(), 1, "{once}");
+    assert!(once.contains("no shared libcudart or libcuda"), "{once}");
+    let once = run("cuda", "load");
+    assert_eq!(once.lines().count(), 1, "{once}");
+    assert!(once.contains("linked in statically"), "{once}");
+    assert_eq!(run("host", "call"), "");
+    assert_eq!(run("host", "load"), "");
+}
+
 #[test]
 fn a_bad_value_is_named_once_and_the_program_runs() {
     let program = program("small", "small-bad", &[]);
@@ -246,9 +297,10 @@ fn a_table_at_the_end_and_a_trace() {
         row.split_whitespace().last().unwrap().parse().unwrap()
     };
     assert!(number("large requests before the pool") >= 32);
-    let requests = number("large requests since");
+    let requests = number("requests served");
     assert!(requests >= 1);
-    let process: u32 = said.lines().next().unwrap().rsplit(' ').next().unwrap().parse().unwrap();
+    let process = said.strip_prefix("forebay_preload: process ").unwrap();
+    let process = process.split(',').next().unwrap();
     let trace = Trace::load(folder.join(format!("out-{process}.csv.gz"))).unwrap();
     let taken = |event: &&forebay::trace::Event| event.action == Action::Allocate;
     let taken: Vec<_> = trace.events.iter().filter(taken).collect();
@@ -354,7 +406,7 @@ print('done')
 ";
     let output = native::run(preloaded("python3", "stats=exit").args(["-c", script]));
     assert_eq!(String::from_utf8_lossy(&output.stdout), "done\n");
-    assert!(said(&output).contains("large requests since"), "{}", said(&output));
+    assert!(said(&output).contains("requests served"), "{}", said(&output));
 }
 
 #[test]
@@ -380,5 +432,5 @@ print('done')
 ";
     let output = native::run(preloaded(python, "stats=exit").args(["-c", script]));
     assert_eq!(String::from_utf8_lossy(&output.stdout), "done\n");
-    assert!(said(&output).contains("large requests since"), "{}", said(&output));
+    assert!(said(&output).contains("requests served"), "{}", said(&output));
 }

@@ -4,6 +4,7 @@ use core::ffi::{CStr, c_char, c_int, c_void};
 use core::fmt::Write;
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use crate::library::Statistics;
 use crate::options::{self, Problem};
 use crate::say::{Line, say};
 use crate::{cuda, next, pool};
@@ -19,6 +20,9 @@ static END: extern "C" fn() = end;
 /// A table is wanted at the end.
 static STATS: AtomicBool = AtomicBool::new(false);
 
+/// The host half is on.
+static HOST: AtomicBool = AtomicBool::new(false);
+
 /// Calls of a process that one of these has its hands in are left to it.
 const CHECKERS: [&CStr; 5] =
     [c"__asan_init", c"__hwasan_init", c"__tsan_init", c"__msan_init", c"__lsan_init"];
@@ -29,9 +33,10 @@ extern "C" fn start(_: c_int, _: *const *const c_char, environment: *const *cons
         Ok(options) => options,
         Err(problem) => return refuse(problem),
     };
-    cuda::want(options.cuda);
+    STATS.store(options.stats, Ordering::Relaxed);
+    cuda::want(&options);
     if options.host && !is_checked() && pool::is_reached(options.threshold, request) {
-        STATS.store(options.stats, Ordering::Relaxed);
+        HOST.store(true, Ordering::Relaxed);
         pool::want(&options);
     }
 }
@@ -84,38 +89,53 @@ extern "C" fn end() {
     pool::end_trace();
     cuda::end();
     if STATS.load(Ordering::Relaxed) {
-        print_table();
+        print_tables();
     }
 }
 
-fn print_table() {
-    let report = pool::report();
+fn row(table: &mut Line, name: &str, value: u64) {
+    let _ = writeln!(table, "forebay_preload:   {name:<34}{value:>18}");
+}
+
+fn rows(table: &mut Line, numbers: &Statistics) {
+    for (name, value) in [
+        ("requests served", numbers.allocations),
+        ("of them from what was mapped", numbers.hits),
+        ("that had pages mapped or moved", numbers.misses),
+        ("refused, to the next allocator", numbers.failed),
+        ("bytes requested", numbers.requested_total),
+        ("bytes requested, peak", numbers.requested_peak),
+        ("bytes mapped, peak", numbers.reserved_peak),
+        ("bytes mapped now", numbers.reserved_bytes),
+        ("live blocks now", numbers.live_blocks),
+        ("system or driver calls", numbers.system_calls),
+        ("times idle memory was given back", numbers.trims),
+    ] {
+        row(table, name, value);
+    }
+}
+
+fn print_tables() {
     // SAFETY: a plain query.
     let process = unsafe { libc::getpid() };
-    let (count, bytes) = report.passed;
-    let mut table = Line::new();
-    let row = |table: &mut Line, name: &str, value: u64| {
-        let _ = writeln!(table, "forebay_preload:   {name:<34}{value:>18}");
-    };
-    let _ = writeln!(table, "forebay_preload: process {process}");
-    row(&mut table, "large requests before the pool", count);
-    row(&mut table, "their bytes", bytes);
-    if let Some(numbers) = &report.pool {
-        for (name, value) in [
-            ("large requests since", numbers.allocations),
-            ("served from what was mapped", numbers.hits),
-            ("that had pages mapped or moved", numbers.misses),
-            ("refused, to the next allocator", numbers.failed),
-            ("bytes requested", numbers.requested_total),
-            ("bytes requested, peak", numbers.requested_peak),
-            ("bytes mapped, peak", numbers.reserved_peak),
-            ("bytes mapped now", numbers.reserved_bytes),
-            ("live blocks now", numbers.live_blocks),
-            ("system calls", numbers.system_calls),
-            ("times idle memory was given back", numbers.trims),
-        ] {
-            row(&mut table, name, value);
+    if HOST.load(Ordering::Relaxed) {
+        let report = pool::report();
+        let mut table = Line::new();
+        let _ = writeln!(table, "forebay_preload: process {process}, host");
+        row(&mut table, "large requests before the pool", report.passed.0);
+        row(&mut table, "their bytes", report.passed.1);
+        if let Some(numbers) = &report.pool {
+            rows(&mut table, numbers);
         }
+        crate::say::raw(table.as_bytes());
     }
-    crate::say::raw(table.as_bytes());
+    for (device, ordered, numbers) in
+        cuda::numbers().filter(|(.., numbers)| numbers.allocations > 0)
+    {
+        let mut table = Line::new();
+        let order = if ordered { "in stream order" } else { "freed by waiting" };
+        let _ = writeln!(table, "forebay_preload: process {process}, GPU {device}, {order}");
+        rows(&mut table, &numbers);
+        crate::say::raw(table.as_bytes());
+    }
 }
