@@ -50,10 +50,10 @@ static inline void sleep_ms(long ms)
     }
 }
 
-// Does what makes a pool worth its while, until there is one; 0 when there is none in 20 seconds.
+// Does what makes a pool worth its while, until there is one; 0 when there is none in 8 seconds.
 static inline int warm_up(void)
 {
-    for (int n = 0; n < 2000; n++) {
+    for (int n = 0; n < 800; n++) {
         // Another allocator's may come to lie like the pool's, but not three of them.
         void *blocks[3] = {used(malloc(MIB)), used(malloc(MIB)), used(malloc(MIB))};
         int pooled = is_pooled(blocks[0]) && is_pooled(blocks[1]) && is_pooled(blocks[2]);

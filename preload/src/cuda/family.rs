@@ -69,8 +69,8 @@ pub fn loaded(file: &'static [u8]) -> Option<*mut c_void> {
         if !name.starts_with(search.file) {
             return 0;
         }
-        // SAFETY: as above. It is loaded, so this only counts.
         let how = libc::RTLD_NOW | libc::RTLD_NOLOAD;
+        // SAFETY: as above. It is loaded, so this only counts.
         search.found = unsafe { libc::dlopen(object.dlpi_name, how) };
         c_int::from(!search.found.is_null())
     }
