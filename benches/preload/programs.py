@@ -36,6 +36,12 @@ def elementwise_16M():
     return lambda: float((np.sqrt(a * b + 1.0) - a * 0.5)[-1])
 
 
+@case(6000, warm=100)
+def elementwise_64K():
+    a, b = array(0.0625), array(0.0625)
+    return lambda: float((a * b + 1.0 - a * 0.5)[-1])
+
+
 @case(600)
 def elementwise_1M():
     import numpy as np
@@ -118,7 +124,7 @@ def torch_threads():
     return torch
 
 
-@case(8, group="torch")
+@case(6, warm=2, group="torch")
 def small_cnn_training():
     torch = torch_threads()
     nn = torch.nn
@@ -128,7 +134,7 @@ def small_cnn_training():
         nn.Flatten(), nn.Linear(64 * 16 * 16, 10),
     )
     step = torch.optim.SGD(net.parameters(), lr=0.01)
-    x, y = torch.randn(64, 3, 64, 64), torch.randint(0, 10, (64,))
+    x, y = torch.randn(32, 3, 64, 64), torch.randint(0, 10, (32,))
 
     def turn():
         step.zero_grad()
@@ -140,7 +146,7 @@ def small_cnn_training():
     return turn
 
 
-@case(5, group="torch")
+@case(4, warm=2, group="torch")
 def transformer_training():
     torch = torch_threads()
     layer = torch.nn.TransformerEncoderLayer(256, 4, 1024, batch_first=True, dropout=0.0)

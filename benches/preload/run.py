@@ -32,6 +32,8 @@ TARGET = 1.02
 
 
 def allocators(library, variants):
+    # Programs go elsewhere and start others.
+    library = os.path.abspath(library)
     preloads = {
         "jemalloc": "libjemalloc.so.2",
         "tcmalloc": "libtcmalloc_minimal.so.4",
