@@ -11,8 +11,8 @@ CXXFLAGS ?= -O2
 RUST_MIN := 1.92
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 RELEASE := $(TARGET_DIR)/release
-LIBRARIES := $(RELEASE)/libforebay.so $(RELEASE)/libforebay.a
-SOURCES := Cargo.toml Cargo.lock build.rs $(shell find src -name '*.rs')
+LIBRARIES := $(RELEASE)/libforebay.so $(RELEASE)/libforebay.a $(RELEASE)/libforebay_preload.so
+SOURCES := Cargo.toml Cargo.lock build.rs $(shell find src preload -name '*.rs') preload/Cargo.toml
 WARNINGS := -Wall -Wextra -Wpedantic
 # Programs in build/ find the library beside themselves, by its SONAME.
 LINK := -Lbuild/lib -lforebay -Wl,-rpath,'$$ORIGIN/lib'
@@ -44,6 +44,7 @@ help:
 	@echo 'make bench-cuda      GPU pools on the simulated driver; make bench is all of them'
 	@echo 'make bench-cache     caches beside others'
 	@echo 'make bench-prefetch  reading and copying ahead, beside the limit of the machine'
+	@echo 'make bench-preload   programs under the preloaded library beside other allocators'
 	@echo 'make clean           removes what was made'
 
 run: build/replay
@@ -56,6 +57,7 @@ test:
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	$(MAKE) release
 	if [ -e scripts/budget.sh ]; then scripts/budget.sh; fi
+	scripts/preload_budget.sh
 	cargo test --locked --workspace
 
 # Its own wheels on the simulated runtime; TORCH chooses versions.
@@ -69,7 +71,7 @@ release: $(LIBRARIES)
 # touch: cargo leaves a library that did not change as old as it was.
 $(LIBRARIES) &: $(SOURCES)
 	$(CHECK_RUST)
-	cargo build --release --locked
+	cargo build --release --locked -p forebay -p forebay-preload
 	@touch $(LIBRARIES)
 
 examples: build/pool build/pool_cpp build/replay build/cache build/prefetch build/cuda_streams

@@ -4,6 +4,8 @@
 #   make bench-torch [TORCH=2.13.0]
 #   make bench-cache [TRACES=folder]
 #   make bench-prefetch
+#   make bench-preload [ROUNDS=2] [CASES=fft,gcc]
+#   make bench-preload-long [ROUNDS=5], some twenty minutes, with PyTorch where that is installed
 # each ends within about a minute, once built, and prints one JSON line per figure on stdout, a table
 # on stderr (bench-pool).
 
@@ -13,9 +15,9 @@ ROUNDS ?= 5
 CASES ?= *
 TRACES ?=
 
-.PHONY: bench bench-pool bench-cuda bench-torch bench-cache bench-prefetch bench-peers
+.PHONY: bench bench-pool bench-cuda bench-torch bench-cache bench-prefetch bench-preload bench-preload-long bench-peers
 
-bench: bench-pool bench-cuda bench-torch bench-cache bench-prefetch
+bench: bench-pool bench-cuda bench-torch bench-cache bench-prefetch bench-preload
 
 bench-pool: release bench-peers build/bench/pool_bench build/bench/trace_peaks
 	python3 benches/pool/run.py --rounds $(ROUNDS) --cases '$(CASES)' --traces '$(TRACES)'
@@ -43,3 +45,25 @@ build/bench/%: benches/pool/%.c benches/pool/allocator.c benches/pool/allocator.
 # Under PyTorch, on the simulated runtime: hits only. Training on a GPU is in scripts/gpu_check.sh.
 bench-torch: release
 	scripts/test_torch.sh --run $(firstword $(TORCH)) benches/torch/run.py
+
+# Programs that nothing here was written for. NumPy in an environment of its own, unless PyTorch's
+# tests have one already.
+PRELOAD_PYTHON ?= $(or $(wildcard .venv-torch-2.13.0/bin/python),build/bench/python/bin/python)
+PRELOAD_RUN = $(PRELOAD_PYTHON) benches/preload/run.py --library build/bench/preload/libforebay_preload.so \
+	$(if $(filter-out *,$(CASES)),--cases '$(CASES)')
+
+bench-preload: release bench-peers build/bench/preload $(PRELOAD_PYTHON)
+	$(PRELOAD_RUN) --rounds $(or $(filter-out 5,$(ROUNDS)),2)
+
+bench-preload-long: release bench-peers build/bench/preload $(PRELOAD_PYTHON)
+	$(PRELOAD_RUN) --rounds $(ROUNDS) --long
+
+# The two libraries as they are installed, side by side.
+build/bench/preload:
+	@mkdir -p $@
+	@ln -sf '$(abspath $(RELEASE))/libforebay_preload.so' '$(abspath $(RELEASE))/libforebay.so' $@
+	@ln -sf libforebay.so $@/libforebay.so.0
+
+build/bench/python/bin/python:
+	python3 -m venv build/bench/python
+	$@ -m pip install --quiet --disable-pip-version-check numpy==2.4.6

@@ -1061,6 +1061,31 @@ forebay_status forebay_pool_wake(struct forebay_pool *pool);
 forebay_status forebay_pool_forget_stream(struct forebay_pool *pool,
                                           forebay_stream stream);
 
+/// Has memory that lay idle for `milliseconds` go back to the system at once, whatever the policy
+/// says; 0 = as the policy says. Front caches count: what a thread kept that has made no call for
+/// that long goes back too. A thread of the library looks every second while pages are mapped, so
+/// it takes up to twice the time and a second. At first it is 0.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (more than 86400000, a day), `FOREBAY_ERROR_POISONED`.
+///
+/// The caller's part:
+/// `pool` as for every call.
+forebay_status forebay_pool_set_decay(struct forebay_pool *pool,
+                                      uint64_t milliseconds);
+
+/// Writes the first of the addresses that a pool reserved when it was created to `*first`, and how
+/// many bytes they are to `*bytes` (both may be NULL). Every block of the pool lies there, and
+/// nothing else does, until it is destroyed: so a pointer is told from others by one
+/// comparison.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`pool`), `FOREBAY_ERROR_POISONED`.
+///
+/// The caller's part:
+/// `pool` as for every call; `first` and `bytes` are NULL or valid for writing.
+forebay_status forebay_pool_addresses(struct forebay_pool *pool,
+                                      const void **first,
+                                      size_t *bytes);
+
 /// Has `callback(size, user)` called before an allocation fails for lack of memory, up to 16
 /// times for one allocation; NULL for nothing. `user` stays the caller's and must be valid
 /// until another function is set, or the pool is destroyed.

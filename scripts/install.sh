@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what was built: scripts/install.sh LIBRARIES PREFIX LIBDIR DESTDIR
 #
-#   LIBRARIES   the folder with libforebay.so and libforebay.a
+#   LIBRARIES   the folder with libforebay.so, libforebay.a and libforebay_preload.so
 #   PREFIX      where the files will be used; LIBDIR lies in it
 #   DESTDIR     put in front of every path that is written, for packages; may be empty
 set -eu
@@ -32,6 +32,8 @@ install -d "$destdir$prefix/include" "$destdir$libdir/pkgconfig" "$destdir$libdi
 install -m 644 include/forebay.h include/forebay.hpp "$destdir$prefix/include"
 install -m 644 "$libraries/libforebay.a" "$destdir$libdir/libforebay.a"
 install -m 755 "$libraries/libforebay.so" "$destdir$libdir/libforebay.so.$version"
+# By its path, in LD_PRELOAD; it finds libforebay beside itself.
+install -m 755 "$libraries/libforebay_preload.so" "$destdir$libdir/libforebay_preload.so"
 ln -sf "libforebay.so.$version" "$destdir$libdir/$soname"
 ln -sf "$soname" "$destdir$libdir/libforebay.so"
 

@@ -3,7 +3,8 @@
 # changes nothing outside build/. A peer that cannot be had is named, with the reason, in
 # build/peers/missing, which benches/pool/run.py reads; the exit status is 0 all the same.
 #
-#   cargo     mimalloc 3, rpmalloc, snmalloc, VMA: benches/peers, versions pinned there
+#   cargo     mimalloc 3, rpmalloc, snmalloc, VMA: benches/peers, versions pinned there; mimalloc
+#             also by cc, as a library for LD_PRELOAD
 #   apt-get   jemalloc, tcmalloc, hwloc and oneTBB's malloc (for UMF): Debian 12's packages,
 #             unpacked, not installed
 #   pip       UMF's wheel, unpacked
@@ -34,6 +35,16 @@ if [ ! -e "$lib/libpeers.so" ] ||
     else
         missing "cargo could not build benches/peers" mimalloc rpmalloc snmalloc vma
     fi
+fi
+
+# As a library for LD_PRELOAD, from the sources that benches/peers pins.
+if [ ! -e "$lib/libmimalloc.so" ]; then
+    sources=$(cargo metadata --locked --format-version 1 --manifest-path benches/peers/Cargo.toml 2>>"$log" |
+        tr ',' '\n' | sed -n 's,.*"manifest_path":"\(.*/libmimalloc-sys[^/]*\)/Cargo.toml".*,\1,p' | head -n 1)
+    sources=$sources/c_src/mimalloc/v3
+    cc -O3 -DNDEBUG -DMI_MALLOC_OVERRIDE -fPIC -fno-builtin-malloc -ftls-model=initial-exec -shared \
+        -I"$sources/include" -o "$lib/libmimalloc.so" "$sources/src/static.c" -lpthread >>"$log" 2>&1 ||
+        missing "cc could not build mimalloc's sources" mimalloc_preload
 fi
 
 # debian NAME PACKAGE=VERSION LIBRARY

@@ -13,7 +13,7 @@
 //! | [`replay`] | a trace replayed into a pool, or into malloc, and what that cost | yes |
 //! | [`prefetch`] | batches in slots of a pool ahead of their use: copy threads, files, a stream for copies | in `copy`, `engine`, `file`, `over_cuda`, `over_pool`, `source` |
 //! | [`cache`] | blocks of pools kept under keys: the table under its lock, policies | for a copy, a fork and a clock |
-//! | [`pool`] | the stream-ordered pool: front caches, the core under its lock, the ladder on out-of-memory, policies, numbers | in `batch`, `bin`, `block`, `contents`, `core`, `fast`, `fork`, `front`, `give`, `handshake`, `mod`, `own`, `resize`, `slots`, `take`, `thread` |
+//! | [`pool`] | the stream-ordered pool: front caches, the core under its lock, the ladder on out-of-memory, policies, numbers | in `batch`, `bin`, `block`, `contents`, `core`, `fast`, `fork`, `front`, `give`, `handshake`, `housekeeper`, `mod`, `own`, `resize`, `slots`, `take`, `thread` |
 //! | [`lifetime`] | lifetimes of tensors, plans that place them at the lower bound, and who has its place in a plan that is repeated | no |
 //! | [`trace`] | the log of a pool's traffic: recorder and formats | no |
 //! | [`order`] | streams and fences: who may reuse what, and when | for a fork; `cuda` |

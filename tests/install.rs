@@ -46,6 +46,7 @@ fn every_file_is_where_it_belongs() {
     let plain = [
         format!("lib/libforebay.so.{version}"),
         "lib/libforebay.a".into(),
+        "lib/libforebay_preload.so".into(),
         "lib/pkgconfig/forebay.pc".into(),
         "lib/cmake/forebay/forebay-config.cmake".into(),
         "lib/cmake/forebay/forebay-config-version.cmake".into(),
@@ -81,6 +82,21 @@ fn every_file_is_where_it_belongs() {
         }
     }
     assert_eq!(files, plain.len() + 2, "more is installed than is said");
+}
+
+#[test]
+fn a_program_that_knows_nothing_of_it_gets_a_pool() {
+    let library = STAGE.join("opt/forebay/lib/libforebay_preload.so");
+    let script = "import time\nfor n in range(200): bytearray(1 << 20); time.sleep(0.005)";
+    let output = native::run(
+        Command::new("python3")
+            .args(["-c", script])
+            .env("LD_PRELOAD", library)
+            .env("FOREBAY_PRELOAD", "stats=exit")
+            .env_remove("LD_LIBRARY_PATH"),
+    );
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("requests served"), "{said}");
 }
 
 #[test]

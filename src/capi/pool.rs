@@ -3,6 +3,7 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::guard::{
     PublicStruct, User, check_sized, guard, guard_or, out, read_sized, write_sized,
@@ -523,6 +524,55 @@ pub unsafe extern "C" fn forebay_pool_forget_stream(
 ) -> forebay_status {
     // SAFETY: the caller's promise.
     unsafe { with_pool(pool, |pool| pool.forget_stream(stream_of(stream))) }
+}
+
+/// Has memory that lay idle for `milliseconds` go back to the system at once, whatever the policy
+/// says; 0 = as the policy says. Front caches count: what a thread kept that has made no call for
+/// that long goes back too. A thread of the library looks every second while pages are mapped, so
+/// it takes up to twice the time and a second. At first it is 0.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (more than 86400000, a day), `FOREBAY_ERROR_POISONED`.
+///
+/// # Safety
+/// `pool` as for every call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forebay_pool_set_decay(
+    pool: *mut forebay_pool,
+    milliseconds: u64,
+) -> forebay_status {
+    // SAFETY: the caller's promise.
+    unsafe { with_pool(pool, |pool| pool.set_decay(Duration::from_millis(milliseconds))) }
+}
+
+/// Writes the first of the addresses that a pool reserved when it was created to `*first`, and how
+/// many bytes they are to `*bytes` (both may be NULL). Every block of the pool lies there, and
+/// nothing else does, until it is destroyed: so a pointer is told from others by one
+/// comparison.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`pool`), `FOREBAY_ERROR_POISONED`.
+///
+/// # Safety
+/// `pool` as for every call; `first` and `bytes` are NULL or valid for writing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forebay_pool_addresses(
+    pool: *mut forebay_pool,
+    first: *mut *const c_void,
+    bytes: *mut usize,
+) -> forebay_status {
+    let body = |pool: &Pool| {
+        let (base, size) = pool.addresses();
+        // SAFETY: the caller's promise.
+        if let Some(first) = unsafe { first.as_mut() } {
+            *first = base as *const c_void;
+        }
+        // SAFETY: the caller's promise.
+        if let Some(bytes) = unsafe { bytes.as_mut() } {
+            *bytes = size as usize;
+        }
+        Ok(())
+    };
+    // SAFETY: the caller's promise.
+    unsafe { with_pool(pool, body) }
 }
 
 /// Has `callback(size, user)` called before an allocation fails for lack of memory, up to 16

@@ -172,6 +172,8 @@ pub struct Slot {
     drained: stats::Cell,
     /// 1 if its owner freed a block that another one's cache gave out since its own ran over.
     pub frees_for_others: stats::Cell,
+    /// How many calls its owner had made when a window of [`super::Pool::set_decay`] ended.
+    pub calls_before: AtomicU64,
     /// For whoever uses the cache other than through the door's fast path.
     lock: Mutex<()>,
     cache: UnsafeCell<Cache>,
@@ -198,6 +200,7 @@ impl Slot {
             held: stats::Cell::default(),
             drained: stats::Cell::default(),
             frees_for_others: stats::Cell::default(),
+            calls_before: AtomicU64::new(0),
             lock: Mutex::new(()),
             cache: UnsafeCell::new(Cache::new(bound)),
         };

@@ -4,7 +4,8 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use super::core::{Block, Need};
-use super::{Pool, SIZE_MAX, registry, thread};
+use super::handshake::barrier;
+use super::{Pool, SIZE_MAX, housekeeper, registry, thread};
 use crate::device::GiveBack;
 use crate::error::{self, Kind, Result};
 use crate::order::{Fence, Stream};
@@ -191,6 +192,25 @@ impl Pool {
         self.slots.stop().iter_mut().map(|locked| self.flush(locked)).sum::<usize>() + stocked
     }
 
+    /// Empties the front caches whose owners have made no call since this was last called;
+    /// returns how many blocks that were.
+    pub(super) fn flush_unused(&self) -> usize {
+        let mut stopping = Vec::new();
+        for slot in self.slots.iter() {
+            let calls = slot.counters.allocations.get().wrapping_add(slot.counters.frees.get());
+            let before = slot.calls_before.swap(calls, std::sync::atomic::Ordering::Relaxed);
+            if before == calls && slot.held.get() > 0 {
+                stopping.extend(slot.begin_stop());
+            }
+        }
+        if stopping.is_empty() {
+            return 0;
+        }
+        self.barriers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        barrier();
+        stopping.into_iter().map(|one| self.flush(&mut one.wait())).sum()
+    }
+
     /// A block from new pages, if the policy's budget has them for what is given out: what front
     /// caches hold does not count here, for it is what a pool with less would take from them.
     pub(super) fn grow_within_budget(&self, need: &Need) -> Option<Block> {
@@ -286,8 +306,10 @@ impl Pool {
                 done.1 += 1;
             }
         }
-        if result.is_err() {
-            self.unmap(growth, done);
+        match result {
+            Ok(()) if self.decay().is_some() => housekeeper::wake(),
+            Ok(()) => {}
+            Err(_) => self.unmap(growth, done),
         }
         result
     }

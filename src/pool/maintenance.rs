@@ -1,7 +1,7 @@
 //! What is done to a pool as a whole: trim, defragment, limits, policies, checks.
 
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::sync::MutexGuard;
 
@@ -18,6 +18,9 @@ const DEFRAG_PASS: u64 = 128 << 20;
 
 /// The share of what caches hold that they are asked for, each second that the device is short.
 const HELD_SHARE: u64 = 4;
+
+/// Longest time that [`Pool::set_decay`] takes.
+pub const DECAY_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What [`Pool::defragment`] did.
 #[derive(Clone, Copy, Debug, Default)]
@@ -140,7 +143,8 @@ impl Pool {
     /// to come back for. A thread of the library calls this every second while pools have idle
     /// pages; who cannot wait so long may call it too.
     pub fn tick(&self, now: Instant) -> bool {
-        let trim = self.core.lock().preset.trim;
+        let decay = self.decay();
+        let trim = decay.map_or_else(|| self.core.lock().preset.trim, TrimWhen::Idle);
         if !matches!(trim, TrimWhen::Idle(_) | TrimWhen::Pressure) {
             return false;
         }
@@ -156,20 +160,57 @@ impl Pool {
         }
         let mut core = self.polled();
         let idle = core.space.idle_bytes();
-        let busy = idle > 0 || !holders.is_empty();
+        // What front caches hold comes by no slow path, so who is to watch it stays.
+        let mapped = decay.is_some() && core.space.mapped_bytes() > 0;
+        let busy = idle > 0 || mapped || !holders.is_empty();
         let TrimWhen::Idle(after) = trim else { return busy };
         core.idle_low = core.idle_low.min(idle);
         if now.saturating_duration_since(core.idle_since) < after {
             return busy;
         }
-        let unused = core.idle_low;
+        let mut unused = core.idle_low;
+        drop(core);
+        if decay.is_some() && self.flush_unused() > 0 {
+            // Nobody needed these either.
+            unused += self.polled().space.idle_bytes().saturating_sub(idle);
+        }
+        let mut core = self.core.lock();
+        let idle = core.space.idle_bytes();
+        unused = unused.min(idle);
         (core.idle_low, core.idle_since) = (idle - unused, now);
         drop(core);
         if unused > 0 {
             tracing::debug!(pool = self.id, bytes = unused, "idle pages given back");
-            self.release_idle(unused);
+            self.release(unused, if decay.is_some() { GiveBack::Now } else { GiveBack::Lazily });
         }
-        idle > unused || !holders.is_empty()
+        idle > unused || mapped || !holders.is_empty()
+    }
+
+    /// Has what lay idle for `time` go back to the device at once, whatever the policy: what front
+    /// caches hold, where a thread has made no call for that long, and what no call needed of
+    /// the rest. Zero: the policy's own again.
+    pub fn set_decay(&self, time: Duration) -> Result<()> {
+        self.check_open()?;
+        if time > DECAY_MAX {
+            return Err(fail!(
+                InvalidArgument,
+                "milliseconds is {}; the limit is {}",
+                time.as_millis(),
+                DECAY_MAX.as_millis()
+            ));
+        }
+        self.decay.store(time.as_millis() as u64, Ordering::Relaxed);
+        let mapped = self.core.lock().space.mapped_bytes();
+        if !time.is_zero() && mapped > 0 {
+            housekeeper::wake();
+        }
+        Ok(())
+    }
+
+    /// After how long what is idle goes back, if it is not the policy that says so.
+    pub(super) fn decay(&self) -> Option<Duration> {
+        let milliseconds = self.decay.load(Ordering::Relaxed);
+        (milliseconds > 0).then(|| Duration::from_millis(milliseconds))
     }
 
     /// The core, with everything ready that streams are done with by now.

@@ -52,7 +52,7 @@ pub use config::{BLOCK_SIZE_MAX, Config, Flags, GUARD_BYTES};
 pub use fork::prepare_once as prepare_for_forks;
 pub use holders::{Extent as BlockExtent, Holder};
 pub use ladder::OomCallback;
-pub use maintenance::DefragReport;
+pub use maintenance::{DECAY_MAX, DefragReport};
 pub use planned::PlanUsage;
 pub use policy::{Policy, Preset, TrimWhen};
 pub use share::Extent;
@@ -125,6 +125,8 @@ pub struct Pool {
     failed: AtomicU64,
     invalid_frees: AtomicU64,
     trims: AtomicU64,
+    /// After how many milliseconds what is idle goes back; 0 for what the policy says.
+    decay: AtomicU64,
     barriers: AtomicU64,
     /// The pool sleeps, or is about to.
     asleep: AtomicBool,
@@ -240,6 +242,7 @@ impl Pool {
             failed: AtomicU64::new(0),
             invalid_frees: AtomicU64::new(0),
             trims: AtomicU64::new(0),
+            decay: AtomicU64::new(0),
             barriers: AtomicU64::new(0),
             asleep: AtomicBool::new(false),
             captures: AtomicU32::new(0),

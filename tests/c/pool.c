@@ -148,6 +148,11 @@ static void without_a_pool(forebay_pool *pool, const char *why)
     CHECK_ERROR(forebay_pool_defragment(pool, &report), invalid, "pool", why);
     CHECK_ERROR(forebay_pool_set_policy(pool, 0), invalid, "pool", why);
     CHECK_ERROR(forebay_pool_set_limit(pool, 0), invalid, "pool", why);
+    CHECK_ERROR(forebay_pool_set_decay(pool, 0), invalid, "pool", why);
+    const void *first = UNTOUCHED;
+    CHECK_ERROR(forebay_pool_addresses(pool, &first, &number), invalid, "pool", why);
+    CHECK(first == UNTOUCHED);
+    CHECK_EQ(number, 99);
     CHECK_ERROR(forebay_pool_set_oom_callback(pool, NULL, NULL), invalid, "pool", why);
     CHECK_ERROR(forebay_pool_check(pool), invalid, "pool", why);
     CHECK_ERROR(forebay_alloc(pool, 64, NULL, &out), invalid, "pool", why);
@@ -190,6 +195,54 @@ static void destruction(void)
     CHECK_ERROR(forebay_pool_destroy(full), FOREBAY_ERROR_INVALID_STATE, "3 live blocks",
                 dec(1100 + 3 * MIB));
     without_a_pool(full, "destroyed");
+}
+
+static void addresses(void)
+{
+    forebay_pool *pool = small_pool(32 * MIB, 0);
+    const void *first = NULL;
+    size_t bytes = 0;
+    CHECK_OK(forebay_pool_addresses(pool, &first, &bytes));
+    CHECK(bytes >= 32 * MIB);
+    CHECK_EQ((uintptr_t)first % PAGE, 0);
+    CHECK_OK(forebay_pool_addresses(pool, NULL, NULL));
+    for (size_t size = 1; size <= 8 * MIB; size *= 8) {
+        char *block = block_of(pool, size);
+        CHECK((uintptr_t)block - (uintptr_t)first <= bytes - size);
+        CHECK_OK(forebay_free(pool, block, NULL));
+    }
+    CHECK_OK(forebay_pool_destroy(pool));
+}
+
+// What a thread's front cache holds goes back too, once the thread has stopped calling.
+static void decay(void)
+{
+    forebay_pool *pool = small_pool(512 * MIB, 0);
+    CHECK_ERROR(forebay_pool_set_decay(pool, 86400001), FOREBAY_ERROR_INVALID_ARGUMENT,
+                "milliseconds is 86400001; the limit is 86400000");
+    CHECK_OK(forebay_pool_set_decay(pool, 86400000));
+    CHECK_OK(forebay_pool_set_decay(pool, 500));
+    char *stays = block_of(pool, MIB);
+    memset(stays, 5, MIB);
+    char *goes = block_of(pool, 8 * MIB);
+    memset(goes, 6, 8 * MIB);
+    CHECK_OK(forebay_free(pool, goes, NULL));
+    CHECK(stats_of(pool).reserved_bytes >= 9 * MIB);
+    for (int tenths = 0; tenths < 100 && stats_of(pool).trims == 0; tenths++) {
+        struct timespec tenth = {0, 100000000};
+        nanosleep(&tenth, NULL);
+    }
+    CHECK(stats_of(pool).trims > 0);
+    // What lives is in one page, or lies across two.
+    CHECK(stats_of(pool).reserved_bytes <= 2 * PAGE);
+    CHECK_EQ(stays[MIB - 1], 5);
+    char *again = block_of(pool, MIB);
+    memset(again, 7, MIB);
+    CHECK_OK(forebay_pool_set_decay(pool, 0));
+    CHECK_OK(forebay_free(pool, again, NULL));
+    CHECK_OK(forebay_free(pool, stays, NULL));
+    CHECK_OK(forebay_pool_check(pool));
+    CHECK_OK(forebay_pool_destroy(pool));
 }
 
 static void limits(void)
@@ -591,6 +644,8 @@ int main(void)
     configs();
     destruction();
     limits();
+    addresses();
+    decay();
     policies();
     trims();
     defragments();

@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# What the preloaded library costs programs that do nothing large: instructions, counted by cachegrind,
+# with and without it. Fails when a program takes more than 2 % more, or a pair of malloc and free more
+# than ten instructions more.
+#
+#   scripts/preload_budget.sh
+#
+# Each count is a difference of two runs, so that what happens once is not in it; the start is told
+# apart, and bounded too. The libraries are those in ${CARGO_TARGET_DIR:-target}/release.
+set -euo pipefail
+shopt -s inherit_errexit
+cd "$(dirname "$0")/.."
+
+target=${CARGO_TARGET_DIR:-target}
+over_percent=2
+over_pair=10
+over_start=2000000
+command -v valgrind >/dev/null || { echo "preload_budget: valgrind is not installed" >&2; exit 1; }
+
+cargo build --release --quiet -p forebay -p forebay-preload
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+ln -s "$(realpath "$target/release/libforebay_preload.so")" "$scratch/libforebay_preload.so"
+ln -s "$(realpath "$target/release/libforebay.so")" "$scratch/libforebay.so.0"
+cc -O2 -std=gnu11 -Wall -Wextra -Werror -o "$scratch/small" benches/instructions/small.c
+
+objects='import sys
+for turn in range(int(sys.argv[1])):
+    table = {}
+    for n in range(3000):
+        table[str(n)] = [n, (n, n + 1), {"n": n}, "text %d" % n]'
+rows() { # ROUNDS
+    echo "with recursive n(i) as (select 1 union all select i+1 from n where i<$((2000 * $1)))
+        select count(*), sum(length('row ' || (i * 7919 % 10007))) from n;"
+}
+
+# count PRELOAD PROGRAM ROUNDS: the instructions of a whole run.
+python=$(python3 -c "import sys; print(sys.executable)" 2>/dev/null || true)
+
+count() {
+    local out="$scratch/out" program=("$scratch/small" "$3")
+    case $2 in
+    python) program=("$python" -S -c "$objects" "$3") ;;
+    sqlite) program=(sqlite3 :memory: "$(rows "$3")") ;;
+    esac
+    LD_PRELOAD=$1 PYTHONHASHSEED=0 PYTHONMALLOC=malloc setarch -R valgrind --quiet --tool=cachegrind \
+        --cache-sim=no --cachegrind-out-file="$out" "${program[@]}" >/dev/null \
+        2> >(grep -v 'warning: L3 cache found' >&2)
+    awk '/^summary:/ { print $2 }' "$out"
+}
+
+failed=0
+printf '%-8s %14s %14s %9s %12s\n' program without with change 'start +'
+for program in pairs python sqlite; do
+    rounds=4
+    case $program in
+    pairs) rounds=20000 ;;
+    sqlite) command -v sqlite3 >/dev/null || { echo "sqlite   NOT CHECKED: sqlite3 is not installed"; continue; } ;;
+    python) [ -n "$python" ] || { echo "python   NOT CHECKED: python3 is not installed"; continue; } ;;
+    esac
+    plain1=$(count "" $program $rounds)
+    plain2=$(count "" $program $((2 * rounds)))
+    ours1=$(count "$scratch/libforebay_preload.so" $program $rounds)
+    ours2=$(count "$scratch/libforebay_preload.so" $program $((2 * rounds)))
+    plain=$((plain2 - plain1)) ours=$((ours2 - ours1))
+    start=$((ours1 - ours - (plain1 - plain)))
+    verdict=
+    if [ $program = pairs ]; then
+        # Four pairs a round.
+        change=$(awk "BEGIN { printf \"%+.1f\", ($ours - $plain) / $rounds / 4 }")
+        verdict=$(awk "BEGIN { if ($change > $over_pair) print \"over\" }")
+    else
+        change=$(awk "BEGIN { printf \"%+.2f%%\", 100 * ($ours - $plain) / $plain }")
+        verdict=$(awk "BEGIN { if (100 * ($ours - $plain) > $over_percent * $plain) print \"over\" }")
+    fi
+    [ "$start" -le $over_start ] || verdict=over
+    printf '%-8s %14d %14d %9s %12d %s\n' $program $plain $ours "$change" $start "$verdict"
+    [ -z "$verdict" ] || failed=1
+done
+if [ $failed -ne 0 ]; then
+    echo "preload_budget: more than $over_percent %, $over_pair instructions a pair or $over_start at the start" >&2
+    exit 1
+fi
