@@ -7,6 +7,7 @@ use super::clock::Clock;
 use super::config::{Config, Limits};
 use super::key::{self, Asked, Hash};
 use super::memory::{Home, Memory};
+use super::pins::{Marks, Released};
 use super::policy::Kind;
 use super::stats::Stats;
 use super::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -56,6 +57,7 @@ pub struct Cache<M: Memory = Pool> {
     /// In ticks of the clock.
     time_to_live: Option<u32>,
     pub(super) table: Mutex<Table>,
+    marks: Arc<Marks>,
     /// Bytes that were given back so far, of those that the table says have left.
     given_back: AtomicU64,
     poisoned: AtomicBool,
@@ -79,6 +81,7 @@ impl<M: Memory> Cache<M> {
         }
         let limits = config.limits()?;
         let hash = Hash::new();
+        let marks = Arc::new(Marks::new());
         let cache = Arc::new(Cache {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             homes: pools.iter().map(Home::of).collect(),
@@ -93,7 +96,9 @@ impl<M: Memory> Cache<M> {
                 config.policy.build(config.goal),
                 limits,
                 pools.len(),
+                Arc::clone(&marks),
             )),
+            marks,
             poisoned: AtomicBool::new(false),
         });
         for pool in pools {
@@ -282,21 +287,24 @@ impl<M: Memory> Cache<M> {
     #[inline]
     pub fn release(&self, ticket: u64, address: usize, stream: Stream) -> Result<()> {
         self.check_open()?;
-        let mut table = self.table.lock();
-        let held = table.held(ticket, address)?;
-        if !self.homes[held.home as usize].is_immediate(stream) {
-            drop(table);
-            return self.release_on(ticket, address, held.home, stream);
+        let mut homes = self.homes.iter();
+        if homes.find(|home| home.has(address)).is_some_and(|home| home.is_immediate(stream))
+            && self.marks.release(ticket, address) == Released::Done
+        {
+            return Ok(());
         }
-        let gone = table.unpin(held);
-        drop(table);
-        if let Some(gone) = gone {
-            self.give_one_back(&gone);
-        }
-        Ok(())
+        self.release_under_lock(ticket, address, stream)
     }
 
     #[cold]
+    fn release_under_lock(&self, ticket: u64, address: usize, stream: Stream) -> Result<()> {
+        let home = self.table.lock().held(ticket, address)?.home;
+        match self.homes[home as usize].is_immediate(stream) {
+            true => self.unpin(ticket, address),
+            false => self.release_on(ticket, address, home, stream),
+        }
+    }
+
     fn release_on(&self, ticket: u64, address: usize, home: u16, stream: Stream) -> Result<()> {
         let Ok(memory) = self.memory(home) else { return self.unpin(ticket, address) };
         let (fence, began) = memory.mark(stream)?;
@@ -305,7 +313,7 @@ impl<M: Memory> Cache<M> {
         let held = table.held(ticket, address)?;
         let lane = table.lane_for(home, fence.stream, began)?;
         table.note_read(held, lane, fence.sequence, |fence| memory.has_passed(fence))?;
-        let gone = table.unpin(held);
+        let gone = table.unpin(held)?;
         drop(table);
         self.give_back(gone);
         Ok(())
@@ -314,7 +322,7 @@ impl<M: Memory> Cache<M> {
     fn unpin(&self, ticket: u64, address: usize) -> Result<()> {
         let mut table = self.table.lock();
         let held = table.held(ticket, address)?;
-        let gone = table.unpin(held);
+        let gone = table.unpin(held)?;
         drop(table);
         self.give_back(gone);
         Ok(())
@@ -505,7 +513,7 @@ impl<M: Memory> Cache<M> {
             return Ok(());
         }
         cache.remove_where(Why::Left, |_, _| true);
-        let (entries, bytes) = cache.table.lock().pinned;
+        let (entries, bytes) = cache.table.lock().pinned();
         if entries == 0 {
             return Ok(());
         }
@@ -520,13 +528,14 @@ impl<M: Memory> Cache<M> {
 
     /// Its numbers.
     pub fn stats(&self) -> Stats {
-        let table = self.table.lock();
+        let mut table = self.table.lock();
+        let pinned = table.pinned();
         Stats {
             counters: table.counters,
             entries: table.count,
             bytes: table.bytes,
-            pinned_entries: table.pinned.0,
-            pinned_bytes: table.pinned.1,
+            pinned_entries: pinned.0,
+            pinned_bytes: pinned.1,
             max_entries: self.limits.entries,
             max_bytes: self.limits.bytes,
             bookkeeping_bytes: table.bookkeeping_bytes() as u64,

@@ -5,11 +5,13 @@
 //! *listed* while it is found by its key. One that leaves while it is pinned is *detached*: its
 //! bytes count until its last pin is gone.
 
-use hashbrown::HashTable;
+use std::sync::Arc;
 
 use super::config::Limits;
+use super::index::Index;
 use super::key::{Asked, Hash, Longs, Name};
-use super::policy::{Id, Policy};
+use super::pins::{Marks, Of, Pins};
+use super::policy::{Chosen, Id, Policy};
 use super::stats::Counters;
 use crate::error::{Error, Result, fail};
 use crate::order::{Fence, Stream};
@@ -19,22 +21,45 @@ pub const NONE: u32 = u32::MAX;
 /// Stands for `prev` in an entry that is detached, and in one that is none.
 const DETACHED: u32 = u32::MAX - 1;
 const VACANT: u32 = u32::MAX - 2;
-/// Most entries, and most pins.
+/// Most entries.
 pub const ENTRIES_MAX: u32 = u32::MAX - 3;
-/// Most pins of one entry.
-const PINS_MAX: u16 = u16::MAX;
 /// Most entries of a key that are looked at for one of a certain stream.
 const LOOKED_AT: usize = 16;
 /// No lane.
-const NO_LANE: u16 = u16::MAX;
+pub const NO_LANE: u16 = u16::MAX;
+
+/// A block's bytes and its lane in one word: no block has 2^48 bytes, which is more than there are
+/// addresses.
+#[derive(Clone, Copy)]
+struct Extent(u64);
+
+impl Extent {
+    const BYTES: u32 = 48;
+
+    #[inline]
+    fn new(allocated: u64, lane: u16) -> Extent {
+        debug_assert!(allocated >> Extent::BYTES == 0);
+        Extent(allocated | u64::from(lane) << Extent::BYTES)
+    }
+
+    #[inline]
+    fn bytes(self) -> u64 {
+        self.0 & ((1 << Extent::BYTES) - 1)
+    }
+
+    #[inline]
+    fn lane(self) -> usize {
+        (self.0 >> Extent::BYTES) as usize
+    }
+}
 
 /// A key and the block that it names: one cache line.
 #[repr(align(64))]
 struct Entry {
     name: Name,
     address: usize,
-    /// Bytes of the block.
-    allocated: u64,
+    /// Bytes of the block, and the lane it was put on.
+    extent: Extent,
     /// The fence on its own lane that its writing is behind; 0 once that is known to have passed.
     written: u64,
     /// Bytes of the block that were not asked for.
@@ -47,9 +72,8 @@ struct Entry {
     prev: u32,
     /// Who has read it, in `Table::uses`.
     uses: u32,
-    /// The lane it was put on.
-    lane: u16,
-    pins: u16,
+    /// Who reads it, in `Table::pins`.
+    pins: u32,
 }
 
 const _: () = assert!(size_of::<Entry>() == 64);
@@ -60,7 +84,12 @@ impl Entry {
     }
 
     fn requested(&self) -> u64 {
-        self.allocated - u64::from(self.waste)
+        self.extent.bytes() - u64::from(self.waste)
+    }
+
+    #[inline]
+    fn pins(&mut self) -> Of<'_> {
+        Of { first: &mut self.pins, allocated: self.extent.bytes() }
     }
 }
 
@@ -71,16 +100,6 @@ struct Use {
     lane: u16,
     /// The lane was behind the entry's writing before it read.
     behind: bool,
-}
-
-/// Somebody's hold on an entry.
-struct Pin {
-    /// The entry, or the next pin that is none.
-    entry: u32,
-    /// How often this place was given up: a pin that was released is not taken for a later one.
-    generation: u32,
-    /// On which lane it was got, if that is known, which is behind the writing then.
-    lane: u16,
 }
 
 /// A stream of one of the pools: the one that has this handle now or, of those that had it before,
@@ -94,7 +113,7 @@ pub struct Lane {
     /// See `Order::began`.
     pub began: u64,
     /// What is here by it.
-    count: u32,
+    pub count: u32,
 }
 
 /// A block that left, to be given back without the lock.
@@ -182,6 +201,7 @@ pub struct Pinned {
 /// A pin that is held, under the lock.
 #[derive(Clone, Copy, Debug)]
 pub struct Held {
+    ticket: u64,
     pin: u32,
     entry: Id,
     /// Which of the cache's pools its block is of.
@@ -191,7 +211,7 @@ pub struct Held {
 /// What a cache knows.
 pub struct Table {
     /// The newest entry of each key.
-    keys: HashTable<u32>,
+    keys: Index,
     hash: Hash,
     entries: Vec<Entry>,
     vacant: u32,
@@ -199,19 +219,16 @@ pub struct Table {
     room: usize,
     uses: Vec<Use>,
     vacant_use: u32,
-    pins: Vec<Pin>,
-    vacant_pin: u32,
+    pins: Pins,
     lanes: Vec<Lane>,
     longs: Longs,
-    policy: Box<dyn Policy>,
+    policy: Chosen,
     /// The budgets.
     pub limits: Limits,
     /// Bytes of blocks, of detached entries too.
     pub bytes: u64,
     /// Entries, detached ones too.
     pub count: u64,
-    /// Of them, those that are pinned, and their bytes.
-    pub pinned: (u64, u64),
     /// Bytes of all blocks that ever left.
     pub left_bytes: u64,
     /// Bytes by pool.
@@ -224,19 +241,24 @@ pub struct Table {
 
 impl Table {
     /// Empty, for blocks of `homes` pools.
-    pub fn new(hash: Hash, mut policy: Box<dyn Policy>, limits: Limits, homes: usize) -> Table {
+    pub fn new(
+        hash: Hash,
+        mut policy: Chosen,
+        limits: Limits,
+        homes: usize,
+        marks: Arc<Marks>,
+    ) -> Table {
         policy.set_budget(limits.bytes, limits.entries);
         let lane = |home| Lane { home, stream: Stream::DEFAULT, began: 0, count: 1 };
         Table {
-            keys: HashTable::new(),
+            keys: Index::new(),
             hash,
             entries: Vec::new(),
             vacant: NONE,
             room: 0,
             uses: Vec::new(),
             vacant_use: NONE,
-            pins: Vec::new(),
-            vacant_pin: NONE,
+            pins: Pins::new(marks),
             // The lanes of those who work without streams, by the number of the pool; they stay.
             lanes: (0..homes as u16).map(lane).collect(),
             longs: Longs::default(),
@@ -244,7 +266,6 @@ impl Table {
             limits,
             bytes: 0,
             count: 0,
-            pinned: (0, 0),
             left_bytes: 0,
             bytes_of: vec![0; homes],
             left: vec![false; homes],
@@ -255,13 +276,10 @@ impl Table {
     /// The newest entry of a key.
     #[inline]
     pub fn find(&self, key: &Asked<'_>) -> Option<Id> {
-        let found = match key.name() {
-            Some(name) => {
-                self.keys.find(key.hash, |&id: &u32| self.entries[id as usize].name == name)
-            }
-            None => self.keys.find(key.hash, |&id: &u32| self.has_long(id, key)),
-        };
-        found.copied()
+        match key.name() {
+            Some(name) => self.keys.find(key.hash, |id| self.entries[id as usize].name == name),
+            None => self.keys.find(key.hash, |id| self.has_long(id, key)),
+        }
     }
 
     fn has_long(&self, id: Id, key: &Asked<'_>) -> bool {
@@ -321,8 +339,9 @@ impl Table {
     /// Makes sure that there is memory for one more entry.
     #[inline]
     fn reserve(&mut self) -> bool {
-        (self.vacant != NONE || self.entries.len() < self.room || self.reserve_entries())
-            && (self.keys.len() < self.keys.capacity() || self.reserve_keys())
+        let (entries, hash) = (&self.entries, self.hash);
+        self.keys.reserve(|id| hash.of(entries[id as usize].name))
+            && (self.vacant != NONE || self.entries.len() < self.room || self.reserve_entries())
     }
 
     #[cold]
@@ -338,13 +357,10 @@ impl Table {
             return false;
         }
         self.room = self.entries.capacity();
-        true
-    }
-
-    #[cold]
-    fn reserve_keys(&mut self) -> bool {
+        // Keys grow with it; if there is no memory for so many, a few at a time.
         let (entries, hash) = (&self.entries, self.hash);
-        self.keys.try_reserve(1, |&id: &u32| hash.of(entries[id as usize].name)).is_ok()
+        self.keys.reserve_for(self.room, |id| hash.of(entries[id as usize].name));
+        true
     }
 
     /// Enters a block under a key. An error when there is no memory for it; nothing has changed.
@@ -363,7 +379,7 @@ impl Table {
         let entry = Entry {
             name,
             address: fresh.address,
-            allocated: fresh.allocated,
+            extent: Extent::new(fresh.allocated, fresh.lane),
             written: fresh.written,
             // What is more, which no block is that was asked for as it is, shows as more bytes.
             waste: u32::try_from(fresh.allocated - fresh.requested).unwrap_or(0),
@@ -371,8 +387,7 @@ impl Table {
             next: older.unwrap_or(NONE),
             prev: NONE,
             uses: NONE,
-            lane: fresh.lane,
-            pins: 0,
+            pins: NONE,
         };
         let id = match self.vacant {
             NONE => {
@@ -390,15 +405,9 @@ impl Table {
             // In front of those with the same key.
             Some(older) => {
                 self.entries[older as usize].prev = id;
-                if let Some(head) = self.keys.find_mut(key.hash, |&head| head == older) {
-                    *head = id;
-                }
+                self.keys.replace(key.hash, older, id);
             }
-            None => {
-                let (entries, hash) = (&self.entries, self.hash);
-                let rehash = |&id: &u32| hash.of(entries[id as usize].name);
-                self.keys.insert_unique(key.hash, id, rehash);
-            }
+            None => self.keys.insert(key.hash, id),
         }
         let lane = &mut self.lanes[fresh.lane as usize];
         lane.count += 1;
@@ -419,8 +428,9 @@ impl Table {
     /// Makes room for the new entry `id`, by one entry that may be `id` itself.
     #[inline]
     pub fn evict_for(&mut self, id: Id) -> Option<Gone> {
-        let entries = &self.entries;
-        let victim = self.policy.victim(&mut |id| entries[id as usize].pins == 0);
+        let (entries, pins, lanes) = (&mut self.entries, &mut self.pins, &mut self.lanes);
+        let mut may = |id: Id| !pins.is_read(entries[id as usize].pins(), lanes);
+        let victim = self.policy.victim(&mut may);
         debug_assert!(victim.is_some(), "the new entry is not pinned");
         match victim {
             Some(victim) if victim != id => self.remove(victim, Why::Evicted),
@@ -431,11 +441,12 @@ impl Table {
     /// Takes the entry out that is worth least, of those that nobody reads and, with `home`, that
     /// are of that pool. None when there is none.
     pub fn evict(&mut self, home: Option<u16>, why: Why) -> Option<Gone> {
-        let (entries, lanes) = (&self.entries, &self.lanes);
+        let (entries, pins, lanes) = (&mut self.entries, &mut self.pins, &mut self.lanes);
         let mut may = |id: Id| {
-            let entry = &entries[id as usize];
+            let entry = &mut entries[id as usize];
             debug_assert!(entry.is_listed());
-            entry.pins == 0 && home.is_none_or(|home| lanes[entry.lane as usize].home == home)
+            home.is_none_or(|home| lanes[entry.extent.lane()].home == home)
+                && !pins.is_read(entry.pins(), lanes)
         };
         let victim = self.policy.victim(&mut may)?;
         self.remove(victim, why)
@@ -444,7 +455,8 @@ impl Table {
     /// Takes a listed entry out; its block leaves at once, or, when it is pinned, with its last pin.
     pub fn remove(&mut self, id: Id, why: Why) -> Option<Gone> {
         let evicted = matches!(why, Why::Evicted | Why::Pressed | Why::Refused);
-        let Entry { next, prev, allocated, pins, .. } = self.entries[id as usize];
+        let Entry { next, prev, extent, name, pins, .. } = self.entries[id as usize];
+        let allocated = extent.bytes();
         let count = &mut self.counters;
         match why {
             Why::Evicted => {
@@ -468,23 +480,19 @@ impl Table {
         if prev != NONE {
             self.entries[prev as usize].next = next;
         } else {
-            let hash = self.hash.of(self.entries[id as usize].name);
-            if let Ok(head) = self.keys.find_entry(hash, |&head| head == id) {
-                match next {
-                    NONE => drop(head.remove()),
-                    next => {
-                        let mut head = head;
-                        *head.get_mut() = next;
-                    }
-                }
+            let hash = self.hash.of(name);
+            match next {
+                NONE => self.keys.remove(hash, id),
+                next => self.keys.replace(hash, id, next),
             }
         }
         let entry = &mut self.entries[id as usize];
         (entry.next, entry.prev) = (NONE, DETACHED);
-        if let Some(place) = entry.name.place() {
+        if let Some(place) = name.place() {
             self.longs.give_up(place);
         }
-        (pins == 0).then(|| self.vacate(id))
+        let is_read = pins != NONE && self.pins.watch(entry.pins(), &mut self.lanes);
+        (!is_read).then(|| self.vacate(id))
     }
 
     /// The place of an entry that is in no list any more, nor pinned, is free; its block leaves.
@@ -500,7 +508,7 @@ impl Table {
         let entry = &mut self.entries[id as usize];
         (entry.prev, entry.next) = (VACANT, self.vacant);
         self.vacant = id;
-        let lane = &mut self.lanes[entry.lane as usize];
+        let lane = &mut self.lanes[entry.extent.lane()];
         // Lanes that serve again do so for entries that come later: this one's is read below.
         lane.count -= 1;
         let (stream, sequence) = (lane.stream, entry.written);
@@ -508,7 +516,7 @@ impl Table {
             home: lane.home,
             address: entry.address,
             requested: entry.requested(),
-            allocated: entry.allocated,
+            allocated: entry.extent.bytes(),
             stream: (stream, lane.began),
             written: (sequence > 0).then_some(Fence { stream, sequence }),
             read,
@@ -529,59 +537,46 @@ impl Table {
     /// Pins an entry for somebody who reads it.
     #[inline]
     pub fn pin(&mut self, id: Id) -> Result<Pinned> {
-        if self.vacant_pin == NONE {
-            self.more_pins()?;
-        }
+        let at = match self.pins.vacant() {
+            Some(at) => at,
+            None => self.make_pin()?,
+        };
         let entry = &mut self.entries[id as usize];
-        if entry.pins == PINS_MAX {
-            return Err(too_many_pins());
-        }
-        if entry.pins == 0 {
-            self.pinned.0 += 1;
-            self.pinned.1 += entry.allocated;
-        }
-        entry.pins += 1;
-        let at = self.vacant_pin;
-        let pin = &mut self.pins[at as usize];
-        self.vacant_pin = std::mem::replace(&mut pin.entry, id);
-        Ok(Pinned {
-            ticket: u64::from(pin.generation) << 32 | u64::from(at),
-            address: entry.address,
-            requested: entry.requested(),
-            is_written: entry.written == 0,
-        })
+        let (address, requested, is_written) =
+            (entry.address, entry.requested(), entry.written == 0);
+        let ticket = self.pins.hold(at, id, entry.pins(), address);
+        Ok(Pinned { ticket, address, requested, is_written })
     }
 
-    #[cold]
-    fn more_pins(&mut self) -> Result<()> {
-        if self.pins.len() >= ENTRIES_MAX as usize || self.pins.try_reserve(1).is_err() {
-            return Err(fail!(OutOfMemory, "no memory for one more pin"));
+    /// A pin that nobody has: one that was released, or one more.
+    #[inline]
+    fn make_pin(&mut self) -> Result<u32> {
+        let (entries, lanes) = (&mut self.entries, &mut self.lanes);
+        self.pins.look(|pins, at, id| pins.drop_pin(at, entries[id as usize].pins(), lanes));
+        match self.pins.vacant() {
+            Some(at) => Ok(at),
+            None => self.pins.grow(),
         }
-        self.pins.push(Pin { entry: NONE, generation: 1, lane: NO_LANE });
-        self.vacant_pin = self.pins.len() as u32 - 1;
-        Ok(())
+    }
+
+    /// Entries that are pinned, and their bytes.
+    pub fn pinned(&mut self) -> (u64, u64) {
+        let (entries, lanes) = (&mut self.entries, &mut self.lanes);
+        self.pins.look_at_all(|pins, at, id| pins.drop_pin(at, entries[id as usize].pins(), lanes));
+        self.pins.pinned
     }
 
     /// The pin with this ticket, of the block at `address`; an error when it is not held.
-    #[inline]
     pub fn held(&self, ticket: u64, address: usize) -> Result<Held> {
-        let (at, generation) = (ticket as u32, (ticket >> 32) as u32);
-        if let Some(pin) = self.pins.get(at as usize)
-            && pin.generation == generation
-            && let Some(entry) = self.entries.get(pin.entry as usize)
-            && entry.pins > 0
-            && entry.address == address
-        {
-            let home = self.lanes[entry.lane as usize].home;
-            return Ok(Held { pin: at, entry: pin.entry, home });
-        }
-        Err(no_pin(ticket))
+        let (pin, entry) = self.pins.held(ticket, address)?;
+        let home = self.lanes[self.entries[entry as usize].extent.lane()].home;
+        Ok(Held { ticket, pin, entry, home })
     }
 
     /// The lane that a pinned entry was written on, and the fence that its writing is behind.
     pub fn writing(&self, held: Held) -> (Lane, Fence) {
         let entry = &self.entries[held.entry as usize];
-        let lane = self.lanes[entry.lane as usize];
+        let lane = self.lanes[entry.extent.lane()];
         (lane, Fence { stream: lane.stream, sequence: entry.written })
     }
 
@@ -590,7 +585,7 @@ impl Table {
     pub fn is_behind(&mut self, held: Held, lane: u16) -> bool {
         let entry = &self.entries[held.entry as usize];
         let behind = entry.written == 0
-            || entry.lane == lane
+            || entry.extent.lane() == lane as usize
             || self.uses_of(held.entry).any(|one| one.lane == lane && one.behind);
         if behind {
             self.note_behind(held, lane);
@@ -600,9 +595,8 @@ impl Table {
 
     /// Readers on `lane` are behind the writing of the pinned entry.
     pub fn note_behind(&mut self, held: Held, lane: u16) {
-        let before = std::mem::replace(&mut self.pins[held.pin as usize].lane, lane);
         self.lanes[lane as usize].count += 1;
-        if before != NO_LANE {
+        if let Some(before) = self.pins.note_lane(held.pin, lane) {
             self.lanes[before as usize].count -= 1;
         }
     }
@@ -618,24 +612,11 @@ impl Table {
     }
 
     /// The reader is done. Its block leaves if it was the last one of an entry that is detached.
-    #[inline]
-    pub fn unpin(&mut self, held: Held) -> Option<Gone> {
-        let pin = &mut self.pins[held.pin as usize];
-        // A generation ends with its pin. None is 0, so that no ticket is.
-        pin.generation = pin.generation.checked_add(1).unwrap_or(1);
-        pin.entry = std::mem::replace(&mut self.vacant_pin, held.pin);
-        if pin.lane != NO_LANE {
-            self.lanes[pin.lane as usize].count -= 1;
-            pin.lane = NO_LANE;
-        }
+    pub fn unpin(&mut self, held: Held) -> Result<Option<Gone>> {
+        self.pins.release(held.ticket)?;
         let entry = &mut self.entries[held.entry as usize];
-        entry.pins -= 1;
-        if entry.pins > 0 {
-            return None;
-        }
-        self.pinned.0 -= 1;
-        self.pinned.1 -= entry.allocated;
-        (entry.prev == DETACHED).then(|| self.vacate(held.entry))
+        self.pins.drop_pin(held.pin, entry.pins(), &mut self.lanes);
+        Ok((entry.pins == NONE && entry.prev == DETACHED).then(|| self.vacate(held.entry)))
     }
 
     /// The holder of the pin has read on `lane`, by the fence `sequence`. Reads that have `passed`
@@ -647,7 +628,7 @@ impl Table {
         sequence: u64,
         passed: impl Fn(Fence) -> bool,
     ) -> Result<()> {
-        let behind = self.pins[held.pin as usize].lane == lane;
+        let behind = self.pins.lane(held.pin) == lane;
         self.note_use(held.entry, lane, sequence, behind, passed)
     }
 
@@ -726,13 +707,23 @@ impl Table {
 
     /// Of the entry `newest` and the older ones of the same key, one that nobody reads, that was
     /// put on `stream` if there is one.
-    pub fn free_one(&self, newest: Id, stream: Stream) -> Option<Id> {
-        let free = || {
-            let chain = std::iter::successors(Some(newest), |&id| self.older(id));
-            chain.filter(|&id| self.entries[id as usize].pins == 0)
-        };
-        let own = |&id: &Id| self.lanes[self.entries[id as usize].lane as usize].stream == stream;
-        free().take(LOOKED_AT).find(own).or_else(|| free().next())
+    pub fn free_one(&mut self, newest: Id, stream: Stream) -> Option<Id> {
+        let (mut first, mut seen, mut at) = (None, 0, Some(newest));
+        while let Some(id) = at {
+            let entry = &mut self.entries[id as usize];
+            if !self.pins.is_read(entry.pins(), &mut self.lanes) {
+                if self.lanes[entry.extent.lane()].stream == stream {
+                    return Some(id);
+                }
+                first = first.or(Some(id));
+                seen += 1;
+                if seen == LOOKED_AT {
+                    break;
+                }
+            }
+            at = self.older(id);
+        }
+        first
     }
 
     /// The budgets are kept again.
@@ -743,15 +734,15 @@ impl Table {
 
     /// Whether the entry is of the pool `home`.
     pub fn is_of(&self, id: Id, home: u16) -> bool {
-        self.lanes[self.entries[id as usize].lane as usize].home == home
+        self.lanes[self.entries[id as usize].extent.lane()].home == home
     }
 
     /// Bytes of bookkeeping, without the bytes of keys longer than 15.
     pub fn bookkeeping_bytes(&self) -> usize {
-        self.keys.allocation_size()
+        self.keys.bytes()
             + self.entries.capacity() * size_of::<Entry>()
             + self.uses.capacity() * size_of::<Use>()
-            + self.pins.capacity() * size_of::<Pin>()
+            + self.pins.bytes()
             + self.lanes.capacity() * size_of::<Lane>()
             + self.longs.bookkeeping_bytes()
             + self.policy.bookkeeping_bytes()
@@ -761,32 +752,32 @@ impl Table {
     pub fn validate(&self) -> std::result::Result<(), String> {
         let mut sums = (0, 0, 0, 0);
         let mut listed = 0;
-        let mut pins = 0u64;
+        let mut pins = 0;
         let mut bytes_of = vec![0; self.bytes_of.len()];
         for (at, entry) in self.entries.iter().enumerate() {
             if entry.prev == VACANT {
                 continue;
             }
             sums.0 += 1;
-            sums.1 += entry.allocated;
-            bytes_of[self.lanes[entry.lane as usize].home as usize] += entry.allocated;
-            pins += u64::from(entry.pins);
-            if entry.pins > 0 {
+            sums.1 += entry.extent.bytes();
+            bytes_of[self.lanes[entry.extent.lane()].home as usize] += entry.extent.bytes();
+            pins += self.pins.of_entry(at as u32, entry.pins, !entry.is_listed())?;
+            if entry.pins != NONE {
                 sums.2 += 1;
-                sums.3 += entry.allocated;
+                sums.3 += entry.extent.bytes();
             }
             if !entry.is_listed() {
-                if entry.pins == 0 {
+                if entry.pins == NONE {
                     return Err(format!("entry {at} is detached and not pinned"));
                 }
                 continue;
             }
             listed += 1;
             let hash = self.hash.of(entry.name);
-            let same = |&head: &u32| {
+            let same = |head: u32| {
                 std::iter::successors(Some(head), |&id| self.older(id)).any(|id| id as usize == at)
             };
-            let Some(&head) = self.keys.find(hash, same) else {
+            let Some(head) = self.keys.find(hash, same) else {
                 return Err(format!("entry {at} is not found by its key"));
             };
             let chain = std::iter::successors(Some(head), |&id| self.older(id));
@@ -794,25 +785,24 @@ impl Table {
                 return Err(format!("entry {at} is not once among those of its key"));
             }
         }
-        let counted = (self.count, self.bytes, self.pinned.0, self.pinned.1);
+        let pinned = self.pins.pinned;
+        let counted = (self.count, self.bytes, pinned.0, pinned.1);
         if sums != counted || bytes_of != self.bytes_of {
             return Err(format!("{sums:?} entries and bytes, counted {counted:?}"));
         }
         let heads: usize = self
             .keys
             .iter()
-            .map(|&head| std::iter::successors(Some(head), |&id| self.older(id)).count())
+            .map(|head| std::iter::successors(Some(head), |&id| self.older(id)).count())
             .sum();
         if heads != listed {
             return Err(format!("{listed} listed entries, {heads} by key"));
         }
-        let vacant = std::iter::successors(Some(self.vacant_pin).filter(|&at| at != NONE), |&at| {
-            Some(self.pins[at as usize].entry).filter(|&at| at != NONE)
-        });
-        let held = self.pins.len() as u64 - vacant.take(self.pins.len() + 1).count() as u64;
-        if held != pins {
-            return Err(format!("{held} pins, entries count {pins}"));
+        let used = self.pins.used()?;
+        if used != pins {
+            return Err(format!("{used} pins, entries have {pins}"));
         }
+        self.keys.validate(|id| self.hash.of(self.entries[id as usize].name))?;
         self.policy.validate()
     }
 }
@@ -820,18 +810,4 @@ impl Table {
 #[cold]
 fn no_memory(key: &Asked<'_>) -> Error {
     fail!(OutOfMemory, "no memory for an entry with a key of {} bytes", key.bytes.len())
-}
-
-#[cold]
-fn too_many_pins() -> Error {
-    fail!(InvalidState, "the entry is pinned {PINS_MAX} times, which is the limit")
-}
-
-/// The error of a pin that is none.
-#[cold]
-fn no_pin(ticket: u64) -> Error {
-    fail!(
-        InvalidArgument,
-        "pin {ticket:#x} is not held: it was released before, or is not of this cache"
-    )
 }
