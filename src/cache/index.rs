@@ -1,36 +1,50 @@
 //! An index: from hashes of keys to the numbers of what has them.
 //!
-//! Open addressing in order of distance (Celis, "Robin Hood hashing", University of Waterloo,
-//! 1986). Each place says how far its number is from home and eight bits of its hash; who goes is
-//! made good by moving those behind one place back. So nothing is left over by what comes and
-//! goes: an index that has as many as ever needs no more memory and is never made anew, where one
-//! with tombstones doubles, or pauses to clear them away. Six bytes a place, an eighth of them
-//! free.
+//! Buckets of eight places. A number is in one of two: at home, which its hash says, or in the
+//! bucket that is as far on the other side of a point, which eight bits of its hash say: each of
+//! the two is found from the other (Fan, Andersen, Kaminsky, Mitzenmacher: "Cuckoo filter:
+//! practically better than Bloom", CoNEXT 2014). Where both are full, one of those that are there
+//! makes way into its other bucket. So nothing is left over by what comes and goes: an index that
+//! has as many as ever needs no more memory and is never made anew, where one with tombstones
+//! doubles, or pauses to clear them away. Five bytes a place, an eighth of them free.
 
-/// What a place says that is free.
-const FREE: u16 = 0;
-/// One place further from home.
-const STEP: u16 = 1 << 8;
-/// Places behind the last home: nobody is further away.
-const TAIL: usize = 256;
-/// The distance from which on there is no room for one more.
-const FAR: u16 = 254;
+/// Places of a bucket.
+const PLACES: usize = 8;
+const ONES: u64 = 0x0101_0101_0101_0101;
+const LOWS: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+/// How many may make way for each other, one after the other.
+const DEPTH: u32 = 3;
+/// It does not grow for the sake of equal hashes beyond so many places for each number.
+const SPARSE: usize = 64;
+
+/// Eight bits of the hash of each number in a bucket; 0 where there is none.
+type Tags = u64;
+
+/// The places that have `tag`, as the high bits of their bytes.
+#[inline]
+fn with_tag(tags: Tags, tag: u8) -> u64 {
+    let other = tags ^ u64::from(tag) * ONES;
+    !((other & LOWS) + LOWS | other | LOWS)
+}
+
+/// The first place that has `tag`.
+#[inline]
+fn first_with(tags: Tags, tag: u8) -> Option<usize> {
+    let found = with_tag(tags, tag);
+    (found != 0).then(|| found.trailing_zeros() as usize / 8)
+}
 
 /// Numbers by hash.
 pub struct Index {
-    /// Of each place, one more than the distance from home, and below that bits of the hash.
-    marks: Vec<u16>,
-    numbers: Vec<u32>,
-    homes: u32,
+    tags: Vec<Tags>,
+    numbers: Vec<[u32; PLACES]>,
     len: usize,
-    /// Nothing is further from home, in places.
-    farthest: u16,
 }
 
 impl Index {
     /// Without room.
     pub const fn new() -> Index {
-        Index { marks: Vec::new(), numbers: Vec::new(), homes: 0, len: 0, farthest: 0 }
+        Index { tags: Vec::new(), numbers: Vec::new(), len: 0 }
     }
 
     /// How many there are.
@@ -41,119 +55,179 @@ impl Index {
 
     /// Bytes that it has.
     pub fn bytes(&self) -> usize {
-        self.marks.capacity() * size_of::<u16>() + self.numbers.capacity() * size_of::<u32>()
+        self.tags.capacity() * size_of::<Tags>()
+            + self.numbers.capacity() * size_of::<[u32; PLACES]>()
     }
 
     /// For how many there is room.
     #[inline]
     fn capacity(&self) -> usize {
-        self.homes as usize - self.homes as usize / 8
+        self.tags.len() * (PLACES - 1)
     }
 
-    /// Where a hash is at home, and what it says there.
+    /// The tag of a hash, and where it is at home.
     #[inline]
-    fn home(&self, hash: u64) -> (usize, u16) {
-        let home = (hash >> 32) * u64::from(self.homes) >> 32;
-        (home as usize, STEP | hash as u16 & (STEP - 1))
+    fn home(&self, hash: u64) -> (usize, u8) {
+        let home = (hash >> 32) * self.tags.len() as u64 >> 32;
+        (home as usize, (hash as u8).max(1))
     }
 
-    /// The place of the number with this hash that `is` the one.
+    /// The other bucket of what is in `bucket`.
     #[inline]
-    fn place(&self, hash: u64, mut is: impl FnMut(u32) -> bool) -> Option<usize> {
-        let (mut at, mut mark) = self.home(hash);
-        // Nearer ones are behind: where there is one, it is not here.
-        while let Some(&found) = self.marks.get(at)
-            && found >= mark
-        {
-            if found == mark && is(self.numbers[at]) {
-                return Some(at);
+    fn other(&self, bucket: usize, tag: u8) -> usize {
+        let buckets = self.tags.len();
+        let both = usize::from(tag) * buckets / 256;
+        if both >= bucket { both - bucket } else { both + buckets - bucket }
+    }
+
+    #[inline]
+    fn place_in(&self, bucket: usize, tag: u8, is: &mut impl FnMut(u32) -> bool) -> Option<usize> {
+        let mut found = with_tag(*self.tags.get(bucket)?, tag);
+        while found != 0 {
+            let place = found.trailing_zeros() as usize / 8;
+            if is(self.numbers[bucket][place]) {
+                return Some(place);
             }
-            (at, mark) = (at + 1, mark + STEP);
+            found &= found - 1;
         }
         None
+    }
+
+    /// The bucket and the place of the number with this hash that `is` the one.
+    #[inline]
+    fn place(&self, hash: u64, mut is: impl FnMut(u32) -> bool) -> Option<(usize, usize)> {
+        let (home, tag) = self.home(hash);
+        if let Some(place) = self.place_in(home, tag, &mut is) {
+            return Some((home, place));
+        }
+        let other = self.other(home, tag);
+        self.place_in(other, tag, &mut is).map(|place| (other, place))
     }
 
     /// The number with this hash that `is` the one.
     #[inline]
     pub fn find(&self, hash: u64, is: impl FnMut(u32) -> bool) -> Option<u32> {
-        self.place(hash, is).map(|at| self.numbers[at])
+        self.place(hash, is).map(|(bucket, place)| self.numbers[bucket][place])
     }
 
-    /// Makes sure that there is room for one more. False without memory. `hash_of` says the hash
-    /// of a number that is in it.
+    /// Makes sure that there is room for one more, with this hash. False without memory.
+    /// `hash_of` says the hash of a number that is in it.
     #[inline]
-    pub fn reserve(&mut self, hash_of: impl Fn(u32) -> u64) -> bool {
-        if self.len < self.capacity() && self.farthest < FAR {
-            return true;
-        }
-        let more = if self.farthest < FAR { self.len / 4 } else { self.len };
-        self.reserve_for(self.len + more.max(12), hash_of)
+    pub fn reserve(&mut self, hash: u64, hash_of: impl Fn(u32) -> u64) -> bool {
+        let (home, _) = self.home(hash);
+        let has_room = self.len < self.capacity() && first_with(self.tags[home], 0).is_some();
+        has_room || self.make_room(hash, hash_of)
     }
 
-    /// Makes sure that there is room for `count`. False without memory.
     #[cold]
-    pub fn reserve_for(&mut self, count: usize, hash_of: impl Fn(u32) -> u64) -> bool {
-        if count <= self.capacity() && self.farthest < FAR {
-            return true;
+    fn make_room(&mut self, hash: u64, hash_of: impl Fn(u32) -> u64) -> bool {
+        loop {
+            let (home, tag) = self.home(hash);
+            let has_room = self.len < self.capacity()
+                && (first_with(self.tags[home], 0).is_some()
+                    || first_with(self.tags[self.other(home, tag)], 0).is_some()
+                    || self.clear_one(home, DEPTH));
+            if has_room {
+                return true;
+            }
+            // By a quarter. When the room is not used up, too many have the same bits.
+            let count = self.capacity().max(PLACES) / 4 * 5;
+            if count / SPARSE > self.len + PLACES || !self.reserve_for(count, &hash_of) {
+                return false;
+            }
         }
-        let Ok(homes) = u32::try_from(count + count / 7 + 1) else { return false };
-        let places = homes as usize + TAIL;
-        let mut fresh = Index { homes, ..Index::new() };
-        if fresh.marks.try_reserve_exact(places).is_err()
-            || fresh.numbers.try_reserve_exact(places).is_err()
-        {
-            return false;
+    }
+
+    /// Has one that is in `bucket` make way. Whether there is a free place now.
+    fn clear_one(&mut self, bucket: usize, depth: u32) -> bool {
+        for place in 0..PLACES {
+            let tag = (self.tags[bucket] >> (place * 8)) as u8;
+            let other = self.other(bucket, tag);
+            let may = first_with(self.tags[other], 0).is_some()
+                || (depth > 1 && other != bucket && self.clear_one(other, depth - 1));
+            // Those that made way may have come here.
+            if first_with(self.tags[bucket], 0).is_some() {
+                return true;
+            }
+            let is_there = (self.tags[bucket] >> (place * 8)) as u8 == tag;
+            if may && is_there && self.put_in(other, tag, self.numbers[bucket][place]) {
+                self.tags[bucket] &= !(0xff << (place * 8));
+                return true;
+            }
         }
-        fresh.marks.resize(places, FREE);
-        fresh.numbers.resize(places, 0);
-        self.iter().for_each(|number| fresh.insert(hash_of(number), number));
-        *self = fresh;
+        false
+    }
+
+    /// Whether there was a free place in the bucket.
+    #[inline]
+    fn put_in(&mut self, bucket: usize, tag: u8, number: u32) -> bool {
+        let Some(place) = first_with(self.tags[bucket], 0) else { return false };
+        self.tags[bucket] |= u64::from(tag) << (place * 8);
+        self.numbers[bucket][place] = number;
         true
     }
 
-    /// Enters a number. There is room, see [`Index::reserve`].
+    /// Makes sure that there is room for `count`, as far as their hashes allow. False without
+    /// memory; nothing has changed then.
+    #[cold]
+    pub fn reserve_for(&mut self, count: usize, hash_of: impl Fn(u32) -> u64) -> bool {
+        if count <= self.capacity() {
+            return true;
+        }
+        let mut buckets = count.div_ceil(PLACES - 1);
+        loop {
+            let mut fresh = Index::new();
+            if buckets > u32::MAX as usize
+                || buckets / SPARSE > count
+                || fresh.tags.try_reserve_exact(buckets).is_err()
+                || fresh.numbers.try_reserve_exact(buckets).is_err()
+            {
+                return false;
+            }
+            fresh.tags.resize(buckets, 0);
+            fresh.numbers.resize(buckets, [0; PLACES]);
+            if self.iter().all(|number| fresh.enter(hash_of(number), number)) {
+                *self = fresh;
+                return true;
+            }
+            buckets += buckets.div_ceil(4);
+        }
+    }
+
+    fn enter(&mut self, hash: u64, number: u32) -> bool {
+        let (home, tag) = self.home(hash);
+        let entered = self.put_in(home, tag, number)
+            || self.put_in(self.other(home, tag), tag, number)
+            || (self.clear_one(home, DEPTH) && self.put_in(home, tag, number));
+        self.len += usize::from(entered);
+        entered
+    }
+
+    /// Enters a number. There is room for it, see [`Index::reserve`].
     #[inline]
     pub fn insert(&mut self, hash: u64, number: u32) {
-        debug_assert!(self.len < self.capacity() && self.farthest <= FAR, "there is room");
-        let (mut at, mut mark) = self.home(hash);
-        while self.marks[at] >= mark {
-            (at, mark) = (at + 1, mark + STEP);
-        }
-        // From here on all go one place further.
-        let mut number = number;
-        while mark != FREE {
-            self.farthest = self.farthest.max(mark / STEP - 1);
-            std::mem::swap(&mut mark, &mut self.marks[at]);
-            std::mem::swap(&mut number, &mut self.numbers[at]);
-            if mark != FREE {
-                (at, mark) = (at + 1, mark + STEP);
-            }
-        }
-        self.len += 1;
+        let (home, tag) = self.home(hash);
+        let entered =
+            self.put_in(home, tag, number) || self.put_in(self.other(home, tag), tag, number);
+        debug_assert!(entered, "there is room");
+        self.len += usize::from(entered);
     }
 
     /// Has `new` instead of `old`, which has this hash.
     #[inline]
     pub fn replace(&mut self, hash: u64, old: u32, new: u32) {
-        if let Some(at) = self.place(hash, |number| number == old) {
-            self.numbers[at] = new;
+        if let Some((bucket, place)) = self.place(hash, |number| number == old) {
+            self.numbers[bucket][place] = new;
         }
     }
 
     /// Takes the number with this hash out that `is` the one.
     #[inline]
     pub fn take(&mut self, hash: u64, is: impl FnMut(u32) -> bool) -> Option<u32> {
-        let mut at = self.place(hash, is)?;
-        let number = self.numbers[at];
-        // Those behind that are not at home come nearer.
-        while self.marks[at + 1] >= 2 * STEP {
-            self.marks[at] = self.marks[at + 1] - STEP;
-            self.numbers[at] = self.numbers[at + 1];
-            at += 1;
-        }
-        self.marks[at] = FREE;
+        let (bucket, place) = self.place(hash, is)?;
+        self.tags[bucket] &= !(0xff << (place * 8));
         self.len -= 1;
-        Some(number)
+        Some(self.numbers[bucket][place])
     }
 
     /// Takes a number out, which has this hash.
@@ -164,26 +238,20 @@ impl Index {
 
     /// All numbers.
     pub fn iter(&self) -> impl Iterator<Item = u32> {
-        let used = |(mark, number): (&u16, &u32)| (*mark != FREE).then_some(*number);
-        self.marks.iter().zip(&self.numbers).filter_map(used)
+        let places = |(tags, numbers): (&Tags, &[u32; PLACES])| {
+            let (tags, numbers) = (tags.to_le_bytes(), *numbers);
+            (0..PLACES).filter(move |&place| tags[place] != 0).map(move |place| numbers[place])
+        };
+        self.tags.iter().zip(&self.numbers).flat_map(places)
     }
 
     /// Checks every invariant.
     pub fn validate(&self, hash_of: impl Fn(u32) -> u64) -> Result<(), String> {
         let mut len = 0;
-        for (at, &mark) in self.marks.iter().enumerate().filter(|(_, mark)| **mark != FREE) {
+        for number in self.iter() {
             len += 1;
-            let (home, first) = self.home(hash_of(self.numbers[at]));
-            let distance = usize::from(mark / STEP) - 1;
-            if home + distance != at || mark % STEP != first % STEP {
-                return Err(format!("place {at} says {mark:#x}; its home is {home}"));
-            }
-            let before = if at == 0 { FREE } else { self.marks[at - 1] };
-            if distance > 0 && before < mark - STEP {
-                return Err(format!("place {at} says {mark:#x}, the one before {before:#x}"));
-            }
-            if distance > usize::from(self.farthest) {
-                return Err(format!("place {at} is {distance} from home"));
+            if self.place(hash_of(number), |other| other == number).is_none() {
+                return Err(format!("{number} is in the index and not where its hash says"));
             }
         }
         match len == self.len && len <= self.capacity() {
@@ -196,78 +264,75 @@ impl Index {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeMap;
+    use std::collections::BTreeSet;
 
     fn mixed(number: u64) -> u64 {
         let mixed = (number ^ number >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb)
     }
 
-    /// Random entries and removals beside a map; hashes of few values, or of many.
+    /// Random entries and removals beside a set; hashes of many values, or of few.
     #[test]
-    fn it_is_what_a_map_would_be() {
-        for spread in [u64::MAX, 0x1f_0000_0000, 7 << 56 | 3] {
+    fn it_is_what_a_set_would_be() {
+        for spread in [u64::MAX, 0xffff_ffff_0000_0003, 0xfe00_0000_0000_00ff] {
             let hash_of = |number: u32| mixed(u64::from(number) + 1) & spread;
-            let (mut index, mut model) = (Index::new(), BTreeMap::new());
+            let (mut index, mut model) = (Index::new(), BTreeSet::new());
             for step in 0..6000u64 {
                 let number = (mixed(step) % 160) as u32;
                 let hash = hash_of(number);
-                assert_eq!(index.find(hash, |other| other == number).is_some(), {
-                    model.contains_key(&number)
-                });
-                match model.remove(&number) {
-                    Some(()) if step % 5 == 0 => {
-                        index.replace(hash, number, number);
-                        model.insert(number, ());
+                let is = |other| other == number;
+                assert_eq!(index.find(hash, is), model.get(&number).copied());
+                match model.contains(&number) {
+                    true if step % 5 == 0 => index.replace(hash, number, number),
+                    true => {
+                        assert_eq!(index.take(hash, is), Some(number));
+                        model.remove(&number);
                     }
-                    Some(()) => {
-                        assert_eq!(index.take(hash, |other| other == number), Some(number));
-                    }
-                    None => {
-                        assert!(index.reserve(hash_of));
+                    false => {
+                        assert!(index.reserve(hash, hash_of));
                         index.insert(hash, number);
-                        model.insert(number, ());
+                        model.insert(number);
                     }
                 }
                 index.validate(hash_of).unwrap();
-                let mut all: Vec<u32> = index.iter().collect();
-                all.sort_unstable();
-                assert_eq!(all, model.keys().copied().collect::<Vec<_>>());
+                assert_eq!(index.iter().collect::<BTreeSet<_>>(), model);
             }
         }
     }
 
     #[test]
-    fn it_grows_when_something_is_far_from_home() {
+    fn equal_hashes_are_an_end() {
         let mut index = Index::new();
-        assert!(index.reserve_for(1000, |_| 0));
-        let bytes = index.bytes();
-        // All are at home in one place.
-        for number in 0..=u32::from(FAR) {
-            assert!(index.reserve(|number| u64::from(number)));
-            index.insert(u64::from(number), number);
-        }
-        assert_eq!(index.bytes(), bytes);
-        let spread = |number: u32| mixed(u64::from(number));
-        assert!(index.reserve(spread));
-        index.validate(spread).unwrap();
-        assert_eq!(index.len(), usize::from(FAR) + 1);
+        let entered = (0..100).take_while(|&number| {
+            let reserved = index.reserve(7 << 32 | 7, |_| 7 << 32 | 7);
+            if reserved {
+                index.insert(7 << 32 | 7, number);
+            }
+            reserved
+        });
+        let entered = entered.count();
+        assert!((PLACES..=2 * PLACES).contains(&entered), "{entered}");
+        assert!(index.bytes() < 100_000);
+        index.validate(|_| 7 << 32 | 7).unwrap();
     }
 
     #[test]
     fn churn_needs_no_more_memory() {
-        let mut index = Index::new();
-        let hash_of = |number: u32| mixed(u64::from(number) + 9);
-        assert!(index.reserve_for(1000, hash_of));
-        let bytes = index.bytes();
-        (0..1000).for_each(|number| index.insert(hash_of(number), number));
-        for number in 1000..100_000 {
-            index.remove(hash_of(number - 1000), number - 1000);
-            assert!(index.reserve(hash_of));
-            index.insert(hash_of(number), number);
+        for count in [1000, 40_000] {
+            let mut index = Index::new();
+            let hash_of = |number: u32| mixed(u64::from(number) + 9);
+            assert!(index.reserve_for(count as usize, hash_of));
+            let bytes = index.bytes();
+            for number in 0..5 * count {
+                if number >= count {
+                    index.remove(hash_of(number - count), number - count);
+                }
+                assert!(index.reserve(hash_of(number), hash_of));
+                index.insert(hash_of(number), number);
+            }
+            index.validate(hash_of).unwrap();
+            assert_eq!((index.bytes(), index.len()), (bytes, count as usize));
+            assert!(bytes <= count as usize * 6);
         }
-        index.validate(hash_of).unwrap();
-        assert_eq!(index.bytes(), bytes);
-        assert!(bytes <= 1000 * 8 + 6 * TAIL);
     }
 }

@@ -13,8 +13,9 @@ use crate::error::{Error, Result, fail};
 
 /// Most pins.
 const PINS_MAX: u32 = u32::MAX - 3;
-/// Pins of the first chunk; each has as many as all before it, and one of these more.
-const FIRST: u32 = 64;
+/// Pins that there is always room for, and of the first chunk; every chunk has twice as many as
+/// the one before it.
+const FIRST: u32 = 32;
 const CHUNKS: usize = 27;
 /// Pins that are looked at for one that was released, for each that is wanted.
 const LOOKS: usize = 16;
@@ -26,6 +27,7 @@ const WATCHED: u64 = 2;
 const STATE: u64 = u32::MAX as u64;
 
 /// What a reader needs to be done.
+#[derive(Default)]
 struct Mark {
     /// How often this place was given out, and in the lower half whether it is held.
     word: AtomicU64,
@@ -33,8 +35,9 @@ struct Mark {
     address: AtomicUsize,
 }
 
-/// The marks of all pins, in chunks that stay where they are.
+/// The marks of all pins. They stay where they are.
 pub struct Marks {
+    first: [Mark; FIRST as usize],
     chunks: [OnceLock<Box<[Mark]>>; CHUNKS],
 }
 
@@ -49,30 +52,44 @@ pub enum Released {
 
 impl Marks {
     pub fn new() -> Marks {
-        Marks { chunks: [const { OnceLock::new() }; CHUNKS] }
+        Marks {
+            first: std::array::from_fn(|_| Mark::default()),
+            chunks: [const { OnceLock::new() }; CHUNKS],
+        }
     }
 
     #[inline]
     fn get(&self, at: u32) -> Option<&Mark> {
-        let chunk = (at / FIRST + 1).ilog2();
-        let before = ((1 << chunk) - 1) * FIRST;
-        self.chunks.get(chunk as usize)?.get()?.get((at - before) as usize)
+        match self.first.get(at as usize) {
+            Some(mark) => Some(mark),
+            None => self.get_beyond(at),
+        }
+    }
+
+    /// The chunk of a mark that is not one of the first, and its place there.
+    fn place(at: u32) -> (usize, usize) {
+        let chunk = (at / FIRST).ilog2();
+        (chunk as usize, (at - (FIRST << chunk)) as usize)
+    }
+
+    #[inline(never)]
+    fn get_beyond(&self, at: u32) -> Option<&Mark> {
+        let (chunk, place) = Marks::place(at);
+        self.chunks[chunk].get()?.get(place)
     }
 
     /// Makes sure that there is a mark number `at`. False without memory.
     fn reserve(&self, at: u32) -> bool {
-        let chunk = (at / FIRST + 1).ilog2();
-        let Some(place) = self.chunks.get(chunk as usize) else { return false };
-        if place.get().is_some() {
+        if self.get(at).is_some() {
             return true;
         }
+        let (chunk, _) = Marks::place(at);
         let (mut marks, count) = (Vec::new(), (FIRST as usize) << chunk);
         if marks.try_reserve_exact(count).is_err() {
             return false;
         }
-        let fresh = || Mark { word: AtomicU64::new(0), address: AtomicUsize::new(0) };
-        marks.resize_with(count, fresh);
-        place.set(marks.into_boxed_slice()).is_ok()
+        marks.resize_with(count, Mark::default);
+        self.chunks[chunk].set(marks.into_boxed_slice()).is_ok()
     }
 
     /// Clears the mark of the pin with this ticket, of the block at `address`. What its reader did
@@ -116,21 +133,11 @@ pub struct Pins {
     vacant: u32,
     /// Which is looked at next.
     cursor: usize,
-    /// Entries that are pinned as far as is known, and their bytes.
-    pub pinned: (u64, u64),
-}
-
-/// What a pin is of: where the entry says which is its first, and its bytes.
-pub struct Of<'a> {
-    /// The first pin of the entry.
-    pub first: &'a mut u32,
-    /// Bytes of its block.
-    pub allocated: u64,
 }
 
 impl Pins {
     pub fn new(marks: Arc<Marks>) -> Pins {
-        Pins { marks, pins: Vec::new(), vacant: NONE, cursor: 0, pinned: (0, 0) }
+        Pins { marks, pins: Vec::new(), vacant: NONE, cursor: 0 }
     }
 
     #[inline]
@@ -144,27 +151,37 @@ impl Pins {
         (self.vacant != NONE).then_some(self.vacant)
     }
 
-    /// Pins, one after the other in turns, with their entries, that were released, and to be
-    /// dropped then: there is no vacant one.
+    /// The next of those that are looked at in turns, when it was released, and its entry.
     #[inline]
-    pub fn look(&mut self, mut drop_it: impl FnMut(&mut Pins, u32, u32)) {
-        for _ in 0..LOOKS.min(self.pins.len()) {
-            self.cursor = if self.cursor + 1 < self.pins.len() { self.cursor + 1 } else { 0 };
-            let at = self.cursor as u32;
-            if self.state(at) & HELD == 0 {
-                drop_it(self, at, self.pins[at as usize].entry);
-            }
-        }
+    fn next_released(&mut self) -> Option<(u32, u32)> {
+        self.cursor = if self.cursor + 1 < self.pins.len() { self.cursor + 1 } else { 0 };
+        let entry = self.pins.get(self.cursor)?.entry;
+        (self.state(self.cursor as u32) & HELD == 0).then_some((self.cursor as u32, entry))
     }
 
-    /// All pins that were released, with their entries, to be dropped.
-    pub fn look_at_all(&mut self, mut drop_it: impl FnMut(&mut Pins, u32, u32)) {
-        for at in 0..self.pins.len() as u32 {
-            let entry = self.pins[at as usize].entry;
-            if entry != NONE && self.state(at) & HELD == 0 {
-                drop_it(self, at, entry);
-            }
-        }
+    /// One that was released, and its entry, to be dropped. None when that is not soon found.
+    /// There is no vacant one.
+    #[inline]
+    pub fn released(&mut self) -> Option<(u32, u32)> {
+        self.next_released().or_else(|| self.search())
+    }
+
+    #[cold]
+    fn search(&mut self) -> Option<(u32, u32)> {
+        (1..LOOKS.min(self.pins.len())).find_map(|_| self.next_released())
+    }
+
+    /// Of those from `from` on, the first that was released, and its entry, to be dropped.
+    pub fn released_from(&self, from: u32) -> Option<(u32, u32)> {
+        (from..self.pins.len() as u32)
+            .map(|at| (at, self.pins[at as usize].entry))
+            .find(|&(at, entry)| entry != NONE && self.state(at) & HELD == 0)
+    }
+
+    /// Entries that have pins.
+    pub fn entries(&self) -> impl Iterator<Item = u32> {
+        let first = |pin: &&Pin| pin.entry != NONE && pin.prev == NONE;
+        self.pins.iter().filter(first).map(|pin| pin.entry)
     }
 
     /// One pin more that nobody has.
@@ -179,20 +196,17 @@ impl Pins {
         Ok(at)
     }
 
-    /// Gives the vacant pin `at` to a reader of `entry`, whose block is at `address`. Its ticket.
+    /// Gives the vacant pin `at` to a reader of `entry`, whose block is at `address` and whose first
+    /// pin is `first`. Its ticket.
     #[inline]
-    pub fn hold(&mut self, at: u32, entry: u32, of: Of<'_>, address: usize) -> u64 {
-        let first = std::mem::replace(of.first, at);
-        match first {
-            NONE => {
-                self.pinned.0 += 1;
-                self.pinned.1 += of.allocated;
-            }
-            first => self.pins[first as usize].prev = at,
+    pub fn hold(&mut self, at: u32, entry: u32, first: &mut u32, address: usize) -> u64 {
+        let next = std::mem::replace(first, at);
+        if next != NONE {
+            self.pins[next as usize].prev = at;
         }
         let pin = &mut self.pins[at as usize];
         self.vacant = pin.next;
-        *pin = Pin { entry, next: first, prev: NONE, lane: NO_LANE };
+        *pin = Pin { entry, next, prev: NONE, lane: NO_LANE };
         let Some(mark) = self.marks.get(at) else { return 0 };
         // Tickets of before are of no use any more. None is 0.
         let times = mark.word.load(Ordering::Relaxed) >> u32::BITS;
@@ -228,9 +242,9 @@ impl Pins {
         }
     }
 
-    /// Drops a pin that was released from what it is of.
+    /// Drops a pin that was released from those of its entry, of which `first` is the first.
     #[inline]
-    pub fn drop_pin(&mut self, at: u32, of: Of<'_>, lanes: &mut [Lane]) {
+    pub fn drop_pin(&mut self, at: u32, first: &mut u32, lanes: &mut [Lane]) {
         let pin = &mut self.pins[at as usize];
         let (next, prev) = (pin.next, pin.prev);
         if pin.lane != NO_LANE {
@@ -242,31 +256,27 @@ impl Pins {
             self.pins[next as usize].prev = prev;
         }
         match prev {
-            NONE => *of.first = next,
+            NONE => *first = next,
             prev => self.pins[prev as usize].next = next,
-        }
-        if next == NONE && prev == NONE {
-            self.pinned.0 -= 1;
-            self.pinned.1 -= of.allocated;
         }
     }
 
-    /// Whether somebody reads. Those who are done are dropped on the way.
+    /// Whether somebody reads the entry whose first pin this is. Those who are done are dropped on
+    /// the way.
     #[inline]
-    pub fn is_read(&mut self, of: Of<'_>, lanes: &mut [Lane]) -> bool {
-        while *of.first != NONE {
-            let at = *of.first;
-            if self.state(at) & HELD != 0 {
+    pub fn is_read(&mut self, first: &mut u32, lanes: &mut [Lane]) -> bool {
+        while *first != NONE {
+            if self.state(*first) & HELD != 0 {
                 return true;
             }
-            self.drop_pin(at, Of { first: &mut *of.first, allocated: of.allocated }, lanes);
+            self.drop_pin(*first, first, lanes);
         }
         false
     }
 
     /// From now on all readers end under the lock. Whether there are any.
-    pub fn watch(&mut self, of: Of<'_>, lanes: &mut [Lane]) -> bool {
-        let mut at = *of.first;
+    pub fn watch(&mut self, first: &mut u32, lanes: &mut [Lane]) -> bool {
+        let mut at = *first;
         while at != NONE {
             let next = self.pins[at as usize].next;
             let state = self.marks.get(at).map_or(0, |mark| {
@@ -277,11 +287,11 @@ impl Pins {
                 if seen & HELD == 0 { seen } else { watch(seen).unwrap_or_else(|seen| seen) }
             });
             if state & HELD == 0 {
-                self.drop_pin(at, Of { first: &mut *of.first, allocated: of.allocated }, lanes);
+                self.drop_pin(at, first, lanes);
             }
             at = next;
         }
-        *of.first != NONE
+        *first != NONE
     }
 
     /// Notes that the reader is on `lane`. The lane that was noted before.

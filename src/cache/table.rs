@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::config::Limits;
 use super::index::Index;
 use super::key::{Asked, Hash, Longs, Name};
-use super::pins::{Marks, Of, Pins};
+use super::pins::{Marks, Pins};
 use super::policy::{Chosen, Id, Policy};
 use super::stats::Counters;
 use crate::error::{Error, Result, fail};
@@ -85,11 +85,6 @@ impl Entry {
 
     fn requested(&self) -> u64 {
         self.extent.bytes() - u64::from(self.waste)
-    }
-
-    #[inline]
-    fn pins(&mut self) -> Of<'_> {
-        Of { first: &mut self.pins, allocated: self.extent.bytes() }
     }
 }
 
@@ -336,12 +331,14 @@ impl Table {
         Ok(self.lanes.len() as u16 - 1)
     }
 
-    /// Makes sure that there is memory for one more entry.
+    /// Makes sure that there is memory for one more entry, of a key with this hash.
     #[inline]
-    fn reserve(&mut self) -> bool {
-        let (entries, hash) = (&self.entries, self.hash);
-        self.keys.reserve(|id| hash.of(entries[id as usize].name))
-            && (self.vacant != NONE || self.entries.len() < self.room || self.reserve_entries())
+    fn reserve(&mut self, hash: u64) -> bool {
+        if self.vacant == NONE && self.entries.len() >= self.room && !self.reserve_entries() {
+            return false;
+        }
+        let (entries, hashes) = (&self.entries, self.hash);
+        self.keys.reserve(hash, |id| hashes.of(entries[id as usize].name))
     }
 
     #[cold]
@@ -365,7 +362,7 @@ impl Table {
 
     /// Enters a block under a key. An error when there is no memory for it; nothing has changed.
     pub fn insert(&mut self, key: &Asked<'_>, fresh: &Fresh) -> Result<Id> {
-        if !self.reserve() {
+        if !self.reserve(key.hash) {
             return Err(no_memory(key));
         }
         let older = self.find(key);
@@ -429,7 +426,7 @@ impl Table {
     #[inline]
     pub fn evict_for(&mut self, id: Id) -> Option<Gone> {
         let (entries, pins, lanes) = (&mut self.entries, &mut self.pins, &mut self.lanes);
-        let mut may = |id: Id| !pins.is_read(entries[id as usize].pins(), lanes);
+        let mut may = |id: Id| !pins.is_read(&mut entries[id as usize].pins, lanes);
         let victim = self.policy.victim(&mut may);
         debug_assert!(victim.is_some(), "the new entry is not pinned");
         match victim {
@@ -446,7 +443,7 @@ impl Table {
             let entry = &mut entries[id as usize];
             debug_assert!(entry.is_listed());
             home.is_none_or(|home| lanes[entry.extent.lane()].home == home)
-                && !pins.is_read(entry.pins(), lanes)
+                && !pins.is_read(&mut entry.pins, lanes)
         };
         let victim = self.policy.victim(&mut may)?;
         self.remove(victim, why)
@@ -491,7 +488,7 @@ impl Table {
         if let Some(place) = name.place() {
             self.longs.give_up(place);
         }
-        let is_read = pins != NONE && self.pins.watch(entry.pins(), &mut self.lanes);
+        let is_read = pins != NONE && self.pins.watch(&mut entry.pins, &mut self.lanes);
         (!is_read).then(|| self.vacate(id))
     }
 
@@ -544,26 +541,27 @@ impl Table {
         let entry = &mut self.entries[id as usize];
         let (address, requested, is_written) =
             (entry.address, entry.requested(), entry.written == 0);
-        let ticket = self.pins.hold(at, id, entry.pins(), address);
+        let ticket = self.pins.hold(at, id, &mut entry.pins, address);
         Ok(Pinned { ticket, address, requested, is_written })
     }
 
     /// A pin that nobody has: one that was released, or one more.
     #[inline]
     fn make_pin(&mut self) -> Result<u32> {
-        let (entries, lanes) = (&mut self.entries, &mut self.lanes);
-        self.pins.look(|pins, at, id| pins.drop_pin(at, entries[id as usize].pins(), lanes));
-        match self.pins.vacant() {
-            Some(at) => Ok(at),
-            None => self.pins.grow(),
-        }
+        let Some((at, entry)) = self.pins.released() else { return self.pins.grow() };
+        self.pins.drop_pin(at, &mut self.entries[entry as usize].pins, &mut self.lanes);
+        Ok(at)
     }
 
     /// Entries that are pinned, and their bytes.
     pub fn pinned(&mut self) -> (u64, u64) {
-        let (entries, lanes) = (&mut self.entries, &mut self.lanes);
-        self.pins.look_at_all(|pins, at, id| pins.drop_pin(at, entries[id as usize].pins(), lanes));
-        self.pins.pinned
+        let mut from = 0;
+        while let Some((at, entry)) = self.pins.released_from(from) {
+            self.pins.drop_pin(at, &mut self.entries[entry as usize].pins, &mut self.lanes);
+            from = at + 1;
+        }
+        let bytes = self.pins.entries().map(|entry| self.entries[entry as usize].extent.bytes());
+        bytes.fold((0, 0), |(count, sum), bytes| (count + 1, sum + bytes))
     }
 
     /// The pin with this ticket, of the block at `address`; an error when it is not held.
@@ -615,7 +613,7 @@ impl Table {
     pub fn unpin(&mut self, held: Held) -> Result<Option<Gone>> {
         self.pins.release(held.ticket)?;
         let entry = &mut self.entries[held.entry as usize];
-        self.pins.drop_pin(held.pin, entry.pins(), &mut self.lanes);
+        self.pins.drop_pin(held.pin, &mut entry.pins, &mut self.lanes);
         Ok((entry.pins == NONE && entry.prev == DETACHED).then(|| self.vacate(held.entry)))
     }
 
@@ -711,7 +709,7 @@ impl Table {
         let (mut first, mut seen, mut at) = (None, 0, Some(newest));
         while let Some(id) = at {
             let entry = &mut self.entries[id as usize];
-            if !self.pins.is_read(entry.pins(), &mut self.lanes) {
+            if !self.pins.is_read(&mut entry.pins, &mut self.lanes) {
                 if self.lanes[entry.extent.lane()].stream == stream {
                     return Some(id);
                 }
@@ -750,7 +748,7 @@ impl Table {
 
     /// Checks every invariant.
     pub fn validate(&self) -> std::result::Result<(), String> {
-        let mut sums = (0, 0, 0, 0);
+        let mut sums = (0, 0);
         let mut listed = 0;
         let mut pins = 0;
         let mut bytes_of = vec![0; self.bytes_of.len()];
@@ -762,10 +760,6 @@ impl Table {
             sums.1 += entry.extent.bytes();
             bytes_of[self.lanes[entry.extent.lane()].home as usize] += entry.extent.bytes();
             pins += self.pins.of_entry(at as u32, entry.pins, !entry.is_listed())?;
-            if entry.pins != NONE {
-                sums.2 += 1;
-                sums.3 += entry.extent.bytes();
-            }
             if !entry.is_listed() {
                 if entry.pins == NONE {
                     return Err(format!("entry {at} is detached and not pinned"));
@@ -785,8 +779,7 @@ impl Table {
                 return Err(format!("entry {at} is not once among those of its key"));
             }
         }
-        let pinned = self.pins.pinned;
-        let counted = (self.count, self.bytes, pinned.0, pinned.1);
+        let counted = (self.count, self.bytes);
         if sums != counted || bytes_of != self.bytes_of {
             return Err(format!("{sums:?} entries and bytes, counted {counted:?}"));
         }
