@@ -21,8 +21,10 @@ pub const NONE: u32 = u32::MAX;
 /// Stands for `prev` in an entry that is detached, and in one that is none.
 const DETACHED: u32 = u32::MAX - 1;
 const VACANT: u32 = u32::MAX - 2;
+/// In one that is about to be none: its block has left and is in the hands of a call.
+const LEAVING: u32 = u32::MAX - 3;
 /// Most entries.
-pub const ENTRIES_MAX: u32 = u32::MAX - 3;
+pub const ENTRIES_MAX: u32 = u32::MAX - 4;
 /// Most entries of a key that are looked at for one of a certain stream.
 const LOOKED_AT: usize = 16;
 /// No lane.
@@ -80,7 +82,7 @@ const _: () = assert!(size_of::<Entry>() == 64);
 
 impl Entry {
     fn is_listed(&self) -> bool {
-        self.prev < VACANT || self.prev == NONE
+        self.prev < LEAVING || self.prev == NONE
     }
 
     fn requested(&self) -> u64 {
@@ -111,8 +113,11 @@ pub struct Lane {
     pub count: u32,
 }
 
+/// Fences of reads that are told in one go.
+const FENCES: usize = 2;
+
 /// A block that left, to be given back without the lock.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Gone {
     /// Which of the cache's pools it is of.
     pub home: u16,
@@ -124,24 +129,38 @@ pub struct Gone {
     pub allocated: u64,
     /// The stream it was put on, and its first fence.
     pub stream: (Stream, u64),
-    /// The fence that its writing is behind, if that is not known to have passed.
-    pub written: Option<Fence>,
-    /// The fences that its reads are behind.
-    pub read: Vec<Fence>,
+    /// The fences that its reads are behind, as far as there is a place for them.
+    pub read: Fences,
+    /// Its other reads, in `Table::uses`: see [`Table::more_reads`].
+    pub rest: u32,
 }
 
-impl Gone {
-    /// All that has to pass before it is anybody's; few of them, mostly none.
-    pub fn with_fences<R>(&self, body: impl FnOnce(&[Fence]) -> R) -> R {
-        match (self.written, self.read.is_empty()) {
-            (None, _) => body(&self.read),
-            (Some(written), true) => body(&[written]),
-            (Some(written), false) => {
-                let mut all = self.read.clone();
-                all.push(written);
-                body(&all)
-            }
-        }
+/// A few fences.
+#[derive(Clone, Copy, Debug)]
+pub struct Fences {
+    some: [Fence; FENCES + 1],
+    count: usize,
+}
+
+impl Fences {
+    const NONE: Fences =
+        Fences { some: [Fence { stream: Stream::DEFAULT, sequence: 0 }; FENCES + 1], count: 0 };
+
+    #[inline]
+    fn push(&mut self, fence: Fence) {
+        self.some[self.count] = fence;
+        self.count += 1;
+    }
+
+    /// Forgets them.
+    pub fn clear(&mut self) {
+        self.count = 0;
+    }
+
+    /// They.
+    #[inline]
+    pub fn get(&self) -> &[Fence] {
+        &self.some[..self.count]
     }
 }
 
@@ -422,16 +441,16 @@ impl Table {
         self.bytes > self.limits.bytes || self.count > self.limits.entries
     }
 
-    /// Makes room for the new entry `id`, by one entry that may be `id` itself.
+    /// Who is to make room for the new entry `id`: maybe `id` itself.
     #[inline]
-    pub fn evict_for(&mut self, id: Id) -> Option<Gone> {
+    pub fn evict_for(&mut self, id: Id) -> (Id, Why) {
         let (entries, pins, lanes) = (&mut self.entries, &mut self.pins, &mut self.lanes);
         let mut may = |id: Id| !pins.is_read(&mut entries[id as usize].pins, lanes);
         let victim = self.policy.victim(&mut may);
         debug_assert!(victim.is_some(), "the new entry is not pinned");
         match victim {
-            Some(victim) if victim != id => self.remove(victim, Why::Evicted),
-            _ => self.remove(id, Why::Refused),
+            Some(victim) if victim != id => (victim, Why::Evicted),
+            _ => (id, Why::Refused),
         }
     }
 
@@ -450,7 +469,33 @@ impl Table {
     }
 
     /// Takes a listed entry out; its block leaves at once, or, when it is pinned, with its last pin.
+    #[inline]
     pub fn remove(&mut self, id: Id, why: Why) -> Option<Gone> {
+        self.unlist(id, why).then(|| self.vacate(id))
+    }
+
+    /// As [`Table::remove`], of one of several: its block leaves with [`Table::next_leaving`].
+    pub fn remove_later(&mut self, id: Id, why: Why, leaving: &mut u32) {
+        if self.unlist(id, why) {
+            let entry = &mut self.entries[id as usize];
+            (entry.prev, entry.next) = (LEAVING, std::mem::replace(leaving, id));
+        }
+    }
+
+    /// The next block of those that are leaving.
+    pub fn next_leaving(&mut self, leaving: &mut u32) -> Option<Gone> {
+        let id = *leaving;
+        if id == NONE {
+            return None;
+        }
+        *leaving = self.entries[id as usize].next;
+        Some(self.vacate(id))
+    }
+
+    /// Takes a listed entry out of all lists; its block does not count any more, unless it is
+    /// pinned. Whether it leaves.
+    #[inline]
+    fn unlist(&mut self, id: Id, why: Why) -> bool {
         let evicted = matches!(why, Why::Evicted | Why::Pressed | Why::Refused);
         let Entry { next, prev, extent, name, pins, .. } = self.entries[id as usize];
         let allocated = extent.bytes();
@@ -489,40 +534,65 @@ impl Table {
             self.longs.give_up(place);
         }
         let is_read = pins != NONE && self.pins.watch(&mut entry.pins, &mut self.lanes);
-        (!is_read).then(|| self.vacate(id))
+        if !is_read {
+            self.discount(id);
+        }
+        !is_read
+    }
+
+    /// The block of an entry does not count any more.
+    #[inline]
+    fn discount(&mut self, id: Id) {
+        let extent = self.entries[id as usize].extent;
+        let (home, allocated) = (self.lanes[extent.lane()].home, extent.bytes());
+        self.bytes_of[home as usize] -= allocated;
+        self.bytes -= allocated;
+        self.left_bytes += allocated;
+        self.count -= 1;
     }
 
     /// The place of an entry that is in no list any more, nor pinned, is free; its block leaves.
+    #[inline]
     fn vacate(&mut self, id: Id) -> Gone {
-        let mut read = Vec::new();
-        let mut at = std::mem::replace(&mut self.entries[id as usize].uses, NONE);
-        while at != NONE {
-            let Use { sequence, next, lane, .. } = self.uses[at as usize];
-            read.push(Fence { stream: self.lanes[lane as usize].stream, sequence });
-            self.vacate_use(at);
-            at = next;
-        }
         let entry = &mut self.entries[id as usize];
-        (entry.prev, entry.next) = (VACANT, self.vacant);
+        let uses = entry.uses;
+        (entry.uses, entry.prev, entry.next) = (NONE, VACANT, self.vacant);
         self.vacant = id;
         let lane = &mut self.lanes[entry.extent.lane()];
         // Lanes that serve again do so for entries that come later: this one's is read below.
         lane.count -= 1;
         let (stream, sequence) = (lane.stream, entry.written);
-        let gone = Gone {
+        let mut gone = Gone {
             home: lane.home,
             address: entry.address,
             requested: entry.requested(),
             allocated: entry.extent.bytes(),
             stream: (stream, lane.began),
-            written: (sequence > 0).then_some(Fence { stream, sequence }),
-            read,
+            read: Fences::NONE,
+            rest: uses,
         };
-        self.bytes_of[lane.home as usize] -= gone.allocated;
-        self.bytes -= gone.allocated;
-        self.left_bytes += gone.allocated;
-        self.count -= 1;
+        if sequence > 0 {
+            gone.read.push(Fence { stream, sequence });
+        }
+        if uses != NONE {
+            self.more_reads(&mut gone);
+        }
         gone
+    }
+
+    /// Takes the next fences that the reads of a block are behind.
+    #[cold]
+    pub fn more_reads(&mut self, gone: &mut Gone) {
+        for _ in 0..FENCES {
+            let at = gone.rest;
+            if at == NONE {
+                return;
+            }
+            let Use { sequence, next, lane, .. } = self.uses[at as usize];
+            gone.read.push(Fence { stream: self.lanes[lane as usize].stream, sequence });
+            self.vacate_use(at);
+            gone.rest = next;
+        }
     }
 
     fn vacate_use(&mut self, at: u32) {
@@ -614,7 +684,11 @@ impl Table {
         self.pins.release(held.ticket)?;
         let entry = &mut self.entries[held.entry as usize];
         self.pins.drop_pin(held.pin, &mut entry.pins, &mut self.lanes);
-        Ok((entry.pins == NONE && entry.prev == DETACHED).then(|| self.vacate(held.entry)))
+        if entry.pins != NONE || entry.prev != DETACHED {
+            return Ok(None);
+        }
+        self.discount(held.entry);
+        Ok(Some(self.vacate(held.entry)))
     }
 
     /// The holder of the pin has read on `lane`, by the fence `sequence`. Reads that have `passed`
@@ -680,17 +754,14 @@ impl Table {
         Ok(())
     }
 
-    /// Entries that are listed, of the places from `from` on, `most` places at a time; with the
-    /// place to go on from.
-    pub fn listed(
-        &self,
-        from: usize,
-        most: usize,
-    ) -> (impl Iterator<Item = Id> + use<>, Option<usize>) {
-        let to = from.saturating_add(most).min(self.entries.len());
-        let ids: Vec<Id> =
-            (from..to).filter(|&at| self.entries[at].is_listed()).map(|at| at as Id).collect();
-        (ids.into_iter(), (to < self.entries.len()).then_some(to))
+    /// How many places for entries there are.
+    pub fn places(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The entry in this place, if it is listed.
+    pub fn listed(&self, place: usize) -> Option<Id> {
+        self.entries.get(place).filter(|entry| entry.is_listed()).map(|_| place as Id)
     }
 
     /// The pool `home` is about to go.
@@ -753,7 +824,7 @@ impl Table {
         let mut pins = 0;
         let mut bytes_of = vec![0; self.bytes_of.len()];
         for (at, entry) in self.entries.iter().enumerate() {
-            if entry.prev == VACANT {
+            if entry.prev == VACANT || entry.prev == LEAVING {
                 continue;
             }
             sums.0 += 1;
