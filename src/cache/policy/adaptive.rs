@@ -238,6 +238,7 @@ impl Policy for Adaptive {
             + self.lead.policy.bookkeeping_bytes()
             + old
             + self.panel.bytes()
+            + self.sketch.bytes()
     }
 
     fn validate(&self) -> Result<(), String> {
