@@ -12,7 +12,7 @@ use super::policy::Kind;
 use super::stats::Stats;
 use super::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use super::sync::{Mutex, MutexGuard, yield_now};
-use super::table::{Fresh, Gone, NONE, Pinned, Table, Why};
+use super::table::{Evicted, Fresh, Gone, NONE, Pinned, Table, Why};
 use crate::error::{Error, Result, fail};
 use crate::order::Stream;
 use crate::pool::{Holder, Pool};
@@ -487,19 +487,22 @@ impl<M: Memory> Cache<M> {
     }
 
     fn evict_some(&self, home: Option<u16>, bytes: u64, why: Why) -> u64 {
-        let mut freed = 0;
+        let (mut freed, mut rounds) = (0, 0);
         while freed < bytes {
             let mut batch = Batch::new();
             let mut table = self.table.lock();
-            while freed < bytes
-                && !batch.is_full()
-                && let Some(gone) = table.evict(home, why)
-            {
+            let mut last = Evicted::None;
+            while freed < bytes && !batch.is_full() {
+                last = table.evict(home, why);
+                let Evicted::This(gone) = last else { break };
                 freed += gone.allocated;
                 batch.push(Some(gone));
             }
+            rounds = if batch.count == 0 { rounds + 1 } else { 0 };
+            let again = matches!(last, Evicted::MaybeLater) && rounds <= table.rounds();
+            let is_end = batch.count == 0 && !again;
             drop(table);
-            if batch.count == 0 {
+            if is_end {
                 break;
             }
             self.give_back(&batch);

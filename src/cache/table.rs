@@ -27,6 +27,10 @@ const LEAVING: u32 = u32::MAX - 3;
 pub const ENTRIES_MAX: u32 = u32::MAX - 4;
 /// Most entries of a key that are looked at for one of a certain stream.
 const LOOKED_AT: usize = 16;
+/// Entries that are read and are looked at for one that may go, in one go.
+const READ_LOOKED_AT: usize = 64;
+/// How often that is done for a new entry before it goes itself.
+const ROUNDS: u32 = 16;
 /// No lane.
 pub const NO_LANE: u16 = u16::MAX;
 
@@ -220,6 +224,26 @@ pub struct Held {
     entry: Id,
     /// Which of the cache's pools its block is of.
     pub home: u16,
+}
+
+/// What [`Table::evict`] ended with.
+pub enum Evicted {
+    /// A block.
+    This(Gone),
+    /// There is none.
+    None,
+    /// There may be one behind many that are read: to be asked again, not more than
+    /// [`Table::rounds`] times in a row.
+    MaybeLater,
+}
+
+/// What a search for one that may go ended with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Victim {
+    This(Id),
+    None,
+    /// Too many are read; those are not in the way any more.
+    MaybeLater,
 }
 
 /// What a cache knows.
@@ -444,28 +468,68 @@ impl Table {
     /// Who is to make room for the new entry `id`: maybe `id` itself.
     #[inline]
     pub fn evict_for(&mut self, id: Id) -> (Id, Why) {
-        let (entries, pins, lanes) = (&mut self.entries, &mut self.pins, &mut self.lanes);
-        let mut may = |id: Id| !pins.is_read(&mut entries[id as usize].pins, lanes);
-        let victim = self.policy.victim(&mut may);
-        debug_assert!(victim.is_some(), "the new entry is not pinned");
+        let mut victim = self.victim(None);
+        for _ in 1..ROUNDS {
+            if victim != Victim::MaybeLater {
+                break;
+            }
+            victim = self.victim(None);
+        }
         match victim {
-            Some(victim) if victim != id => (victim, Why::Evicted),
+            Victim::This(victim) if victim != id => (victim, Why::Evicted),
+            // It is not pinned, nor is it too soon for it.
             _ => (id, Why::Refused),
         }
     }
 
-    /// Takes the entry out that is worth least, of those that nobody reads and, with `home`, that
-    /// are of that pool. None when there is none.
-    pub fn evict(&mut self, home: Option<u16>, why: Why) -> Option<Gone> {
+    /// The entry that is worth least, of those that nobody reads and, with `home`, that are of
+    /// that pool. Not more than a few that are read are looked at: they count as used then, so that
+    /// they are not in the way again.
+    #[inline]
+    fn victim(&mut self, home: Option<u16>) -> Victim {
         let (entries, pins, lanes) = (&mut self.entries, &mut self.pins, &mut self.lanes);
+        let (mut read, mut count) = ([NONE; READ_LOOKED_AT], 0);
+        let (mut enough, mut free) = (false, None);
         let mut may = |id: Id| {
             let entry = &mut entries[id as usize];
             debug_assert!(entry.is_listed());
-            home.is_none_or(|home| lanes[entry.extent.lane()].home == home)
-                && !pins.is_read(&mut entry.pins, lanes)
+            if home.is_some_and(|home| lanes[entry.extent.lane()].home != home) {
+                return false;
+            }
+            let is_read = pins.is_read(&mut entry.pins, lanes);
+            // An answer that ends the search.
+            enough |= is_read && count == READ_LOOKED_AT;
+            if is_read && !enough {
+                read[count] = id;
+                count += 1;
+            }
+            if !is_read && !enough {
+                free = free.or(Some(id));
+            }
+            enough || !is_read
         };
-        let victim = self.policy.victim(&mut may)?;
-        self.remove(victim, why)
+        let victim = self.policy.victim(&mut may);
+        if !enough {
+            return victim.map_or(Victim::None, Victim::This);
+        }
+        read.iter().for_each(|&id| self.policy.in_use(id));
+        // What the policy says then is nothing to go by, but for what it saw before.
+        free.map_or(Victim::MaybeLater, Victim::This)
+    }
+
+    /// Takes the entry out that is worth least, of those that nobody reads and, with `home`, that
+    /// are of that pool.
+    pub fn evict(&mut self, home: Option<u16>, why: Why) -> Evicted {
+        match self.victim(home) {
+            Victim::This(victim) => self.remove(victim, why).map_or(Evicted::None, Evicted::This),
+            Victim::None => Evicted::None,
+            Victim::MaybeLater => Evicted::MaybeLater,
+        }
+    }
+
+    /// In how many goes all that are read were looked at, in whatever order the policy has them.
+    pub fn rounds(&self) -> usize {
+        4 * (self.entries.len() / READ_LOOKED_AT + 1)
     }
 
     /// Takes a listed entry out; its block leaves at once, or, when it is pinned, with its last pin.

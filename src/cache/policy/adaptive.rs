@@ -193,6 +193,14 @@ impl Policy for Adaptive {
         }
     }
 
+    fn in_use(&mut self, entry: Id) {
+        let side = self.entries[entry as usize].side();
+        match &mut self.old {
+            Some(old) if side != self.side => old.policy.in_use(entry),
+            _ => self.lead.policy.in_use(entry),
+        }
+    }
+
     fn insert(&mut self, entry: Id, key: u64, bytes: u64) {
         let (short, size) = (Short::of(key), Size::of(bytes));
         self.entries[entry as usize] = Entry::new(short, size, self.side);

@@ -38,6 +38,10 @@ impl Policy for Chosen {
         each!(self, it => it.hit(entry));
     }
 
+    fn in_use(&mut self, entry: Id) {
+        each!(self, it => it.in_use(entry));
+    }
+
     #[inline]
     fn insert(&mut self, entry: Id, key: u64, bytes: u64) {
         each!(self, it => it.insert(entry, key, bytes));

@@ -60,6 +60,12 @@ pub trait Policy: Send {
     /// The entry was looked up and is there.
     fn hit(&mut self, entry: Id);
 
+    /// The entry, which `victim` would have given up, is being read: it is in use, though nobody
+    /// looked it up just now.
+    fn in_use(&mut self, entry: Id) {
+        self.hit(entry);
+    }
+
     /// A new entry: its key's hash and its bytes. There is room for its number. What the cache
     /// has may be over the budget from here until `victim` was asked often enough.
     fn insert(&mut self, entry: Id, key: u64, bytes: u64);

@@ -93,6 +93,10 @@ impl Policy for Member {
         each!(self, it => it.hit(entry));
     }
 
+    fn in_use(&mut self, entry: Id) {
+        each!(self, it => it.in_use(entry));
+    }
+
     fn insert(&mut self, entry: Id, key: u64, bytes: u64) {
         each!(self, it => it.insert(entry, key, bytes));
     }
