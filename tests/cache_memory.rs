@@ -56,12 +56,11 @@ unsafe impl GlobalAlloc for Failing {
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: the caller's promise.
-        if may_have_it() {
-            unsafe { System.realloc(block, layout, size) }
-        } else {
-            std::ptr::null_mut()
+        if !may_have_it() {
+            return std::ptr::null_mut();
         }
+        // SAFETY: the caller's promise.
+        unsafe { System.realloc(block, layout, size) }
     }
 }
 

@@ -25,8 +25,8 @@ type Tags = u64;
 /// The places that have `tag`, as the high bits of their bytes.
 #[inline]
 fn with_tag(tags: Tags, tag: u8) -> u64 {
-    let other = tags ^ u64::from(tag) * ONES;
-    !((other & LOWS) + LOWS | other | LOWS)
+    let other = tags ^ (u64::from(tag) * ONES);
+    !(((other & LOWS) + LOWS) | other | LOWS)
 }
 
 /// The first place that has `tag`.
@@ -70,7 +70,7 @@ impl Index {
     /// The tag of a hash, and where it is at home.
     #[inline]
     fn home(&self, hash: u64) -> (usize, u8) {
-        let home = (hash >> 32) * self.tags.len() as u64 >> 32;
+        let home = ((hash >> 32) * self.tags.len() as u64) >> 32;
         (home as usize, (hash as u8).max(1))
     }
 
