@@ -1513,7 +1513,7 @@ forebay_status forebay_cache_put_copy(struct forebay_cache *cache,
 ///
 /// Errors, with `*out` untouched and nothing pinned: `FOREBAY_ERROR_INVALID_ARGUMENT` (`cache`,
 /// `key` or `out` is NULL; `key_size` is 0 or more than 65536; there is no such stream to be made to
-/// wait), `FOREBAY_ERROR_INVALID_STATE` (it is pinned 65535 times; `stream` cannot be made to wait),
+/// wait), `FOREBAY_ERROR_INVALID_STATE` (`stream` cannot be made to wait),
 /// `FOREBAY_ERROR_OUT_OF_MEMORY`, `FOREBAY_ERROR_POISONED`.
 ///
 /// The caller's part:

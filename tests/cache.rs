@@ -699,3 +699,38 @@ fn bookkeeping_is_small() {
     let each = stats.bookkeeping_bytes / ENTRIES - 16;
     assert!(each <= 64, "{each} bytes");
 }
+
+#[test]
+fn what_is_read_is_not_in_the_way() {
+    const ENTRIES: usize = 3000;
+    for policy in Kind::ALL {
+        for spare in [0..7, 1500..1507, 2993..3000] {
+            let pool = pool_of(64 * MIB);
+            let config = Config { max_entries: ENTRIES as u64, policy, ..Config::default() };
+            let cache = Cache::over(std::slice::from_ref(&pool), &config).unwrap();
+            for key in 0..ENTRIES {
+                put(&cache, &pool, &key.to_le_bytes(), 4 * KIB, key as u64);
+            }
+            let read: Vec<Read> = (0..ENTRIES)
+                .filter(|key| !spare.contains(key))
+                .map(|key| cache.get(&key.to_le_bytes(), DEFAULT).unwrap().unwrap())
+                .collect();
+            assert_eq!(cache.evict(u64::MAX).unwrap(), 7 * 4 * KIB as u64, "{policy:?}");
+            assert_eq!(cache.evict(1).unwrap(), 0);
+            // There is room for seven; then every new one is refused, and nobody's budget broken.
+            for key in 0..20 {
+                put(&cache, &pool, &(ENTRIES + key).to_le_bytes(), 4 * KIB, 0);
+                assert!(cache.stats().entries <= ENTRIES as u64);
+            }
+            cache.check().unwrap();
+            let stats = cache.stats();
+            assert_eq!((stats.pinned_entries, stats.entries), (ENTRIES as u64 - 7, 3000));
+            for one in read {
+                cache.release(one.ticket, one.address, DEFAULT).unwrap();
+            }
+            assert_eq!(cache.stats().pinned_entries, 0);
+            assert_eq!(cache.evict(u64::MAX).unwrap(), (ENTRIES * 4 * KIB) as u64);
+            cache.check().unwrap();
+        }
+    }
+}

@@ -7,12 +7,13 @@ use super::clock::Clock;
 use super::config::{Config, Limits};
 use super::key::{self, Asked, Hash};
 use super::memory::{Home, Memory};
+use super::pins::{Marks, Released};
 use super::policy::Kind;
 use super::stats::Stats;
 use super::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use super::sync::{Mutex, MutexGuard, yield_now};
-use super::table::{Fresh, Gone, Pinned, Table, Why};
-use crate::error::{Result, fail};
+use super::table::{Evicted, Fresh, Gone, NONE, Pinned, Table, Why};
+use crate::error::{Error, Result, fail};
 use crate::order::Stream;
 use crate::pool::{Holder, Pool};
 
@@ -22,8 +23,39 @@ pub const POOLS_MAX: usize = 256;
 /// How often a thread that is short of memory makes way for those who are about to give some back.
 const AWAITED: u32 = 10_000;
 
-/// Entries looked at, or given up, in one go: others get at the cache in between.
+/// Entries looked at in one go: others get at the cache in between.
 const GO: usize = 256;
+/// Blocks that leave in one go.
+const BATCH: usize = 16;
+
+/// Blocks that left under the lock, to be given back without it. Nothing is allocated for them:
+/// they leave when memory is short.
+struct Batch {
+    gone: [Option<Gone>; BATCH],
+    count: usize,
+}
+
+impl Batch {
+    const fn new() -> Batch {
+        Batch { gone: [None; BATCH], count: 0 }
+    }
+
+    fn is_full(&self) -> bool {
+        self.count == BATCH
+    }
+
+    /// It is not full.
+    fn push(&mut self, gone: Option<Gone>) {
+        if gone.is_some() {
+            self.gone[self.count] = gone;
+            self.count += 1;
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Gone> {
+        self.gone[..self.count].iter().flatten()
+    }
+}
 
 /// An entry that is being read: it stays until it is released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +88,7 @@ pub struct Cache<M: Memory = Pool> {
     /// In ticks of the clock.
     time_to_live: Option<u32>,
     pub(super) table: Mutex<Table>,
+    marks: Arc<Marks>,
     /// Bytes that were given back so far, of those that the table says have left.
     given_back: AtomicU64,
     poisoned: AtomicBool,
@@ -79,6 +112,7 @@ impl<M: Memory> Cache<M> {
         }
         let limits = config.limits()?;
         let hash = Hash::new();
+        let marks = Arc::new(Marks::new());
         let cache = Arc::new(Cache {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             homes: pools.iter().map(Home::of).collect(),
@@ -93,7 +127,9 @@ impl<M: Memory> Cache<M> {
                 config.policy.build(config.goal),
                 limits,
                 pools.len(),
+                Arc::clone(&marks),
             )),
+            marks,
             poisoned: AtomicBool::new(false),
         });
         for pool in pools {
@@ -165,20 +201,37 @@ impl<M: Memory> Cache<M> {
         let id = table.insert(&key, &fresh)?;
         // Mostly one makes room, and then the key is all that was allocated. What is pinned stays.
         // The new one never is, so that it goes if all others are.
-        let first = if table.is_over() { table.evict_for(id) } else { None };
-        let mut more = Vec::new();
-        while table.is_over() {
-            more.extend(table.evict_for(id));
+        let (mut first, mut leaving) = (None, NONE);
+        if table.is_over() {
+            let (victim, why) = table.evict_for(id);
+            first = table.remove(victim, why);
+            while table.is_over() {
+                let (victim, why) = table.evict_for(id);
+                table.remove_later(victim, why, &mut leaving);
+            }
         }
         table.note_peak();
         drop(table);
         if let Some(first) = first {
-            self.give_back_to(&memory, home, &first);
+            self.give_back_to(&memory, home, first);
         }
-        if !more.is_empty() {
-            self.give_back(more);
+        if leaving != NONE {
+            self.give_back_all(leaving);
         }
         Ok(())
+    }
+
+    #[cold]
+    fn give_back_all(&self, mut leaving: u32) {
+        while leaving != NONE {
+            let mut batch = Batch::new();
+            let mut table = self.table.lock();
+            while leaving != NONE && !batch.is_full() {
+                batch.push(table.next_leaving(&mut leaving));
+            }
+            drop(table);
+            self.give_back(&batch);
+        }
     }
 
     pub(super) fn check_size(&self, allocated: u64) -> Result<()> {
@@ -239,13 +292,24 @@ impl<M: Memory> Cache<M> {
         mut table: MutexGuard<'a, Table>,
         key: &Asked<'_>,
     ) -> MutexGuard<'a, Table> {
-        let mut leaving = Vec::new();
-        while let Some(id) = table.find(key) {
-            leaving.extend(table.remove(id, Why::Expired));
+        loop {
+            let mut batch = Batch::new();
+            while !batch.is_full()
+                && let Some(id) = table.find(key)
+            {
+                batch.push(table.remove(id, Why::Expired));
+            }
+            if batch.count == 0 {
+                return table;
+            }
+            drop(table);
+            self.give_back(&batch);
+            table = self.table.lock();
+            // What was put meanwhile is young.
+            if table.find(key).is_none_or(|id| !self.is_old(&table, id)) {
+                return table;
+            }
         }
-        drop(table);
-        self.give_back(leaving);
-        self.table.lock()
     }
 
     /// Makes `stream` wait for the writing of a pinned entry, if it is not behind it already.
@@ -282,21 +346,24 @@ impl<M: Memory> Cache<M> {
     #[inline]
     pub fn release(&self, ticket: u64, address: usize, stream: Stream) -> Result<()> {
         self.check_open()?;
-        let mut table = self.table.lock();
-        let held = table.held(ticket, address)?;
-        if !self.homes[held.home as usize].is_immediate(stream) {
-            drop(table);
-            return self.release_on(ticket, address, held.home, stream);
+        let mut homes = self.homes.iter();
+        if homes.find(|home| home.has(address)).is_some_and(|home| home.is_immediate(stream))
+            && self.marks.release(ticket, address) == Released::Done
+        {
+            return Ok(());
         }
-        let gone = table.unpin(held);
-        drop(table);
-        if let Some(gone) = gone {
-            self.give_one_back(&gone);
-        }
-        Ok(())
+        self.release_under_lock(ticket, address, stream)
     }
 
     #[cold]
+    fn release_under_lock(&self, ticket: u64, address: usize, stream: Stream) -> Result<()> {
+        let home = self.table.lock().held(ticket, address)?.home;
+        match self.homes[home as usize].is_immediate(stream) {
+            true => self.unpin(ticket, address),
+            false => self.release_on(ticket, address, home, stream),
+        }
+    }
+
     fn release_on(&self, ticket: u64, address: usize, home: u16, stream: Stream) -> Result<()> {
         let Ok(memory) = self.memory(home) else { return self.unpin(ticket, address) };
         let (fence, began) = memory.mark(stream)?;
@@ -305,18 +372,22 @@ impl<M: Memory> Cache<M> {
         let held = table.held(ticket, address)?;
         let lane = table.lane_for(home, fence.stream, began)?;
         table.note_read(held, lane, fence.sequence, |fence| memory.has_passed(fence))?;
-        let gone = table.unpin(held);
+        let gone = table.unpin(held)?;
         drop(table);
-        self.give_back(gone);
+        if let Some(gone) = gone {
+            self.give_one_back(gone);
+        }
         Ok(())
     }
 
     fn unpin(&self, ticket: u64, address: usize) -> Result<()> {
         let mut table = self.table.lock();
         let held = table.held(ticket, address)?;
-        let gone = table.unpin(held);
+        let gone = table.unpin(held)?;
         drop(table);
-        self.give_back(gone);
+        if let Some(gone) = gone {
+            self.give_one_back(gone);
+        }
         Ok(())
     }
 
@@ -350,29 +421,37 @@ impl<M: Memory> Cache<M> {
         let gone = table.remove(id, Why::Taken);
         drop(table);
         let Some(gone) = gone else { return Ok(None) };
-        if let Err(error) = gone.with_fences(|fences| self.wait_for_all(&gone, stream, fences)) {
-            self.give_one_back(&gone);
+        if let Err((gone, error)) = self.wait_for_all(gone, stream) {
+            self.give_one_back(gone);
             return Err(error);
         }
         self.given_back.fetch_add(gone.allocated, Ordering::AcqRel);
         Ok(Some(Taken { address: gone.address, bytes: gone.requested }))
     }
 
+    /// Has `stream` wait for all who read a block. With an error, what is left to wait for.
     fn wait_for_all(
         &self,
-        gone: &Gone,
+        mut gone: Gone,
         stream: Stream,
-        fences: &[crate::order::Fence],
-    ) -> Result<()> {
-        if fences.is_empty() {
+    ) -> std::result::Result<(), (Gone, Error)> {
+        if gone.read.get().is_empty() {
             return Ok(());
         }
-        let memory = self.memory(gone.home)?;
+        let failed = |gone| move |error| (gone, error);
+        let memory = self.memory(gone.home).map_err(failed(gone))?;
         if !self.homes[gone.home as usize].is_immediate(stream) {
             // An error if there is no such stream.
-            memory.mark(stream)?;
+            memory.mark(stream).map_err(failed(gone))?;
         }
-        memory.wait_on(stream, fences)
+        loop {
+            memory.wait_on(stream, gone.read.get()).map_err(failed(gone))?;
+            if gone.rest == NONE {
+                return Ok(());
+            }
+            gone.read.clear();
+            self.table.lock().more_reads(&mut gone);
+        }
     }
 
     /// Removes the entries of `key`; returns how many. No get finds them any more; the blocks of
@@ -381,16 +460,23 @@ impl<M: Memory> Cache<M> {
         self.check_open()?;
         key::check(key)?;
         let key = self.hash.ask(key);
-        let mut leaving = Vec::new();
-        let mut table = self.table.lock();
         let mut removed = 0;
-        while let Some(id) = table.find(&key) {
-            leaving.extend(table.remove(id, Why::Removed));
-            removed += 1;
+        loop {
+            let mut batch = Batch::new();
+            let mut table = self.table.lock();
+            let before = removed;
+            while !batch.is_full()
+                && let Some(id) = table.find(&key)
+            {
+                batch.push(table.remove(id, Why::Removed));
+                removed += 1;
+            }
+            drop(table);
+            self.give_back(&batch);
+            if removed == before || !batch.is_full() {
+                return Ok(removed);
+            }
         }
-        drop(table);
-        self.give_back(leaving);
-        Ok(removed)
     }
 
     /// Evicts entries until `bytes` are free, or nothing is left that nobody reads. Returns the
@@ -401,22 +487,25 @@ impl<M: Memory> Cache<M> {
     }
 
     fn evict_some(&self, home: Option<u16>, bytes: u64, why: Why) -> u64 {
-        let mut freed = 0;
+        let (mut freed, mut rounds) = (0, 0);
         while freed < bytes {
-            let mut leaving = Vec::new();
+            let mut batch = Batch::new();
             let mut table = self.table.lock();
-            while freed < bytes
-                && leaving.len() < GO
-                && let Some(gone) = table.evict(home, why)
-            {
+            let mut last = Evicted::None;
+            while freed < bytes && !batch.is_full() {
+                last = table.evict(home, why);
+                let Evicted::This(gone) = last else { break };
                 freed += gone.allocated;
-                leaving.push(gone);
+                batch.push(Some(gone));
             }
+            rounds = if batch.count == 0 { rounds + 1 } else { 0 };
+            let again = matches!(last, Evicted::MaybeLater) && rounds <= table.rounds();
+            let is_end = batch.count == 0 && !again;
             drop(table);
-            if leaving.is_empty() {
+            if is_end {
                 break;
             }
-            self.give_back(leaving);
+            self.give_back(&batch);
         }
         freed
     }
@@ -436,41 +525,57 @@ impl<M: Memory> Cache<M> {
     }
 
     fn remove_where(&self, why: Why, which: impl Fn(&Table, u32) -> bool) -> u64 {
-        let mut removed = 0;
-        let mut from = Some(0);
-        while let Some(at) = from {
-            let mut leaving = Vec::new();
+        let (mut removed, mut from) = (0, 0);
+        loop {
+            let mut batch = Batch::new();
             let mut table = self.table.lock();
-            let (ids, next) = table.listed(at, GO);
-            for id in ids {
-                if which(&table, id) {
-                    leaving.extend(table.remove(id, why));
+            let (places, to) = (table.places(), from + GO);
+            while from < to.min(places) && !batch.is_full() {
+                if let Some(id) = table.listed(from)
+                    && which(&table, id)
+                {
+                    batch.push(table.remove(id, why));
                     removed += 1;
                 }
+                from += 1;
             }
             drop(table);
-            self.give_back(leaving);
-            from = next;
+            self.give_back(&batch);
+            if from >= places {
+                return removed;
+            }
         }
-        removed
     }
 
     /// Gives blocks that left back to their pools.
-    #[inline]
-    fn give_back(&self, leaving: impl IntoIterator<Item = Gone>) {
-        leaving.into_iter().for_each(|gone| self.give_one_back(&gone));
+    fn give_back(&self, batch: &Batch) {
+        batch.iter().for_each(|gone| self.give_one_back(*gone));
     }
 
     #[inline]
-    fn give_back_to(&self, memory: &Arc<M>, home: u16, gone: &Gone) {
+    fn give_back_to(&self, memory: &Arc<M>, home: u16, gone: Gone) {
         if gone.home != home {
             return self.give_one_back(gone);
         }
-        let freed = gone.with_fences(|fences| memory.free(gone.address, gone.stream, fences));
+        let gone = if gone.rest == NONE { gone } else { self.follow_reads(memory, gone) };
+        let freed = memory.free(gone.address, gone.stream, gone.read.get());
         if let Err(error) = freed {
             tracing::warn!(cache = self.id, address = gone.address, %error, "not given back");
         }
         self.given_back.fetch_add(gone.allocated, Ordering::AcqRel);
+    }
+
+    /// Tells the memory of reads until there are only a few left to tell with the free.
+    #[cold]
+    fn follow_reads(&self, memory: &Arc<M>, mut gone: Gone) -> Gone {
+        while gone.rest != NONE {
+            if let Err(error) = memory.follow(gone.address, gone.read.get()) {
+                tracing::warn!(cache = self.id, address = gone.address, %error, "not followed");
+            }
+            gone.read.clear();
+            self.table.lock().more_reads(&mut gone);
+        }
+        gone
     }
 
     /// Waits for blocks that have left and are on their way back to their pools by other threads'
@@ -490,7 +595,7 @@ impl<M: Memory> Cache<M> {
     }
 
     #[inline(never)]
-    fn give_one_back(&self, gone: &Gone) {
+    fn give_one_back(&self, gone: Gone) {
         match self.memory(gone.home) {
             Ok(memory) => self.give_back_to(&memory, gone.home, gone),
             // The memory of a pool that is gone is gone too.
@@ -505,7 +610,7 @@ impl<M: Memory> Cache<M> {
             return Ok(());
         }
         cache.remove_where(Why::Left, |_, _| true);
-        let (entries, bytes) = cache.table.lock().pinned;
+        let (entries, bytes) = cache.table.lock().pinned();
         if entries == 0 {
             return Ok(());
         }
@@ -520,13 +625,14 @@ impl<M: Memory> Cache<M> {
 
     /// Its numbers.
     pub fn stats(&self) -> Stats {
-        let table = self.table.lock();
+        let mut table = self.table.lock();
+        let pinned = table.pinned();
         Stats {
             counters: table.counters,
             entries: table.count,
             bytes: table.bytes,
-            pinned_entries: table.pinned.0,
-            pinned_bytes: table.pinned.1,
+            pinned_entries: pinned.0,
+            pinned_bytes: pinned.1,
             max_entries: self.limits.entries,
             max_bytes: self.limits.bytes,
             bookkeeping_bytes: table.bookkeeping_bytes() as u64,

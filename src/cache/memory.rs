@@ -34,6 +34,10 @@ pub trait Memory: Send + Sync + 'static {
     /// Makes what is queued on `stream` from now on wait for `fences`.
     fn wait_on(&self, stream: Stream, fences: &[Fence]) -> Result<()>;
 
+    /// Notes that a live block is not to be used again, once it is freed, before `fences` have
+    /// passed: some of those that are too many for one [`Memory::free`].
+    fn follow(&self, address: usize, fences: &[Fence]) -> Result<()>;
+
     /// Frees a block whose last uses are behind `fences`, on the stream of `home` if that is
     /// still the one that began with the fence beside it.
     fn free(&self, address: usize, home: (Stream, u64), fences: &[Fence]) -> Result<()>;
@@ -71,6 +75,10 @@ impl Memory for Pool {
 
     fn wait_on(&self, stream: Stream, fences: &[Fence]) -> Result<()> {
         self.wait_on(stream, fences)
+    }
+
+    fn follow(&self, address: usize, fences: &[Fence]) -> Result<()> {
+        self.follow(address, fences)
     }
 
     fn free(&self, address: usize, home: (Stream, u64), fences: &[Fence]) -> Result<()> {

@@ -4,7 +4,9 @@
 use std::ffi::CStr;
 
 use super::key_trace::KeyTrace;
-use super::policy::{Arc, Budget, Gdsf, Goal, Id, Kind, Lfu, Lirs, Policy, S3Fifo, Sieve};
+use super::policy::{
+    Adaptive, Arc, Budget, Gdsf, Goal, Id, Kind, Lfu, Lirs, Lru, Policy, S3Fifo, Sieve,
+};
 use crate::error::{Result, fail};
 
 const NONE: Id = Id::MAX;
@@ -64,12 +66,12 @@ pub struct Contender {
 impl Contender {
     /// All of them. Those that a cache can have come first, the least bookkeeping before.
     pub const ALL: [Contender; 9] = [
-        Contender { name: c"lru", kind: Some(Kind::Lru), make: |goal| Kind::Lru.build(goal) },
-        Contender { name: c"lfu", kind: Some(Kind::Lfu), make: |goal| Kind::Lfu.build(goal) },
+        Contender { name: c"lru", kind: Some(Kind::Lru), make: |_| Box::new(Lru::new()) },
+        Contender { name: c"lfu", kind: Some(Kind::Lfu), make: |goal| Box::new(Lfu::new(goal)) },
         Contender {
             name: c"adaptive",
             kind: Some(Kind::Adaptive),
-            make: |goal| Kind::Adaptive.build(goal),
+            make: |goal| Box::new(Adaptive::new(goal)),
         },
         Contender { name: c"s3-fifo", kind: None, make: |_| Box::new(S3Fifo::new()) },
         Contender { name: c"sieve", kind: None, make: |_| Box::new(Sieve::new()) },
@@ -184,7 +186,7 @@ fn key_of(object: u32) -> u64 {
 /// # Errors
 /// `OutOfMemory`.
 pub fn run(trace: &KeyTrace, kind: Kind, goal: Goal, budget: Budget) -> Result<Outcome> {
-    run_with(trace, kind.build(goal), goal, budget)
+    run_with(trace, Box::new(kind.build(goal)), goal, budget)
 }
 
 /// As [`run`].

@@ -5,11 +5,13 @@
 //! *listed* while it is found by its key. One that leaves while it is pinned is *detached*: its
 //! bytes count until its last pin is gone.
 
-use hashbrown::HashTable;
+use std::sync::Arc;
 
 use super::config::Limits;
+use super::index::Index;
 use super::key::{Asked, Hash, Longs, Name};
-use super::policy::{Id, Policy};
+use super::pins::{Marks, Pins};
+use super::policy::{Chosen, Id, Policy};
 use super::stats::Counters;
 use crate::error::{Error, Result, fail};
 use crate::order::{Fence, Stream};
@@ -19,22 +21,51 @@ pub const NONE: u32 = u32::MAX;
 /// Stands for `prev` in an entry that is detached, and in one that is none.
 const DETACHED: u32 = u32::MAX - 1;
 const VACANT: u32 = u32::MAX - 2;
-/// Most entries, and most pins.
-pub const ENTRIES_MAX: u32 = u32::MAX - 3;
-/// Most pins of one entry.
-const PINS_MAX: u16 = u16::MAX;
+/// In one that is about to be none: its block has left and is in the hands of a call.
+const LEAVING: u32 = u32::MAX - 3;
+/// Most entries.
+pub const ENTRIES_MAX: u32 = u32::MAX - 4;
 /// Most entries of a key that are looked at for one of a certain stream.
 const LOOKED_AT: usize = 16;
+/// Entries that are read and are looked at for one that may go, in one go.
+const READ_LOOKED_AT: usize = 64;
+/// How often that is done for a new entry before it goes itself.
+const ROUNDS: u32 = 16;
 /// No lane.
-const NO_LANE: u16 = u16::MAX;
+pub const NO_LANE: u16 = u16::MAX;
+
+/// A block's bytes and its lane in one word: no block has 2^48 bytes, which is more than there are
+/// addresses.
+#[derive(Clone, Copy)]
+struct Extent(u64);
+
+impl Extent {
+    const BYTES: u32 = 48;
+
+    #[inline]
+    fn new(allocated: u64, lane: u16) -> Extent {
+        debug_assert!(allocated >> Extent::BYTES == 0);
+        Extent(allocated | u64::from(lane) << Extent::BYTES)
+    }
+
+    #[inline]
+    fn bytes(self) -> u64 {
+        self.0 & ((1 << Extent::BYTES) - 1)
+    }
+
+    #[inline]
+    fn lane(self) -> usize {
+        (self.0 >> Extent::BYTES) as usize
+    }
+}
 
 /// A key and the block that it names: one cache line.
 #[repr(align(64))]
 struct Entry {
     name: Name,
     address: usize,
-    /// Bytes of the block.
-    allocated: u64,
+    /// Bytes of the block, and the lane it was put on.
+    extent: Extent,
     /// The fence on its own lane that its writing is behind; 0 once that is known to have passed.
     written: u64,
     /// Bytes of the block that were not asked for.
@@ -47,20 +78,19 @@ struct Entry {
     prev: u32,
     /// Who has read it, in `Table::uses`.
     uses: u32,
-    /// The lane it was put on.
-    lane: u16,
-    pins: u16,
+    /// Who reads it, in `Table::pins`.
+    pins: u32,
 }
 
 const _: () = assert!(size_of::<Entry>() == 64);
 
 impl Entry {
     fn is_listed(&self) -> bool {
-        self.prev < VACANT || self.prev == NONE
+        self.prev < LEAVING || self.prev == NONE
     }
 
     fn requested(&self) -> u64 {
-        self.allocated - u64::from(self.waste)
+        self.extent.bytes() - u64::from(self.waste)
     }
 }
 
@@ -71,16 +101,6 @@ struct Use {
     lane: u16,
     /// The lane was behind the entry's writing before it read.
     behind: bool,
-}
-
-/// Somebody's hold on an entry.
-struct Pin {
-    /// The entry, or the next pin that is none.
-    entry: u32,
-    /// How often this place was given up: a pin that was released is not taken for a later one.
-    generation: u32,
-    /// On which lane it was got, if that is known, which is behind the writing then.
-    lane: u16,
 }
 
 /// A stream of one of the pools: the one that has this handle now or, of those that had it before,
@@ -94,11 +114,14 @@ pub struct Lane {
     /// See `Order::began`.
     pub began: u64,
     /// What is here by it.
-    count: u32,
+    pub count: u32,
 }
 
+/// Fences of reads that are told in one go.
+const FENCES: usize = 2;
+
 /// A block that left, to be given back without the lock.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Gone {
     /// Which of the cache's pools it is of.
     pub home: u16,
@@ -110,24 +133,38 @@ pub struct Gone {
     pub allocated: u64,
     /// The stream it was put on, and its first fence.
     pub stream: (Stream, u64),
-    /// The fence that its writing is behind, if that is not known to have passed.
-    pub written: Option<Fence>,
-    /// The fences that its reads are behind.
-    pub read: Vec<Fence>,
+    /// The fences that its reads are behind, as far as there is a place for them.
+    pub read: Fences,
+    /// Its other reads, in `Table::uses`: see [`Table::more_reads`].
+    pub rest: u32,
 }
 
-impl Gone {
-    /// All that has to pass before it is anybody's; few of them, mostly none.
-    pub fn with_fences<R>(&self, body: impl FnOnce(&[Fence]) -> R) -> R {
-        match (self.written, self.read.is_empty()) {
-            (None, _) => body(&self.read),
-            (Some(written), true) => body(&[written]),
-            (Some(written), false) => {
-                let mut all = self.read.clone();
-                all.push(written);
-                body(&all)
-            }
-        }
+/// A few fences.
+#[derive(Clone, Copy, Debug)]
+pub struct Fences {
+    some: [Fence; FENCES + 1],
+    count: usize,
+}
+
+impl Fences {
+    const NONE: Fences =
+        Fences { some: [Fence { stream: Stream::DEFAULT, sequence: 0 }; FENCES + 1], count: 0 };
+
+    #[inline]
+    fn push(&mut self, fence: Fence) {
+        self.some[self.count] = fence;
+        self.count += 1;
+    }
+
+    /// Forgets them.
+    pub fn clear(&mut self) {
+        self.count = 0;
+    }
+
+    /// They.
+    #[inline]
+    pub fn get(&self) -> &[Fence] {
+        &self.some[..self.count]
     }
 }
 
@@ -182,16 +219,37 @@ pub struct Pinned {
 /// A pin that is held, under the lock.
 #[derive(Clone, Copy, Debug)]
 pub struct Held {
+    ticket: u64,
     pin: u32,
     entry: Id,
     /// Which of the cache's pools its block is of.
     pub home: u16,
 }
 
+/// What [`Table::evict`] ended with.
+pub enum Evicted {
+    /// A block.
+    This(Gone),
+    /// There is none.
+    None,
+    /// There may be one behind many that are read: to be asked again, not more than
+    /// [`Table::rounds`] times in a row.
+    MaybeLater,
+}
+
+/// What a search for one that may go ended with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Victim {
+    This(Id),
+    None,
+    /// Too many are read; those are not in the way any more.
+    MaybeLater,
+}
+
 /// What a cache knows.
 pub struct Table {
     /// The newest entry of each key.
-    keys: HashTable<u32>,
+    keys: Index,
     hash: Hash,
     entries: Vec<Entry>,
     vacant: u32,
@@ -199,19 +257,16 @@ pub struct Table {
     room: usize,
     uses: Vec<Use>,
     vacant_use: u32,
-    pins: Vec<Pin>,
-    vacant_pin: u32,
+    pins: Pins,
     lanes: Vec<Lane>,
     longs: Longs,
-    policy: Box<dyn Policy>,
+    policy: Chosen,
     /// The budgets.
     pub limits: Limits,
     /// Bytes of blocks, of detached entries too.
     pub bytes: u64,
     /// Entries, detached ones too.
     pub count: u64,
-    /// Of them, those that are pinned, and their bytes.
-    pub pinned: (u64, u64),
     /// Bytes of all blocks that ever left.
     pub left_bytes: u64,
     /// Bytes by pool.
@@ -224,19 +279,24 @@ pub struct Table {
 
 impl Table {
     /// Empty, for blocks of `homes` pools.
-    pub fn new(hash: Hash, mut policy: Box<dyn Policy>, limits: Limits, homes: usize) -> Table {
+    pub fn new(
+        hash: Hash,
+        mut policy: Chosen,
+        limits: Limits,
+        homes: usize,
+        marks: Arc<Marks>,
+    ) -> Table {
         policy.set_budget(limits.bytes, limits.entries);
         let lane = |home| Lane { home, stream: Stream::DEFAULT, began: 0, count: 1 };
         Table {
-            keys: HashTable::new(),
+            keys: Index::new(),
             hash,
             entries: Vec::new(),
             vacant: NONE,
             room: 0,
             uses: Vec::new(),
             vacant_use: NONE,
-            pins: Vec::new(),
-            vacant_pin: NONE,
+            pins: Pins::new(marks),
             // The lanes of those who work without streams, by the number of the pool; they stay.
             lanes: (0..homes as u16).map(lane).collect(),
             longs: Longs::default(),
@@ -244,7 +304,6 @@ impl Table {
             limits,
             bytes: 0,
             count: 0,
-            pinned: (0, 0),
             left_bytes: 0,
             bytes_of: vec![0; homes],
             left: vec![false; homes],
@@ -255,13 +314,10 @@ impl Table {
     /// The newest entry of a key.
     #[inline]
     pub fn find(&self, key: &Asked<'_>) -> Option<Id> {
-        let found = match key.name() {
-            Some(name) => {
-                self.keys.find(key.hash, |&id: &u32| self.entries[id as usize].name == name)
-            }
-            None => self.keys.find(key.hash, |&id: &u32| self.has_long(id, key)),
-        };
-        found.copied()
+        match key.name() {
+            Some(name) => self.keys.find(key.hash, |id| self.entries[id as usize].name == name),
+            None => self.keys.find(key.hash, |id| self.has_long(id, key)),
+        }
     }
 
     fn has_long(&self, id: Id, key: &Asked<'_>) -> bool {
@@ -318,11 +374,14 @@ impl Table {
         Ok(self.lanes.len() as u16 - 1)
     }
 
-    /// Makes sure that there is memory for one more entry.
+    /// Makes sure that there is memory for one more entry, of a key with this hash.
     #[inline]
-    fn reserve(&mut self) -> bool {
-        (self.vacant != NONE || self.entries.len() < self.room || self.reserve_entries())
-            && (self.keys.len() < self.keys.capacity() || self.reserve_keys())
+    fn reserve(&mut self, hash: u64) -> bool {
+        if self.vacant == NONE && self.entries.len() >= self.room && !self.reserve_entries() {
+            return false;
+        }
+        let (entries, hashes) = (&self.entries, self.hash);
+        self.keys.reserve(hash, |id| hashes.of(entries[id as usize].name))
     }
 
     #[cold]
@@ -338,18 +397,15 @@ impl Table {
             return false;
         }
         self.room = self.entries.capacity();
-        true
-    }
-
-    #[cold]
-    fn reserve_keys(&mut self) -> bool {
+        // Keys grow with it; if there is no memory for so many, a few at a time.
         let (entries, hash) = (&self.entries, self.hash);
-        self.keys.try_reserve(1, |&id: &u32| hash.of(entries[id as usize].name)).is_ok()
+        self.keys.reserve_for(self.room, |id| hash.of(entries[id as usize].name));
+        true
     }
 
     /// Enters a block under a key. An error when there is no memory for it; nothing has changed.
     pub fn insert(&mut self, key: &Asked<'_>, fresh: &Fresh) -> Result<Id> {
-        if !self.reserve() {
+        if !self.reserve(key.hash) {
             return Err(no_memory(key));
         }
         let older = self.find(key);
@@ -363,7 +419,7 @@ impl Table {
         let entry = Entry {
             name,
             address: fresh.address,
-            allocated: fresh.allocated,
+            extent: Extent::new(fresh.allocated, fresh.lane),
             written: fresh.written,
             // What is more, which no block is that was asked for as it is, shows as more bytes.
             waste: u32::try_from(fresh.allocated - fresh.requested).unwrap_or(0),
@@ -371,8 +427,7 @@ impl Table {
             next: older.unwrap_or(NONE),
             prev: NONE,
             uses: NONE,
-            lane: fresh.lane,
-            pins: 0,
+            pins: NONE,
         };
         let id = match self.vacant {
             NONE => {
@@ -390,15 +445,9 @@ impl Table {
             // In front of those with the same key.
             Some(older) => {
                 self.entries[older as usize].prev = id;
-                if let Some(head) = self.keys.find_mut(key.hash, |&head| head == older) {
-                    *head = id;
-                }
+                self.keys.replace(key.hash, older, id);
             }
-            None => {
-                let (entries, hash) = (&self.entries, self.hash);
-                let rehash = |&id: &u32| hash.of(entries[id as usize].name);
-                self.keys.insert_unique(key.hash, id, rehash);
-            }
+            None => self.keys.insert(key.hash, id),
         }
         let lane = &mut self.lanes[fresh.lane as usize];
         lane.count += 1;
@@ -416,35 +465,104 @@ impl Table {
         self.bytes > self.limits.bytes || self.count > self.limits.entries
     }
 
-    /// Makes room for the new entry `id`, by one entry that may be `id` itself.
+    /// Who is to make room for the new entry `id`: maybe `id` itself.
     #[inline]
-    pub fn evict_for(&mut self, id: Id) -> Option<Gone> {
-        let entries = &self.entries;
-        let victim = self.policy.victim(&mut |id| entries[id as usize].pins == 0);
-        debug_assert!(victim.is_some(), "the new entry is not pinned");
+    pub fn evict_for(&mut self, id: Id) -> (Id, Why) {
+        let mut victim = self.victim(None);
+        for _ in 1..ROUNDS {
+            if victim != Victim::MaybeLater {
+                break;
+            }
+            victim = self.victim(None);
+        }
         match victim {
-            Some(victim) if victim != id => self.remove(victim, Why::Evicted),
-            _ => self.remove(id, Why::Refused),
+            Victim::This(victim) if victim != id => (victim, Why::Evicted),
+            // It is not pinned, nor is it too soon for it.
+            _ => (id, Why::Refused),
         }
     }
 
-    /// Takes the entry out that is worth least, of those that nobody reads and, with `home`, that
-    /// are of that pool. None when there is none.
-    pub fn evict(&mut self, home: Option<u16>, why: Why) -> Option<Gone> {
-        let (entries, lanes) = (&self.entries, &self.lanes);
+    /// The entry that is worth least, of those that nobody reads and, with `home`, that are of
+    /// that pool. Not more than a few that are read are looked at: they count as used then, so that
+    /// they are not in the way again.
+    #[inline]
+    fn victim(&mut self, home: Option<u16>) -> Victim {
+        let (entries, pins, lanes) = (&mut self.entries, &mut self.pins, &mut self.lanes);
+        let (mut read, mut count) = ([NONE; READ_LOOKED_AT], 0);
+        let (mut enough, mut free) = (false, None);
         let mut may = |id: Id| {
-            let entry = &entries[id as usize];
+            let entry = &mut entries[id as usize];
             debug_assert!(entry.is_listed());
-            entry.pins == 0 && home.is_none_or(|home| lanes[entry.lane as usize].home == home)
+            if home.is_some_and(|home| lanes[entry.extent.lane()].home != home) {
+                return false;
+            }
+            let is_read = pins.is_read(&mut entry.pins, lanes);
+            // An answer that ends the search.
+            enough |= is_read && count == READ_LOOKED_AT;
+            if is_read && !enough {
+                read[count] = id;
+                count += 1;
+            }
+            if !is_read && !enough {
+                free = free.or(Some(id));
+            }
+            enough || !is_read
         };
-        let victim = self.policy.victim(&mut may)?;
-        self.remove(victim, why)
+        let victim = self.policy.victim(&mut may);
+        if !enough {
+            return victim.map_or(Victim::None, Victim::This);
+        }
+        read.iter().for_each(|&id| self.policy.in_use(id));
+        // What the policy says then is nothing to go by, but for what it saw before.
+        free.map_or(Victim::MaybeLater, Victim::This)
+    }
+
+    /// Takes the entry out that is worth least, of those that nobody reads and, with `home`, that
+    /// are of that pool.
+    pub fn evict(&mut self, home: Option<u16>, why: Why) -> Evicted {
+        match self.victim(home) {
+            Victim::This(victim) => self.remove(victim, why).map_or(Evicted::None, Evicted::This),
+            Victim::None => Evicted::None,
+            Victim::MaybeLater => Evicted::MaybeLater,
+        }
+    }
+
+    /// In how many goes all that are read were looked at, in whatever order the policy has them.
+    pub fn rounds(&self) -> usize {
+        4 * (self.entries.len() / READ_LOOKED_AT + 1)
     }
 
     /// Takes a listed entry out; its block leaves at once, or, when it is pinned, with its last pin.
+    #[inline]
     pub fn remove(&mut self, id: Id, why: Why) -> Option<Gone> {
+        self.unlist(id, why).then(|| self.vacate(id))
+    }
+
+    /// As [`Table::remove`], of one of several: its block leaves with [`Table::next_leaving`].
+    pub fn remove_later(&mut self, id: Id, why: Why, leaving: &mut u32) {
+        if self.unlist(id, why) {
+            let entry = &mut self.entries[id as usize];
+            (entry.prev, entry.next) = (LEAVING, std::mem::replace(leaving, id));
+        }
+    }
+
+    /// The next block of those that are leaving.
+    pub fn next_leaving(&mut self, leaving: &mut u32) -> Option<Gone> {
+        let id = *leaving;
+        if id == NONE {
+            return None;
+        }
+        *leaving = self.entries[id as usize].next;
+        Some(self.vacate(id))
+    }
+
+    /// Takes a listed entry out of all lists; its block does not count any more, unless it is
+    /// pinned. Whether it leaves.
+    #[inline]
+    fn unlist(&mut self, id: Id, why: Why) -> bool {
         let evicted = matches!(why, Why::Evicted | Why::Pressed | Why::Refused);
-        let Entry { next, prev, allocated, pins, .. } = self.entries[id as usize];
+        let Entry { next, prev, extent, name, pins, .. } = self.entries[id as usize];
+        let allocated = extent.bytes();
         let count = &mut self.counters;
         match why {
             Why::Evicted => {
@@ -468,56 +586,77 @@ impl Table {
         if prev != NONE {
             self.entries[prev as usize].next = next;
         } else {
-            let hash = self.hash.of(self.entries[id as usize].name);
-            if let Ok(head) = self.keys.find_entry(hash, |&head| head == id) {
-                match next {
-                    NONE => drop(head.remove()),
-                    next => {
-                        let mut head = head;
-                        *head.get_mut() = next;
-                    }
-                }
+            let hash = self.hash.of(name);
+            match next {
+                NONE => self.keys.remove(hash, id),
+                next => self.keys.replace(hash, id, next),
             }
         }
         let entry = &mut self.entries[id as usize];
         (entry.next, entry.prev) = (NONE, DETACHED);
-        if let Some(place) = entry.name.place() {
+        if let Some(place) = name.place() {
             self.longs.give_up(place);
         }
-        (pins == 0).then(|| self.vacate(id))
+        let is_read = pins != NONE && self.pins.watch(&mut entry.pins, &mut self.lanes);
+        if !is_read {
+            self.discount(id);
+        }
+        !is_read
+    }
+
+    /// The block of an entry does not count any more.
+    #[inline]
+    fn discount(&mut self, id: Id) {
+        let extent = self.entries[id as usize].extent;
+        let (home, allocated) = (self.lanes[extent.lane()].home, extent.bytes());
+        self.bytes_of[home as usize] -= allocated;
+        self.bytes -= allocated;
+        self.left_bytes += allocated;
+        self.count -= 1;
     }
 
     /// The place of an entry that is in no list any more, nor pinned, is free; its block leaves.
+    #[inline]
     fn vacate(&mut self, id: Id) -> Gone {
-        let mut read = Vec::new();
-        let mut at = std::mem::replace(&mut self.entries[id as usize].uses, NONE);
-        while at != NONE {
-            let Use { sequence, next, lane, .. } = self.uses[at as usize];
-            read.push(Fence { stream: self.lanes[lane as usize].stream, sequence });
-            self.vacate_use(at);
-            at = next;
-        }
         let entry = &mut self.entries[id as usize];
-        (entry.prev, entry.next) = (VACANT, self.vacant);
+        let uses = entry.uses;
+        (entry.uses, entry.prev, entry.next) = (NONE, VACANT, self.vacant);
         self.vacant = id;
-        let lane = &mut self.lanes[entry.lane as usize];
+        let lane = &mut self.lanes[entry.extent.lane()];
         // Lanes that serve again do so for entries that come later: this one's is read below.
         lane.count -= 1;
         let (stream, sequence) = (lane.stream, entry.written);
-        let gone = Gone {
+        let mut gone = Gone {
             home: lane.home,
             address: entry.address,
             requested: entry.requested(),
-            allocated: entry.allocated,
+            allocated: entry.extent.bytes(),
             stream: (stream, lane.began),
-            written: (sequence > 0).then_some(Fence { stream, sequence }),
-            read,
+            read: Fences::NONE,
+            rest: uses,
         };
-        self.bytes_of[lane.home as usize] -= gone.allocated;
-        self.bytes -= gone.allocated;
-        self.left_bytes += gone.allocated;
-        self.count -= 1;
+        if sequence > 0 {
+            gone.read.push(Fence { stream, sequence });
+        }
+        if uses != NONE {
+            self.more_reads(&mut gone);
+        }
         gone
+    }
+
+    /// Takes the next fences that the reads of a block are behind.
+    #[cold]
+    pub fn more_reads(&mut self, gone: &mut Gone) {
+        for _ in 0..FENCES {
+            let at = gone.rest;
+            if at == NONE {
+                return;
+            }
+            let Use { sequence, next, lane, .. } = self.uses[at as usize];
+            gone.read.push(Fence { stream: self.lanes[lane as usize].stream, sequence });
+            self.vacate_use(at);
+            gone.rest = next;
+        }
     }
 
     fn vacate_use(&mut self, at: u32) {
@@ -529,59 +668,47 @@ impl Table {
     /// Pins an entry for somebody who reads it.
     #[inline]
     pub fn pin(&mut self, id: Id) -> Result<Pinned> {
-        if self.vacant_pin == NONE {
-            self.more_pins()?;
-        }
+        let at = match self.pins.vacant() {
+            Some(at) => at,
+            None => self.make_pin()?,
+        };
         let entry = &mut self.entries[id as usize];
-        if entry.pins == PINS_MAX {
-            return Err(too_many_pins());
-        }
-        if entry.pins == 0 {
-            self.pinned.0 += 1;
-            self.pinned.1 += entry.allocated;
-        }
-        entry.pins += 1;
-        let at = self.vacant_pin;
-        let pin = &mut self.pins[at as usize];
-        self.vacant_pin = std::mem::replace(&mut pin.entry, id);
-        Ok(Pinned {
-            ticket: u64::from(pin.generation) << 32 | u64::from(at),
-            address: entry.address,
-            requested: entry.requested(),
-            is_written: entry.written == 0,
-        })
+        let (address, requested, is_written) =
+            (entry.address, entry.requested(), entry.written == 0);
+        let ticket = self.pins.hold(at, id, &mut entry.pins, address);
+        Ok(Pinned { ticket, address, requested, is_written })
     }
 
-    #[cold]
-    fn more_pins(&mut self) -> Result<()> {
-        if self.pins.len() >= ENTRIES_MAX as usize || self.pins.try_reserve(1).is_err() {
-            return Err(fail!(OutOfMemory, "no memory for one more pin"));
+    /// A pin that nobody has: one that was released, or one more.
+    #[inline]
+    fn make_pin(&mut self) -> Result<u32> {
+        let Some((at, entry)) = self.pins.released() else { return self.pins.grow() };
+        self.pins.drop_pin(at, &mut self.entries[entry as usize].pins, &mut self.lanes);
+        Ok(at)
+    }
+
+    /// Entries that are pinned, and their bytes.
+    pub fn pinned(&mut self) -> (u64, u64) {
+        let mut from = 0;
+        while let Some((at, entry)) = self.pins.released_from(from) {
+            self.pins.drop_pin(at, &mut self.entries[entry as usize].pins, &mut self.lanes);
+            from = at + 1;
         }
-        self.pins.push(Pin { entry: NONE, generation: 1, lane: NO_LANE });
-        self.vacant_pin = self.pins.len() as u32 - 1;
-        Ok(())
+        let bytes = self.pins.entries().map(|entry| self.entries[entry as usize].extent.bytes());
+        bytes.fold((0, 0), |(count, sum), bytes| (count + 1, sum + bytes))
     }
 
     /// The pin with this ticket, of the block at `address`; an error when it is not held.
-    #[inline]
     pub fn held(&self, ticket: u64, address: usize) -> Result<Held> {
-        let (at, generation) = (ticket as u32, (ticket >> 32) as u32);
-        if let Some(pin) = self.pins.get(at as usize)
-            && pin.generation == generation
-            && let Some(entry) = self.entries.get(pin.entry as usize)
-            && entry.pins > 0
-            && entry.address == address
-        {
-            let home = self.lanes[entry.lane as usize].home;
-            return Ok(Held { pin: at, entry: pin.entry, home });
-        }
-        Err(no_pin(ticket))
+        let (pin, entry) = self.pins.held(ticket, address)?;
+        let home = self.lanes[self.entries[entry as usize].extent.lane()].home;
+        Ok(Held { ticket, pin, entry, home })
     }
 
     /// The lane that a pinned entry was written on, and the fence that its writing is behind.
     pub fn writing(&self, held: Held) -> (Lane, Fence) {
         let entry = &self.entries[held.entry as usize];
-        let lane = self.lanes[entry.lane as usize];
+        let lane = self.lanes[entry.extent.lane()];
         (lane, Fence { stream: lane.stream, sequence: entry.written })
     }
 
@@ -590,7 +717,7 @@ impl Table {
     pub fn is_behind(&mut self, held: Held, lane: u16) -> bool {
         let entry = &self.entries[held.entry as usize];
         let behind = entry.written == 0
-            || entry.lane == lane
+            || entry.extent.lane() == lane as usize
             || self.uses_of(held.entry).any(|one| one.lane == lane && one.behind);
         if behind {
             self.note_behind(held, lane);
@@ -600,9 +727,8 @@ impl Table {
 
     /// Readers on `lane` are behind the writing of the pinned entry.
     pub fn note_behind(&mut self, held: Held, lane: u16) {
-        let before = std::mem::replace(&mut self.pins[held.pin as usize].lane, lane);
         self.lanes[lane as usize].count += 1;
-        if before != NO_LANE {
+        if let Some(before) = self.pins.note_lane(held.pin, lane) {
             self.lanes[before as usize].count -= 1;
         }
     }
@@ -618,24 +744,15 @@ impl Table {
     }
 
     /// The reader is done. Its block leaves if it was the last one of an entry that is detached.
-    #[inline]
-    pub fn unpin(&mut self, held: Held) -> Option<Gone> {
-        let pin = &mut self.pins[held.pin as usize];
-        // A generation ends with its pin. None is 0, so that no ticket is.
-        pin.generation = pin.generation.checked_add(1).unwrap_or(1);
-        pin.entry = std::mem::replace(&mut self.vacant_pin, held.pin);
-        if pin.lane != NO_LANE {
-            self.lanes[pin.lane as usize].count -= 1;
-            pin.lane = NO_LANE;
-        }
+    pub fn unpin(&mut self, held: Held) -> Result<Option<Gone>> {
+        self.pins.release(held.ticket)?;
         let entry = &mut self.entries[held.entry as usize];
-        entry.pins -= 1;
-        if entry.pins > 0 {
-            return None;
+        self.pins.drop_pin(held.pin, &mut entry.pins, &mut self.lanes);
+        if entry.pins != NONE || entry.prev != DETACHED {
+            return Ok(None);
         }
-        self.pinned.0 -= 1;
-        self.pinned.1 -= entry.allocated;
-        (entry.prev == DETACHED).then(|| self.vacate(held.entry))
+        self.discount(held.entry);
+        Ok(Some(self.vacate(held.entry)))
     }
 
     /// The holder of the pin has read on `lane`, by the fence `sequence`. Reads that have `passed`
@@ -647,7 +764,7 @@ impl Table {
         sequence: u64,
         passed: impl Fn(Fence) -> bool,
     ) -> Result<()> {
-        let behind = self.pins[held.pin as usize].lane == lane;
+        let behind = self.pins.lane(held.pin) == lane;
         self.note_use(held.entry, lane, sequence, behind, passed)
     }
 
@@ -701,17 +818,14 @@ impl Table {
         Ok(())
     }
 
-    /// Entries that are listed, of the places from `from` on, `most` places at a time; with the
-    /// place to go on from.
-    pub fn listed(
-        &self,
-        from: usize,
-        most: usize,
-    ) -> (impl Iterator<Item = Id> + use<>, Option<usize>) {
-        let to = from.saturating_add(most).min(self.entries.len());
-        let ids: Vec<Id> =
-            (from..to).filter(|&at| self.entries[at].is_listed()).map(|at| at as Id).collect();
-        (ids.into_iter(), (to < self.entries.len()).then_some(to))
+    /// How many places for entries there are.
+    pub fn places(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The entry in this place, if it is listed.
+    pub fn listed(&self, place: usize) -> Option<Id> {
+        self.entries.get(place).filter(|entry| entry.is_listed()).map(|_| place as Id)
     }
 
     /// The pool `home` is about to go.
@@ -726,13 +840,23 @@ impl Table {
 
     /// Of the entry `newest` and the older ones of the same key, one that nobody reads, that was
     /// put on `stream` if there is one.
-    pub fn free_one(&self, newest: Id, stream: Stream) -> Option<Id> {
-        let free = || {
-            let chain = std::iter::successors(Some(newest), |&id| self.older(id));
-            chain.filter(|&id| self.entries[id as usize].pins == 0)
-        };
-        let own = |&id: &Id| self.lanes[self.entries[id as usize].lane as usize].stream == stream;
-        free().take(LOOKED_AT).find(own).or_else(|| free().next())
+    pub fn free_one(&mut self, newest: Id, stream: Stream) -> Option<Id> {
+        let (mut first, mut seen, mut at) = (None, 0, Some(newest));
+        while let Some(id) = at {
+            let entry = &mut self.entries[id as usize];
+            if !self.pins.is_read(&mut entry.pins, &mut self.lanes) {
+                if self.lanes[entry.extent.lane()].stream == stream {
+                    return Some(id);
+                }
+                first = first.or(Some(id));
+                seen += 1;
+                if seen == LOOKED_AT {
+                    break;
+                }
+            }
+            at = self.older(id);
+        }
+        first
     }
 
     /// The budgets are kept again.
@@ -743,15 +867,15 @@ impl Table {
 
     /// Whether the entry is of the pool `home`.
     pub fn is_of(&self, id: Id, home: u16) -> bool {
-        self.lanes[self.entries[id as usize].lane as usize].home == home
+        self.lanes[self.entries[id as usize].extent.lane()].home == home
     }
 
     /// Bytes of bookkeeping, without the bytes of keys longer than 15.
     pub fn bookkeeping_bytes(&self) -> usize {
-        self.keys.allocation_size()
+        self.keys.bytes()
             + self.entries.capacity() * size_of::<Entry>()
             + self.uses.capacity() * size_of::<Use>()
-            + self.pins.capacity() * size_of::<Pin>()
+            + self.pins.bytes()
             + self.lanes.capacity() * size_of::<Lane>()
             + self.longs.bookkeeping_bytes()
             + self.policy.bookkeeping_bytes()
@@ -759,34 +883,30 @@ impl Table {
 
     /// Checks every invariant.
     pub fn validate(&self) -> std::result::Result<(), String> {
-        let mut sums = (0, 0, 0, 0);
+        let mut sums = (0, 0);
         let mut listed = 0;
-        let mut pins = 0u64;
+        let mut pins = 0;
         let mut bytes_of = vec![0; self.bytes_of.len()];
         for (at, entry) in self.entries.iter().enumerate() {
-            if entry.prev == VACANT {
+            if entry.prev == VACANT || entry.prev == LEAVING {
                 continue;
             }
             sums.0 += 1;
-            sums.1 += entry.allocated;
-            bytes_of[self.lanes[entry.lane as usize].home as usize] += entry.allocated;
-            pins += u64::from(entry.pins);
-            if entry.pins > 0 {
-                sums.2 += 1;
-                sums.3 += entry.allocated;
-            }
+            sums.1 += entry.extent.bytes();
+            bytes_of[self.lanes[entry.extent.lane()].home as usize] += entry.extent.bytes();
+            pins += self.pins.of_entry(at as u32, entry.pins, !entry.is_listed())?;
             if !entry.is_listed() {
-                if entry.pins == 0 {
+                if entry.pins == NONE {
                     return Err(format!("entry {at} is detached and not pinned"));
                 }
                 continue;
             }
             listed += 1;
             let hash = self.hash.of(entry.name);
-            let same = |&head: &u32| {
+            let same = |head: u32| {
                 std::iter::successors(Some(head), |&id| self.older(id)).any(|id| id as usize == at)
             };
-            let Some(&head) = self.keys.find(hash, same) else {
+            let Some(head) = self.keys.find(hash, same) else {
                 return Err(format!("entry {at} is not found by its key"));
             };
             let chain = std::iter::successors(Some(head), |&id| self.older(id));
@@ -794,25 +914,23 @@ impl Table {
                 return Err(format!("entry {at} is not once among those of its key"));
             }
         }
-        let counted = (self.count, self.bytes, self.pinned.0, self.pinned.1);
+        let counted = (self.count, self.bytes);
         if sums != counted || bytes_of != self.bytes_of {
             return Err(format!("{sums:?} entries and bytes, counted {counted:?}"));
         }
         let heads: usize = self
             .keys
             .iter()
-            .map(|&head| std::iter::successors(Some(head), |&id| self.older(id)).count())
+            .map(|head| std::iter::successors(Some(head), |&id| self.older(id)).count())
             .sum();
         if heads != listed {
             return Err(format!("{listed} listed entries, {heads} by key"));
         }
-        let vacant = std::iter::successors(Some(self.vacant_pin).filter(|&at| at != NONE), |&at| {
-            Some(self.pins[at as usize].entry).filter(|&at| at != NONE)
-        });
-        let held = self.pins.len() as u64 - vacant.take(self.pins.len() + 1).count() as u64;
-        if held != pins {
-            return Err(format!("{held} pins, entries count {pins}"));
+        let used = self.pins.used()?;
+        if used != pins {
+            return Err(format!("{used} pins, entries have {pins}"));
         }
+        self.keys.validate(|id| self.hash.of(self.entries[id as usize].name))?;
         self.policy.validate()
     }
 }
@@ -820,18 +938,4 @@ impl Table {
 #[cold]
 fn no_memory(key: &Asked<'_>) -> Error {
     fail!(OutOfMemory, "no memory for an entry with a key of {} bytes", key.bytes.len())
-}
-
-#[cold]
-fn too_many_pins() -> Error {
-    fail!(InvalidState, "the entry is pinned {PINS_MAX} times, which is the limit")
-}
-
-/// The error of a pin that is none.
-#[cold]
-fn no_pin(ticket: u64) -> Error {
-    fail!(
-        InvalidArgument,
-        "pin {ticket:#x} is not held: it was released before, or is not of this cache"
-    )
 }

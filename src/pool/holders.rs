@@ -159,12 +159,19 @@ impl Pool {
             return Ok(());
         }
         // Of a stream that is gone, nothing is its own any more.
+        self.follow(address, fences)?;
+        self.free(address, Stream::DEFAULT)
+    }
+
+    /// Notes that the live block at `address` is not to be used again, once it is freed, before
+    /// `fences` have passed.
+    pub fn follow(&self, address: usize, fences: &[Fence]) -> Result<()> {
         for &fence in fences {
             if !self.has_passed(fence) {
                 self.record_fence(address, fence)?;
             }
         }
-        self.free(address, Stream::DEFAULT)
+        Ok(())
     }
 
     /// Notes that the live block at `address` is not to be used again, once it is freed, before

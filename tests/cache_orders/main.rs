@@ -18,11 +18,17 @@ mod config;
 #[path = "../../src/cache/engine.rs"]
 mod engine;
 #[allow(dead_code, unused_imports)]
+#[path = "../../src/cache/index.rs"]
+mod index;
+#[allow(dead_code, unused_imports)]
 #[path = "../../src/cache/key.rs"]
 mod key;
 #[allow(dead_code)]
 #[path = "../../src/cache/memory.rs"]
 mod memory;
+#[allow(dead_code)]
+#[path = "../../src/cache/pins.rs"]
+mod pins;
 #[allow(dead_code, unused_imports)]
 #[path = "../../src/cache/policy/mod.rs"]
 mod policy;
@@ -176,6 +182,10 @@ impl Memory for Few {
             *passed = (*passed).max(fence.sequence);
         }
         Ok(())
+    }
+
+    fn follow(&self, at: usize, _: &[Fence]) -> Result<()> {
+        self.extent(at).map(|_| ())
     }
 
     fn free(&self, at: usize, _: (Stream, u64), _: &[Fence]) -> Result<()> {

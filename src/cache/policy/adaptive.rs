@@ -18,8 +18,10 @@ use super::panel::{Member, Panel};
 use super::sketch::{Short, Sketch};
 use super::{Goal, Id, Policy};
 
-/// Entries that move to a new policy with every access.
-const MOVES: u32 = 4;
+/// Entries that move to a new policy with every access. Until the last one has moved what is given up
+/// is the old one's choice: with 4 that was 0.12 points of hits on eight recorded traces, and 0.04
+/// on generated ones that nothing was chosen by.
+const MOVES: u32 = 8;
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
@@ -193,6 +195,14 @@ impl Policy for Adaptive {
         }
     }
 
+    fn in_use(&mut self, entry: Id) {
+        let side = self.entries[entry as usize].side();
+        match &mut self.old {
+            Some(old) if side != self.side => old.policy.in_use(entry),
+            _ => self.lead.policy.in_use(entry),
+        }
+    }
+
     fn insert(&mut self, entry: Id, key: u64, bytes: u64) {
         let (short, size) = (Short::of(key), Size::of(bytes));
         self.entries[entry as usize] = Entry::new(short, size, self.side);
@@ -238,6 +248,7 @@ impl Policy for Adaptive {
             + self.lead.policy.bookkeeping_bytes()
             + old
             + self.panel.bytes()
+            + self.sketch.bytes()
     }
 
     fn validate(&self) -> Result<(), String> {

@@ -11,6 +11,8 @@ use super::list;
 use super::load::{Budget, Load, Room, Size};
 use super::{Goal, Id, Policy};
 
+/// The first so many that are not to go are counted as used instead of searching them all.
+const LOOKS: u32 = 64;
 /// Not in the heap.
 const NONE: u32 = u32::MAX;
 
@@ -35,13 +37,22 @@ pub struct Gdsf {
     heap: Vec<Id>,
     /// The rank of what went last.
     age: f64,
+    /// No rank is higher.
+    highest: f64,
     room: Room,
 }
 
 impl Gdsf {
     /// Without entries.
     pub const fn new(goal: Goal) -> Gdsf {
-        Gdsf { goal, nodes: Vec::new(), heap: Vec::new(), age: 0.0, room: Room::new() }
+        Gdsf {
+            goal,
+            nodes: Vec::new(),
+            heap: Vec::new(),
+            age: 0.0,
+            highest: 0.0,
+            room: Room::new(),
+        }
     }
 
     /// The rank of an entry that is used now.
@@ -49,6 +60,14 @@ impl Gdsf {
     fn rank_of(&self, size: Size, uses: u32) -> f64 {
         let worth = self.goal.worth(size.bytes()) as f64;
         self.age + f64::from(uses) * worth / self.room.room_of(size) as f64
+    }
+
+    fn set_rank(&mut self, entry: Id, rank: f64) {
+        self.highest = self.highest.max(rank);
+        let node = &mut self.nodes[entry as usize];
+        node.rank = rank;
+        let place = node.place as usize;
+        self.sift(place);
     }
 
     #[inline]
@@ -101,12 +120,15 @@ impl Policy for Gdsf {
     fn missed(&mut self, _: u64) {}
 
     fn hit(&mut self, entry: Id) {
-        let Node { size, uses, place, .. } = self.nodes[entry as usize];
+        let Node { size, uses, .. } = self.nodes[entry as usize];
         let uses = uses.saturating_add(1);
-        let rank = self.rank_of(size, uses);
-        let node = &mut self.nodes[entry as usize];
-        (node.uses, node.rank) = (uses, rank);
-        self.sift(place as usize);
+        self.nodes[entry as usize].uses = uses;
+        self.set_rank(entry, self.rank_of(size, uses));
+    }
+
+    fn in_use(&mut self, entry: Id) {
+        // Behind all others, so that a search gets to them.
+        self.set_rank(entry, self.highest + self.highest * f64::EPSILON);
     }
 
     fn insert(&mut self, entry: Id, _: u64, bytes: u64) {
@@ -115,7 +137,7 @@ impl Policy for Gdsf {
         let (rank, place) = (self.rank_of(size, 1), self.heap.len());
         self.nodes[entry as usize] = Node { rank, size, uses: 1, place: place as u32 };
         self.heap.push(entry);
-        self.sift(place);
+        self.set_rank(entry, rank);
     }
 
     fn remove(&mut self, entry: Id, evicted: bool) {
@@ -137,6 +159,13 @@ impl Policy for Gdsf {
         let least = *self.heap.first()?;
         if may(least) {
             return Some(least);
+        }
+        // It, and those that would follow it, are not to go: they are in use.
+        for _ in 0..LOOKS {
+            self.in_use(self.heap[0]);
+            if may(self.heap[0]) {
+                return Some(self.heap[0]);
+            }
         }
         // The heap is in order only along its branches: of all that may go, the least.
         let free = self.heap.iter().copied().filter(|&entry| may(entry));

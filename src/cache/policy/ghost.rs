@@ -1,7 +1,6 @@
 //! Ghosts: keys of entries that were evicted, in the order they were, with their bytes.
 
-use hashbrown::HashTable;
-
+use super::super::index::Index;
 use super::list::{Link, Linked, List, NONE};
 use super::load::{Load, Size};
 use super::sketch::Short;
@@ -30,7 +29,7 @@ pub struct Ghosts {
     nodes: Vec<Node>,
     /// Nodes that are not used, by their link to the newer.
     vacant: List,
-    by_key: HashTable<u32>,
+    by_key: Index,
     list: List,
     load: Load,
 }
@@ -46,7 +45,7 @@ impl Ghosts {
         Ghosts {
             nodes: Vec::new(),
             vacant: List::EMPTY,
-            by_key: HashTable::new(),
+            by_key: Index::new(),
             list: List::EMPTY,
             load: Load { bytes: 0, entries: 0 },
         }
@@ -59,11 +58,9 @@ impl Ghosts {
     /// Remembers a key as the newest. Without memory the oldest is forgotten for it.
     pub fn push(&mut self, key: Short, size: Size) {
         self.take(key);
-        let nodes = &self.nodes;
-        let fits = self.by_key.try_reserve(1, |&at| hash_of(nodes[at as usize].key)).is_ok();
-        if !fits || (self.vacant.count() == 0 && self.nodes.try_reserve(1).is_err()) {
+        if !self.reserve(key) {
             self.pop();
-            if self.vacant.count() == 0 || self.by_key.len() == self.by_key.capacity() {
+            if !self.reserve(key) {
                 return;
             }
         }
@@ -81,8 +78,13 @@ impl Ghosts {
         };
         self.list.push(&mut self.nodes, at);
         self.load.add(size);
+        self.by_key.insert(hash_of(key), at);
+    }
+
+    fn reserve(&mut self, key: Short) -> bool {
         let nodes = &self.nodes;
-        self.by_key.insert_unique(hash_of(key), at, |&at| hash_of(nodes[at as usize].key));
+        self.by_key.reserve(hash_of(key), |at| hash_of(nodes[at as usize].key))
+            && (self.vacant.count() > 0 || self.nodes.try_reserve(1).is_ok())
     }
 
     /// Forgets a key. Whether it was remembered.
@@ -91,14 +93,8 @@ impl Ghosts {
             return false;
         }
         let nodes = &self.nodes;
-        match self.by_key.find_entry(hash_of(key), |&at| nodes[at as usize].key == key) {
-            Ok(found) => {
-                let (at, _) = found.remove();
-                self.drop_node(at);
-                true
-            }
-            Err(_) => false,
-        }
+        let found = self.by_key.take(hash_of(key), |at| nodes[at as usize].key == key);
+        found.inspect(|&at| self.drop_node(at)).is_some()
     }
 
     /// Forgets the oldest.
@@ -116,7 +112,7 @@ impl Ghosts {
     }
 
     pub fn bytes(&self) -> usize {
-        self.nodes.capacity() * size_of::<Node>() + self.by_key.allocation_size()
+        self.nodes.capacity() * size_of::<Node>() + self.by_key.bytes()
     }
 
     pub fn validate(&self) -> Result<(), String> {
@@ -125,8 +121,8 @@ impl Ghosts {
         for &at in &keys {
             let Node { key, size, .. } = self.nodes[at as usize];
             sum.add(size);
-            let same = |&other: &u32| self.nodes[other as usize].key == key;
-            if self.by_key.find(hash_of(key), same) != Some(&at) {
+            let same = |other: u32| self.nodes[other as usize].key == key;
+            if self.by_key.find(hash_of(key), same) != Some(at) {
                 return Err(format!("ghost {at} is not found by its key"));
             }
         }

@@ -214,6 +214,20 @@ impl Policy for Lfu {
         }
     }
 
+    fn in_use(&mut self, entry: Id) {
+        match self.nodes[entry as usize].part() {
+            // It would be in the way of the main part's.
+            Part::Window => self.shift(entry, Part::Probation),
+            Part::Probation => {
+                self.shift(entry, Part::Protected);
+                self.demote();
+            }
+            Part::Protected => {
+                self.lists[Part::Protected as usize].renew(&mut self.nodes, entry);
+            }
+        }
+    }
+
     fn insert(&mut self, entry: Id, key: u64, bytes: u64) {
         let node = &mut self.nodes[entry as usize];
         let size = Size::of(bytes);

@@ -7,8 +7,7 @@
 //! stays on the stack as a ghost: if it comes back while it is there it is low, and the stack's
 //! lowest low entry becomes high. The stack always ends with a low one.
 
-use hashbrown::HashTable;
-
+use super::super::index::Index;
 use super::ghost::hash_of;
 use super::list::{self, Link, Linked, List, NONE};
 use super::load::{Budget, Load, Room, Size};
@@ -59,7 +58,7 @@ pub struct Lirs {
     /// The nodes' places on the stack.
     places: Vec<Link>,
     vacant: List,
-    ghost_by_key: HashTable<u32>,
+    ghost_by_key: Index,
     stack: List,
     queue: List,
     ghosts: List,
@@ -75,7 +74,7 @@ impl Lirs {
             nodes: Vec::new(),
             places: Vec::new(),
             vacant: List::EMPTY,
-            ghost_by_key: HashTable::new(),
+            ghost_by_key: Index::new(),
             stack: List::EMPTY,
             queue: List::EMPTY,
             ghosts: List::EMPTY,
@@ -157,17 +156,14 @@ impl Lirs {
         self.unstack(ghost);
         self.ghosts.remove(&mut self.nodes, ghost);
         let hash = hash_of(self.nodes[ghost as usize].key);
-        if let Ok(found) = self.ghost_by_key.find_entry(hash, |&at| at == ghost) {
-            found.remove();
-        }
+        self.ghost_by_key.remove(hash, ghost);
         self.vacant.push(&mut self.nodes, ghost);
     }
 
     /// The ghost of a key, which is one no more.
     fn revive(&mut self, key: Short) -> Option<u32> {
         let nodes = &self.nodes;
-        let same = |&at: &u32| nodes[at as usize].key == key;
-        let (node, _) = self.ghost_by_key.find_entry(hash_of(key), same).ok()?.remove();
+        let node = self.ghost_by_key.take(hash_of(key), |at| nodes[at as usize].key == key)?;
         self.ghosts.remove(&mut self.nodes, node);
         Some(node)
     }
@@ -262,7 +258,7 @@ impl Policy for Lirs {
         let nodes = &self.nodes;
         let remembered = evicted
             && is_stacked
-            && self.ghost_by_key.try_reserve(1, |&at| hash_of(nodes[at as usize].key)).is_ok();
+            && self.ghost_by_key.reserve(hash_of(key), |at| hash_of(nodes[at as usize].key));
         if remembered {
             // Several entries can have had the key.
             if let Some(older) = self.revive(key) {
@@ -271,9 +267,7 @@ impl Policy for Lirs {
             }
             self.nodes[node as usize].state = State::Ghost;
             self.ghosts.push(&mut self.nodes, node);
-            let nodes = &self.nodes;
-            self.ghost_by_key
-                .insert_unique(hash_of(key), node, |&at| hash_of(nodes[at as usize].key));
+            self.ghost_by_key.insert(hash_of(key), node);
         } else {
             self.unstack(node);
             self.vacant.push(&mut self.nodes, node);
@@ -309,7 +303,7 @@ impl Policy for Lirs {
         self.node_of.capacity() * size_of::<u32>()
             + self.nodes.capacity() * size_of::<Node>()
             + self.places.capacity() * size_of::<Link>()
-            + self.ghost_by_key.allocation_size()
+            + self.ghost_by_key.bytes()
     }
 
     fn validate(&self) -> Result<(), String> {

@@ -85,10 +85,19 @@ impl List {
     /// Moves a node of this list to the newer end.
     #[inline]
     pub fn renew<N: Linked>(&mut self, nodes: &mut [N], node: Id) {
-        if self.newest != node {
-            self.remove(nodes, node);
-            self.push(nodes, node);
+        if self.newest == node {
+            return;
         }
+        let Link { newer, older } = nodes[node as usize].link();
+        // There is one, for this is not the newest.
+        nodes[newer as usize].link_mut().older = older;
+        match older {
+            NONE => self.oldest = newer,
+            older => nodes[older as usize].link_mut().newer = newer,
+        }
+        nodes[self.newest as usize].link_mut().newer = node;
+        *nodes[node as usize].link_mut() = Link { newer: NONE, older: self.newest };
+        self.newest = node;
     }
 
     /// Moves a node of this list to the older end.

@@ -16,6 +16,7 @@
 
 mod adaptive;
 mod arc;
+mod chosen;
 mod gdsf;
 mod ghost;
 mod lfu;
@@ -32,6 +33,7 @@ mod tests;
 
 pub use adaptive::Adaptive;
 pub use arc::Arc;
+pub use chosen::Chosen;
 pub use gdsf::Gdsf;
 pub use lfu::Lfu;
 pub use lirs::Lirs;
@@ -57,6 +59,12 @@ pub trait Policy: Send {
 
     /// The entry was looked up and is there.
     fn hit(&mut self, entry: Id);
+
+    /// The entry, which `victim` would have given up, is being read: it is in use, though nobody
+    /// looked it up just now.
+    fn in_use(&mut self, entry: Id) {
+        self.hit(entry);
+    }
 
     /// A new entry: its key's hash and its bytes. There is room for its number. What the cache
     /// has may be over the budget from here until `victim` was asked often enough.
@@ -136,11 +144,11 @@ impl Kind {
     }
 
     /// Makes one.
-    pub fn build(self, goal: Goal) -> Box<dyn Policy> {
+    pub fn build(self, goal: Goal) -> Chosen {
         match self {
-            Kind::Lru => Box::new(Lru::new()),
-            Kind::Lfu => Box::new(Lfu::new(goal)),
-            Kind::Adaptive => Box::new(Adaptive::new(goal)),
+            Kind::Lru => Chosen::Lru(Lru::new()),
+            Kind::Lfu => Chosen::Lfu(Lfu::new(goal)),
+            Kind::Adaptive => Chosen::Adaptive(Box::new(Adaptive::new(goal))),
         }
     }
 }

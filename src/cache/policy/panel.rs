@@ -21,8 +21,7 @@
 //! The first leader is LIRS: it learns at once what a loop is, where a wrong start costs a whole
 //! round, whereas entries that a recency policy is right about come back soon by themselves.
 
-use hashbrown::HashTable;
-
+use super::super::index::Index;
 use super::ghost::hash_of;
 use super::load::{Budget, Load, Size};
 use super::sketch::Short;
@@ -94,6 +93,10 @@ impl Policy for Member {
         each!(self, it => it.hit(entry));
     }
 
+    fn in_use(&mut self, entry: Id) {
+        each!(self, it => it.in_use(entry));
+    }
+
     fn insert(&mut self, entry: Id, key: u64, bytes: u64) {
         each!(self, it => it.insert(entry, key, bytes));
     }
@@ -147,7 +150,7 @@ pub struct Panel {
     goal: Goal,
     records: Vec<Record>,
     vacant: u32,
-    by_key: HashTable<u32>,
+    by_key: Index,
     shadows: [Shadow; SHADOWS],
     leader: usize,
     /// Of a shadow: the cache's, by the rate.
@@ -178,7 +181,7 @@ impl Panel {
             goal,
             records: Vec::new(),
             vacant: NONE,
-            by_key: HashTable::new(),
+            by_key: Index::new(),
             shadows: [shadow(0), shadow(1), shadow(2), shadow(3), shadow(4)],
             leader: 0,
             budget: Budget::NONE,
@@ -288,7 +291,7 @@ impl Panel {
     pub fn bytes(&self) -> usize {
         let shadows: usize = self.shadows.iter().map(|it| it.policy.bookkeeping_bytes()).sum();
         let records = self.records.capacity() * size_of::<Record>();
-        shadows + records + self.by_key.allocation_size()
+        shadows + records + self.by_key.bytes()
     }
 
     #[inline]
@@ -299,8 +302,7 @@ impl Panel {
 
     #[inline]
     fn find(&self, key: Short) -> Option<u32> {
-        let same = |&at: &u32| self.records[at as usize].key == key;
-        self.by_key.find(hash_of(key), same).copied()
+        self.by_key.find(hash_of(key), |at| self.records[at as usize].key == key)
     }
 
     fn worth(&self, at: u32) -> u64 {
@@ -310,7 +312,9 @@ impl Panel {
     /// A record for a key that has none. None without memory: the key is not looked at.
     fn enter(&mut self, key: Short, size: Size) -> Option<u32> {
         let records = &self.records;
-        self.by_key.try_reserve(1, |&at| hash_of(records[at as usize].key)).ok()?;
+        if !self.by_key.reserve(hash_of(key), |at| hash_of(records[at as usize].key)) {
+            return None;
+        }
         let record = Record { key, size, shadows: 0, real: 0 };
         let at = match self.vacant {
             NONE => {
@@ -329,8 +333,7 @@ impl Panel {
                 at
             }
         };
-        let records = &self.records;
-        self.by_key.insert_unique(hash_of(key), at, |&at| hash_of(records[at as usize].key));
+        self.by_key.insert(hash_of(key), at);
         Some(at)
     }
 
@@ -338,9 +341,7 @@ impl Panel {
     fn settle(&mut self, at: u32) {
         let Record { key, shadows, real, .. } = self.records[at as usize];
         if shadows == 0 && real == 0 {
-            if let Ok(found) = self.by_key.find_entry(hash_of(key), |&other| other == at) {
-                found.remove();
-            }
+            self.by_key.remove(hash_of(key), at);
             self.records[at as usize] =
                 Record { key: Short(self.vacant), size: Size::ZERO, shadows: 0, real: 0 };
             self.vacant = at;

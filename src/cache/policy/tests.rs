@@ -42,6 +42,10 @@ enum Operation {
     Pin {
         pick: usize,
     },
+    /// It is met while it is read.
+    InUse {
+        pick: usize,
+    },
     Release {
         pick: usize,
     },
@@ -66,6 +70,7 @@ fn operations() -> impl Strategy<Value = Operation> {
         2 => (key, size).prop_map(|(key, size)| Operation::Again { key, size }),
         3 => any::<usize>().prop_map(|pick| Operation::Remove { pick }),
         1 => any::<usize>().prop_map(|pick| Operation::Pin { pick }),
+        1 => any::<usize>().prop_map(|pick| Operation::InUse { pick }),
         2 => any::<usize>().prop_map(|pick| Operation::Release { pick }),
         1 => (1u32..6).prop_map(|count| Operation::Press { count }),
         1 => (bytes, entries).prop_map(|(bytes, entries)| Operation::Budget { bytes, entries }),
@@ -163,6 +168,12 @@ impl Cache {
                 if let Some(id) = self.pick(pick) {
                     let pinned = matches!(operation, Operation::Pin { .. });
                     self.entries.get_mut(&id).unwrap().pinned = pinned;
+                }
+            }
+            Operation::InUse { pick } => {
+                if let Some(id) = self.pick(pick) {
+                    self.entries.get_mut(&id).unwrap().used = self.clock;
+                    self.policy.in_use(id);
                 }
             }
             Operation::Press { count } => {
