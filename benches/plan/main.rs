@@ -1,42 +1,195 @@
-//! The planner on instances and traces: `make bench-plan PLANS=folder TRACES=folder`.
+//! The planner: `make bench-plan [PLANS=folder] [TRACES=folder] [SEED=1]`. How high its plans are, how
+//! long it takes, and what memory, on instances and traces from folders and on generated ones.
+//!
+//! One JSON line per figure on stdout: bench, case, ours, peer_name, peer, ratio, target, met.
+//! `--plot file` draws time against size from this run.
 
-use std::path::Path;
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod generate;
+mod plot;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
-use forebay::lifetime::{self, Instance, Lifetime, Options, Plan};
+use forebay::lifetime::{self, Instance, Lifetime, Options, Plan, Progress};
 use forebay::trace::Trace;
+use generate::Family;
+use plot::Point;
 
-fn read(path: &Path) -> Instance {
-    let name = path.to_string_lossy();
-    if name.ends_with(".csv.gz") {
-        let trace = Trace::load(path).unwrap();
-        let mut lifetime = Lifetime::new();
-        lifetime.add_trace(&trace, 0, 512).unwrap();
-        return lifetime.instance().unwrap();
+/// Seeds with which each instance of a folder is planned.
+const SEEDS: u64 = 5;
+
+/// Tensors of generated instances, and the seconds that their plans may take.
+const SIZES: [(usize, u64); 5] =
+    [(1_000, 10), (3_000, 10), (10_000, 10), (20_000, 10), (60_000, 60)];
+
+/// How far above the bound a large plan may be.
+const NEAR: f64 = 1.015;
+
+/// Plans at the bound are not known for these: the height that has to be beaten.
+const OPEN: [(&str, u64); 1] = [("minimalloc_D", 1_048_576)];
+
+fn emit(case: &str, ours: f64, peer: Option<(&str, f64)>, target: Option<f64>) {
+    let number = |value: Option<f64>| value.map_or("null".into(), |value| format!("{value:.6}"));
+    let name = peer.map_or(String::from("null"), |(name, _)| format!("\"{name}\""));
+    let peer = peer.map(|(_, value)| value);
+    let ratio = peer.map(|peer| ours / peer);
+    let met = target.map_or("null".into(), |target| (ratio.unwrap_or(ours) <= target).to_string());
+    println!(
+        "{{\"bench\":\"plan\",\"case\":\"{case}\",\"ours\":{ours:.6},\"peer_name\":{name},\
+         \"peer\":{},\"ratio\":{},\"target\":{},\"met\":{met}}}",
+        number(peer),
+        number(ratio),
+        number(target),
+    );
+}
+
+fn over(plan: &Plan) -> f64 {
+    plan.arena_bytes() as f64 / plan.lower_bound() as f64
+}
+
+fn greedy(instance: Instance) -> Plan {
+    let options = Options { time_limit: Duration::ZERO, seed: 0 };
+    lifetime::plan(instance, &options, None).unwrap()
+}
+
+fn files(folder: &Path, end: &str) -> Vec<(String, PathBuf)> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let named = entries.filter_map(|path| {
+        let name = path.file_name()?.to_str()?.strip_suffix(end)?.to_owned();
+        Some((name, path))
+    });
+    let mut found: Vec<_> = named.collect();
+    found.sort();
+    if found.is_empty() {
+        eprintln!("bench-plan: no file in {} ends in {end}", folder.display());
     }
-    lifetime::file::read_instance(path).unwrap()
+    found
+}
+
+/// Plans `instance` with each seed: the worst height, and seconds.
+fn measure(name: &str, instance: &Instance, limit: u64, target: f64) {
+    let first = greedy(instance.clone());
+    let plans = (0..SEEDS).map(|seed| {
+        let options = Options { time_limit: Duration::from_secs(limit), seed };
+        lifetime::plan(instance.clone(), &options, None).unwrap()
+    });
+    let plans: Vec<Plan> = plans.collect();
+    let bound = ("lower bound", first.lower_bound() as f64);
+    let worst = plans.iter().map(Plan::arena_bytes).max().unwrap_or(0);
+    let mut seconds: Vec<f64> = plans.iter().map(|plan| plan.elapsed().as_secs_f64()).collect();
+    seconds.sort_by(f64::total_cmp);
+    emit(&format!("{name}-height"), worst as f64, Some(bound), Some(target));
+    emit(&format!("{name}-greedy-height"), first.arena_bytes() as f64, Some(bound), None);
+    emit(&format!("{name}-seconds-median"), seconds[seconds.len() / 2], None, None);
+    // The limit is looked at every few nodes of the search.
+    let most = seconds[seconds.len() - 1];
+    emit(&format!("{name}-seconds-worst"), most, None, Some(limit as f64 * 1.05));
+}
+
+fn plans(folder: &Path) {
+    for (name, path) in files(folder, ".csv") {
+        let instance = lifetime::file::read_instance(&path).unwrap();
+        let open = OPEN.iter().find(|(open, _)| *open == name);
+        let bound = lifetime::sweep::lower_bound(&instance) as f64;
+        let target = open.map_or(1.0, |(_, height)| (height - 1) as f64 / bound);
+        measure(&name, &instance, 1, target);
+    }
+}
+
+fn traces(folder: &Path) {
+    for (name, path) in files(folder, ".csv.gz") {
+        let mut lifetime = Lifetime::new();
+        lifetime.add_trace(&Trace::load(&path).unwrap(), 0, 512).unwrap();
+        measure(&name, &lifetime.instance().unwrap(), 2, 1.001);
+    }
+}
+
+/// The most memory that this process ever had, in bytes.
+fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    1024 * line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+}
+
+/// In a process of its own, for its memory: plans one generated instance and prints what came
+/// out.
+fn child(arguments: &[String]) {
+    let family = Family::ALL.into_iter().find(|family| family.name() == arguments[0]).unwrap();
+    let number = |at: usize| arguments[at].parse::<u64>().unwrap();
+    let (count, seed, limit) = (number(1) as usize, number(2), number(3));
+    let instance = family.instance(count, seed);
+    let before = peak_memory();
+    let first = greedy(instance.clone());
+    let mut near = None;
+    let mut watch = |progress: &Progress| {
+        let height = progress.arena_bytes as f64 / progress.lower_bound as f64;
+        if progress.arena_bytes > 0 && height <= NEAR && near.is_none() {
+            near = Some(progress.elapsed.as_secs_f64());
+        }
+        true
+    };
+    let options = Options { time_limit: Duration::from_secs(limit), seed };
+    let plan = lifetime::plan(instance, &options, Some(&mut watch)).unwrap();
+    let memory = peak_memory() - before;
+    let elapsed = plan.elapsed().as_secs_f64();
+    // The greedy answer is there before the watch is asked for the first time.
+    let near = match (over(&first) <= NEAR, over(&plan) <= NEAR) {
+        (true, _) => first.elapsed().as_secs_f64(),
+        (_, true) => near.unwrap_or(elapsed),
+        _ => f64::INFINITY,
+    };
+    println!("{} {} {elapsed} {near} {memory}", over(&first), over(&plan));
+}
+
+fn generated(seed: u64) -> Vec<Point> {
+    let mut points = Vec::new();
+    for family in Family::ALL {
+        for (count, limit) in SIZES {
+            let name = family.name();
+            let arguments = [count.to_string(), seed.to_string(), limit.to_string()];
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            let output = command.args(["--child", name]).args(arguments).output().unwrap();
+            assert!(output.status.success(), "{name} {count}: {output:?}");
+            let said = String::from_utf8(output.stdout).unwrap();
+            let numbers: Vec<f64> =
+                said.split_whitespace().map(|word| word.parse().unwrap()).collect();
+            let [first, height, elapsed, near, memory] = numbers[..] else { panic!("{said}") };
+            let case = format!("{name}-{count}");
+            emit(&format!("{case}-height"), height, None, Some(NEAR));
+            emit(&format!("{case}-greedy-height"), first, None, None);
+            emit(&format!("{case}-seconds"), elapsed, None, Some(limit as f64 * 1.05));
+            if near.is_finite() {
+                emit(&format!("{case}-seconds-to-{NEAR}"), near, None, Some(limit as f64));
+                points.push(Point { family: name, tensors: count as f64, seconds: near });
+            }
+            emit(&format!("{case}-memory-per-tensor"), memory / count as f64, None, None);
+        }
+    }
+    points
 }
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|one| one != "--bench").collect();
-    let limit: f64 = arguments[0].parse().unwrap();
-    let seed: u64 = arguments[1].parse().unwrap();
-    for path in &arguments[2..] {
-        let instance = read(Path::new(path));
-        let options = Options { time_limit: Duration::from_secs_f64(limit), seed };
-        let greedy = Options { time_limit: Duration::ZERO, ..options };
-        let before: Plan = lifetime::plan(instance.clone(), &greedy, None).unwrap();
-        let plan = lifetime::plan(instance, &options, None).unwrap();
-        println!(
-            "{path} {} tensors, greedy {:.5} in {:.3} s; {:.5} in {:.3} s, {} of {}, optimal {}",
-            plan.offsets().len(),
-            before.arena_bytes() as f64 / before.lower_bound() as f64,
-            before.elapsed().as_secs_f64(),
-            plan.arena_bytes() as f64 / plan.lower_bound() as f64,
-            plan.elapsed().as_secs_f64(),
-            plan.arena_bytes(),
-            plan.lower_bound(),
-            plan.optimal(),
-        );
+    if arguments.first().is_some_and(|first| first == "--child") {
+        return child(&arguments[1..]);
+    }
+    let option = |name: &str| {
+        let at = arguments.iter().position(|argument| argument == name)?;
+        arguments.get(at + 1).filter(|value| !value.is_empty())
+    };
+    match option("--plans") {
+        Some(folder) => plans(Path::new(folder)),
+        None => eprintln!("bench-plan: no PLANS=folder: no instance was read"),
+    }
+    match option("--traces") {
+        Some(folder) => traces(Path::new(folder)),
+        None => eprintln!("bench-plan: no TRACES=folder: no trace was read"),
+    }
+    let points = generated(option("--seed").map_or(1, |seed| seed.parse().unwrap()));
+    if let Some(path) = option("--plot") {
+        std::fs::write(path, plot::draw(&points)).unwrap();
     }
 }
