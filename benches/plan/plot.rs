@@ -8,5 +8,11 @@ pub struct Point {
 }
 
 pub fn draw(points: &[Point]) -> String {
-    format!("{}", points.iter().map(|p| format!("{} {} {}", p.family, p.tensors, p.seconds)).collect::<String>())
+    format!(
+        "{}",
+        points
+            .iter()
+            .map(|p| format!("{} {} {}", p.family, p.tensors, p.seconds))
+            .collect::<String>()
+    )
 }
