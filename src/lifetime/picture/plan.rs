@@ -8,7 +8,7 @@ use crate::lifetime::{Plan, Tensor};
 /// What the colours of tensors say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Colours {
-    /// Their size: each as many powers of two as the others.
+    /// Their size: each covers about as much of the picture as the others.
     Size,
     /// Nothing but that they are different tensors.
     Id,
@@ -201,26 +201,41 @@ impl Placed {
 /// Which tensor has which colour.
 struct Palette {
     colours: Colours,
-    /// Binary logarithms of the least and the largest size.
-    least: f64,
-    largest: f64,
+    /// The largest size of each colour, ascending: each covers as much of the picture as the
+    /// others, and there are fewer where one size covers more than that.
+    most: Vec<u64>,
 }
 
 impl Palette {
     fn of(plan: &Plan, colours: Colours) -> Palette {
-        let sizes = plan.instance().tensors().iter().map(|tensor| tensor.size);
-        let least = (sizes.clone().min().unwrap_or(1) as f64).log2();
-        let largest = (sizes.max().unwrap_or(1) as f64).log2();
-        Palette { colours, least, largest: largest.max(least + 1e-9) }
+        let area = |tensor: &Tensor| tensor.size as f64 * (tensor.upper - tensor.lower) as f64;
+        let tensors = plan.instance().tensors().iter();
+        let mut sizes: Vec<(u64, f64)> =
+            tensors.map(|tensor| (tensor.size, area(tensor))).collect();
+        sizes.sort_by_key(|&(size, _)| size);
+        let all: f64 = sizes.iter().map(|(_, area)| area).sum();
+        let (mut most, mut covered) = (Vec::with_capacity(COLOURS.len()), 0.0);
+        for (size, area) in &sizes {
+            covered += area;
+            while (most.len() + 1) as f64 * all <= covered * COLOURS.len() as f64
+                && most.len() + 1 < COLOURS.len()
+            {
+                most.push(*size);
+            }
+        }
+        most.extend(sizes.last().map(|&(size, _)| size));
+        most.dedup();
+        Palette { colours, most }
+    }
+
+    /// The colour of the sizes up to number `at` of the limits: few are far apart.
+    fn of_limit(&self, at: usize) -> usize {
+        at * (COLOURS.len() - 1) / (self.most.len() - 1).max(1)
     }
 
     fn colour(&self, tensor: &Tensor) -> usize {
         match self.colours {
-            Colours::Size => {
-                let share =
-                    ((tensor.size as f64).log2() - self.least) / (self.largest - self.least);
-                ((share * COLOURS.len() as f64) as usize).min(COLOURS.len() - 1)
-            }
+            Colours::Size => self.of_limit(self.most.partition_point(|&most| most < tensor.size)),
             // Ids that follow each other, and those that differ by a power of two, look different.
             Colours::Id => {
                 (tensor.id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize % COLOURS.len()
@@ -234,10 +249,8 @@ impl Palette {
         };
         let mut x = svg::LEFT;
         if self.colours == Colours::Size {
-            let step = (self.largest - self.least) / COLOURS.len() as f64;
-            for number in 0..COLOURS.len() {
-                swatch(svg, x, &format!("c{number}"));
-                let most = (self.least + step * (number + 1) as f64).exp2().round() as u64;
+            for (at, &most) in self.most.iter().enumerate() {
+                swatch(svg, x, &format!("c{}", self.of_limit(at)));
                 svg.text(x + 20.0, y, "", &format!("to {}", Bytes(most)));
                 x += 112.0;
             }
