@@ -142,6 +142,8 @@ pub(super) struct Search<'a> {
     /// Nodes of the next round, and those left of this one.
     limit: u64,
     nodes: u64,
+    /// Sections may end above the capacity, so that no branch ends early.
+    lenient: bool,
 }
 
 impl<'a> Search<'a> {
@@ -211,6 +213,7 @@ impl<'a> Search<'a> {
             rounds: 0,
             limit: 0,
             nodes: 0,
+            lenient: false,
         };
         search.reset();
         search.load = search.left.clone();
@@ -222,7 +225,7 @@ impl<'a> Search<'a> {
         &self.offsets
     }
 
-    /// Looks for a plan that ends at `capacity` or below, with at most `nodes` nodes.
+    /// Looks for a plan that ends at `capacity` or below, with at most `nodes` nodes, or one round.
     pub(super) fn run(&mut self, capacity: u64, nodes: u64, clock: &mut Clock<'_>) -> Outcome {
         self.capacity = capacity;
         let items = self.problem.items.len() as u64;
@@ -234,7 +237,7 @@ impl<'a> Search<'a> {
             self.prioritise();
             // Now and then a long one, lest a proof never gets to its end.
             let long = if self.rounds % LONG == LONG - 1 { LONG / 2 } else { 1 };
-            self.nodes = (limit * long).min(nodes - spent);
+            self.nodes = (limit * long).min((nodes - spent).max(items + 500));
             spent += self.nodes;
             self.rounds += 1;
             let outcome = self.descend(clock);
@@ -248,6 +251,25 @@ impl<'a> Search<'a> {
         }
         self.limit = limit;
         Outcome::GaveUp
+    }
+
+    /// Fills all sections without ever going back, as if `capacity` were the aim and not the limit.
+    /// Items come by size, times their sections to the power `width`. None when the time is over.
+    pub(super) fn fill(
+        &mut self,
+        capacity: u64,
+        width: f64,
+        clock: &mut Clock<'_>,
+    ) -> Option<&[u64]> {
+        self.capacity = capacity;
+        self.reset();
+        for (priority, item) in self.priority.iter_mut().zip(&self.problem.items) {
+            *priority = item.size as f64 * f64::from(item.end - item.first).powf(width);
+        }
+        (self.nodes, self.lenient) = (u64::MAX, true);
+        let outcome = self.descend(clock);
+        self.lenient = false;
+        (outcome == Outcome::Found).then_some(&self.offsets)
     }
 
     /// Nothing is placed.
@@ -316,6 +338,9 @@ impl<'a> Search<'a> {
 
     /// What cannot be below the capacity any more says that this branch is wrong.
     fn fits(&self, section: usize, floor: u64, left: u64) -> bool {
+        if self.lenient {
+            return true;
+        }
         let at = self.passed[section];
         let fixed = match at < self.fixed_from[section + 1] {
             true => self.fixed_bytes[at as usize],
@@ -365,7 +390,7 @@ impl<'a> Search<'a> {
             let last = self.alive[section] == 0;
             self.set_floor(section, if last { WALL } else { offset + item.size });
             fits &= match last {
-                true => offset + item.size <= self.capacity,
+                true => self.lenient || offset + item.size <= self.capacity,
                 false => self.fits(section, self.floor[section], self.left[section]),
             };
         }
@@ -661,16 +686,17 @@ impl<'a> Search<'a> {
             }
             // What does not lie within the valley begins on its rim or above.
             let from = if rim < WALL && height + bytes < rim { rim - bytes } else { height };
-            if from + left > self.capacity || !self.fits(section, height, left) {
+            let over = from + left > self.capacity && !self.lenient;
+            if over || !self.fits(section, height, left) {
                 self.failures[section] += 1.0;
                 return None;
             }
             let skippable = u8::from(self.fits(section, lost, left));
-            let slack = self.capacity - from - left;
+            let slack = self.capacity.saturating_sub(from + left);
             // One case is no decision: it comes first wherever it is.
             let ways = cases as f64 + f64::from(skippable) - 0.9;
-            let key = (ways + 0.1 * slack as f64 / self.capacity as f64)
-                / (1.0 + 0.5 * self.failures[section]);
+            let failures = if self.lenient { 0.0 } else { self.failures[section] };
+            let key = (ways + 0.1 * slack as f64 / self.capacity as f64) / (1.0 + 0.5 * failures);
             if best.as_ref().is_none_or(|best| key < best.key) {
                 best = Some(Pick { section, height, lost, key });
             }
