@@ -43,6 +43,7 @@ help:
 	@echo 'make bench-pool      the pool beside other allocators'
 	@echo 'make bench-cuda      GPU pools on the simulated driver; make bench is all of them'
 	@echo 'make bench-cache     caches beside others'
+	@echo 'make bench-plan      plans: how high, how long they take (PLANS=folder TRACES=folder)'
 	@echo 'make clean           removes what was made'
 
 run: build/replay
@@ -71,7 +72,7 @@ $(LIBRARIES) &: $(SOURCES)
 	cargo build --release --locked
 	@touch $(LIBRARIES)
 
-examples: build/pool build/pool_cpp build/replay build/cache build/cuda_streams
+examples: build/pool build/pool_cpp build/replay build/cache build/plan build/cuda_streams
 
 build/lib/libforebay.so: $(RELEASE)/libforebay.so
 	@mkdir -p $(@D)

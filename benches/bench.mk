@@ -3,8 +3,9 @@
 #   make bench-cuda [TRACES=folder]
 #   make bench-torch [TORCH=2.13.0]
 #   make bench-cache [TRACES=folder]
-# each ends within about a minute, once built, and prints one JSON line per figure on stdout, a table
-# on stderr (bench-pool).
+#   make bench-plan [PLANS=folder] [TRACES=folder] [SEED=1] [PLOT=file]
+# each ends within about a minute (bench-plan: five), once built, and prints one JSON line per figure
+# on stdout, a table on stderr (bench-pool).
 
 BENCH_CC ?= $(CC)
 BENCH_CFLAGS := -O2 -std=gnu11 -Wall -Wextra -Iinclude
@@ -12,9 +13,9 @@ ROUNDS ?= 5
 CASES ?= *
 TRACES ?=
 
-.PHONY: bench bench-pool bench-cuda bench-torch bench-cache bench-peers
+.PHONY: bench bench-pool bench-cuda bench-torch bench-cache bench-plan bench-peers
 
-bench: bench-pool bench-cuda bench-torch bench-cache
+bench: bench-pool bench-cuda bench-torch bench-cache bench-plan
 
 bench-pool: release bench-peers build/bench/pool_bench build/bench/trace_peaks
 	python3 benches/pool/run.py --rounds $(ROUNDS) --cases '$(CASES)' --traces '$(TRACES)'
@@ -27,6 +28,10 @@ bench-cuda:
 # The peers are crates, in the bench's own lock file.
 bench-cache:
 	CARGO_TARGET_DIR='$(TARGET_DIR)/bench-cache' cargo run --release --locked --manifest-path benches/cache/Cargo.toml -- $(if $(TRACES),'$(abspath $(TRACES))')
+
+# Instances (id,lower,upper,size as CSV) and traces from folders, and generated instances.
+bench-plan:
+	cargo bench --locked --bench plan -- --seed $(or $(SEED),1) $(if $(PLANS),--plans '$(abspath $(PLANS))') $(if $(TRACES),--traces '$(abspath $(TRACES))') $(if $(PLOT),--plot '$(abspath $(PLOT))')
 
 bench-peers:
 	scripts/install_peers.sh

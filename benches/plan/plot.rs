@@ -93,8 +93,12 @@ fn grid(svg: &mut String) {
             }
             writeln!(svg, "<path class=\"x\" d=\"M{at:.1} {TOP}V{bottom}\"/>").unwrap();
             let label = format!("{},000", tensors as u64 / 1000);
-            writeln!(svg, "<text class=\"m\" x=\"{at:.1}\" y=\"{:.1}\">{label}</text>", bottom + 20.0)
-                .unwrap();
+            writeln!(
+                svg,
+                "<text class=\"m\" x=\"{at:.1}\" y=\"{:.1}\">{label}</text>",
+                bottom + 20.0
+            )
+            .unwrap();
         }
     }
     for power in SECONDS.0 as i32..=SECONDS.1 as i32 {
@@ -108,9 +112,15 @@ fn grid(svg: &mut String) {
             1 => "10 s",
             _ => "100 s",
         };
-        writeln!(svg, "<text class=\"e\" x=\"{}\" y=\"{:.1}\">{label}</text>", LEFT - 8.0, at + 4.0)
-            .unwrap();
+        writeln!(
+            svg,
+            "<text class=\"e\" x=\"{}\" y=\"{:.1}\">{label}</text>",
+            LEFT - 8.0,
+            at + 4.0
+        )
+        .unwrap();
     }
     let middle = LEFT + (right - LEFT) / 2.0;
-    writeln!(svg, "<text class=\"m\" x=\"{middle}\" y=\"{}\">tensors</text>", HEIGHT - 10.0).unwrap();
+    writeln!(svg, "<text class=\"m\" x=\"{middle}\" y=\"{}\">tensors</text>", HEIGHT - 10.0)
+        .unwrap();
 }

@@ -95,8 +95,10 @@ struct Level {
     pick: Pick,
 }
 
+/// How the sections `first..end`, which were alike, were before.
 struct Change {
-    section: u32,
+    first: u32,
+    end: u32,
     passed: u32,
     floor: u64,
 }
@@ -360,17 +362,24 @@ impl<'a> Search<'a> {
         }
     }
 
-    fn set_floor(&mut self, section: usize, floor: u64) {
-        self.changes.push(Change {
-            section: section as u32,
-            passed: self.passed[section],
-            floor: self.floor[section],
-        });
+    /// Notes how the sections `first..end` are: all alike.
+    fn note(&mut self, first: usize, end: usize) {
+        let (passed, floor) = (self.passed[first], self.floor[first]);
+        self.changes.push(Change { first: first as u32, end: end as u32, passed, floor });
+    }
+
+    /// Sets the floor of a section that was noted.
+    fn lift(&mut self, section: usize, floor: u64) {
         self.floor[section] = floor;
         self.levels[self.level_of[section] as usize].holds = false;
         if floor != WALL {
             self.pass_fixed(section);
         }
+    }
+
+    fn set_floor(&mut self, section: usize, floor: u64) {
+        self.note(section, section + 1);
+        self.lift(section, floor);
     }
 
     /// Puts an item at `height`; false when a section overflows by it.
@@ -383,12 +392,21 @@ impl<'a> Search<'a> {
         for section in item.first as usize + 1..item.end as usize {
             self.crossing[section] -= 1;
         }
+        // It lies within a valley, whose sections differ in nothing but the fixed things there. One
+        // note for all of them: or memory would grow by sections times items.
+        let alike = self.fixed.is_empty();
+        if alike {
+            self.note(item.first as usize, item.end as usize);
+        }
         let mut fits = true;
         for section in item.sections() {
+            if !alike {
+                self.note(section, section + 1);
+            }
             self.left[section] -= item.size;
             self.alive[section] -= 1;
             let last = self.alive[section] == 0;
-            self.set_floor(section, if last { WALL } else { offset + item.size });
+            self.lift(section, if last { WALL } else { offset + item.size });
             fits &= match last {
                 true => self.lenient || offset + item.size <= self.capacity,
                 false => self.fits(section, self.floor[section], self.left[section]),
@@ -400,9 +418,11 @@ impl<'a> Search<'a> {
     fn undo(&mut self, changes: usize, placed: usize) {
         while self.changes.len() > changes {
             let Some(change) = self.changes.pop() else { break };
-            self.levels[self.level_of[change.section as usize] as usize].holds = false;
-            self.floor[change.section as usize] = change.floor;
-            self.passed[change.section as usize] = change.passed;
+            for section in change.first as usize..change.end as usize {
+                self.levels[self.level_of[section] as usize].holds = false;
+                self.floor[section] = change.floor;
+                self.passed[section] = change.passed;
+            }
         }
         while self.order.len() > placed {
             let Some(place) = self.order.pop() else { break };
