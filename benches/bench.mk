@@ -3,7 +3,7 @@
 #   make bench-cuda [TRACES=folder]
 #   make bench-torch [TORCH=2.13.0]
 #   make bench-cache [TRACES=folder]
-#   make bench-plan [PLANS=folder] [TRACES=folder] [SEED=1] [PLOT=file]
+#   make bench-plan [PLANS=folder] [TRACES=folder] [SEED=1] [PLOT=file] [PATIENCE=1]
 # each ends within about a minute (bench-plan: five), once built, and prints one JSON line per figure
 # on stdout, a table on stderr (bench-pool).
 
@@ -31,7 +31,7 @@ bench-cache:
 
 # Instances (id,lower,upper,size as CSV) and traces from folders, and generated instances.
 bench-plan:
-	cargo bench --locked --bench plan -- --seed $(or $(SEED),1) $(if $(PLANS),--plans '$(abspath $(PLANS))') $(if $(TRACES),--traces '$(abspath $(TRACES))') $(if $(PLOT),--plot '$(abspath $(PLOT))')
+	cargo bench --locked --bench plan -- --seed $(or $(SEED),1) --patience $(or $(PATIENCE),1) $(if $(PLANS),--plans '$(abspath $(PLANS))') $(if $(TRACES),--traces '$(abspath $(TRACES))') $(if $(PLOT),--plot '$(abspath $(PLOT))')
 
 bench-peers:
 	scripts/install_peers.sh

@@ -1,8 +1,10 @@
-//! The planner: `make bench-plan [PLANS=folder] [TRACES=folder] [SEED=1] [PLOT=file]`. How high its plans are, how
-//! long it takes, and what memory, on instances and traces from folders and on generated ones.
+//! The planner: `make bench-plan [PLANS=folder] [TRACES=folder] [SEED=1] [PLOT=file] [PATIENCE=1]`.
+//! How high its plans are, how long it takes, and what memory, on instances and traces from folders
+//! and on generated ones.
 //!
 //! One JSON line per figure on stdout: bench, case, ours, peer_name, peer, ratio, target, met.
 //! `PLOT=file` draws time against size from this run. Times are CPU times.
+//! `PATIENCE=4` makes limits so many times longer, for a machine whose cores others use too.
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
@@ -85,10 +87,11 @@ fn files(folder: &Path, end: &str) -> Vec<(String, PathBuf)> {
 }
 
 /// Plans `instance` with each seed: the worst height, and seconds.
-fn measure(name: &str, instance: &Instance, limit: u64, target: f64) {
+fn measure(name: &str, instance: &Instance, limit: u64, patience: u64, target: f64) {
     let (first, _) = greedy(instance);
-    let planned = (0..SEEDS)
-        .map(|seed| timed(instance, &Options { time_limit: Duration::from_secs(limit), seed }));
+    let planned = (0..SEEDS).map(|seed| {
+        timed(instance, &Options { time_limit: Duration::from_secs(limit * patience), seed })
+    });
     let (plans, mut seconds): (Vec<Plan>, Vec<f64>) = planned.unzip();
     let bound = ("lower bound", first.lower_bound() as f64);
     let worst = plans.iter().map(Plan::arena_bytes).max().unwrap_or(0);
@@ -101,21 +104,21 @@ fn measure(name: &str, instance: &Instance, limit: u64, target: f64) {
     emit(&format!("{name}-seconds-worst"), most, None, Some(limit as f64 * 1.05));
 }
 
-fn plans(folder: &Path) {
+fn plans(folder: &Path, patience: u64) {
     for (name, path) in files(folder, ".csv") {
         let instance = lifetime::file::read_instance(&path).unwrap();
         let open = OPEN.iter().find(|(open, _)| *open == name);
         let bound = lifetime::sweep::lower_bound(&instance) as f64;
         let target = open.map_or(1.0, |(_, height)| (height - 1) as f64 / bound);
-        measure(&name, &instance, 1, target);
+        measure(&name, &instance, 1, patience, target);
     }
 }
 
-fn traces(folder: &Path) {
+fn traces(folder: &Path, patience: u64) {
     for (name, path) in files(folder, ".csv.gz") {
         let mut lifetime = Lifetime::new();
         lifetime.add_trace(&Trace::load(&path).unwrap(), 0, 512).unwrap();
-        measure(&name, &lifetime.instance().unwrap(), 2, 1.001);
+        measure(&name, &lifetime.instance().unwrap(), 2, patience, 1.001);
     }
 }
 
@@ -155,12 +158,12 @@ fn child(arguments: &[String]) {
     println!("{} {} {seconds} {near} {memory}", over(&first), over(&plan));
 }
 
-fn generated(seed: u64) -> Vec<Point> {
+fn generated(seed: u64, patience: u64) -> Vec<Point> {
     let mut points = Vec::new();
     for family in Family::ALL {
         for (count, limit) in SIZES {
             let name = family.name();
-            let arguments = [count.to_string(), seed.to_string(), limit.to_string()];
+            let arguments = [count.to_string(), seed.to_string(), (limit * patience).to_string()];
             let mut command = Command::new(std::env::current_exe().unwrap());
             let output = command.args(["--child", name]).args(arguments).output().unwrap();
             assert!(output.status.success(), "{name} {count}: {output:?}");
@@ -174,8 +177,14 @@ fn generated(seed: u64) -> Vec<Point> {
             emit(&format!("{case}-seconds"), seconds, None, Some(limit as f64 * 1.05));
             if near.is_finite() {
                 emit(&format!("{case}-seconds-to-{NEAR}"), near, None, Some(limit as f64));
-                points.push(Point { family: name, tensors: count as f64, seconds: near });
             }
+            let seconds = near.min(seconds);
+            points.push(Point {
+                family: name,
+                tensors: count as f64,
+                seconds,
+                near: near.is_finite(),
+            });
             emit(&format!("{case}-memory-per-tensor"), memory / count as f64, None, None);
         }
     }
@@ -191,15 +200,17 @@ fn main() {
         let at = arguments.iter().position(|argument| argument == name)?;
         arguments.get(at + 1).filter(|value| !value.is_empty())
     };
+    let number = |name: &str| option(name).map_or(1, |value| value.parse::<u64>().unwrap());
+    let patience = number("--patience");
     match option("--plans") {
-        Some(folder) => plans(Path::new(folder)),
+        Some(folder) => plans(Path::new(folder), patience),
         None => eprintln!("bench-plan: no PLANS=folder: no instance was read"),
     }
     match option("--traces") {
-        Some(folder) => traces(Path::new(folder)),
+        Some(folder) => traces(Path::new(folder), patience),
         None => eprintln!("bench-plan: no TRACES=folder: no trace was read"),
     }
-    let points = generated(option("--seed").map_or(1, |seed| seed.parse().unwrap()));
+    let points = generated(number("--seed"), patience);
     if let Some(path) = option("--plot") {
         let what = format!(
             "Time to a plan at most {:.1} % above the bound (CPU time, one core)",

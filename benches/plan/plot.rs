@@ -2,11 +2,12 @@
 
 use std::fmt::Write;
 
-/// How long it took until a plan was near the bound.
+/// How long it took until a plan was near the bound, or until the end where it never was.
 pub struct Point {
     pub family: &'static str,
     pub tensors: f64,
     pub seconds: f64,
+    pub near: bool,
 }
 
 const WIDTH: f64 = 720.0;
@@ -42,9 +43,10 @@ pub fn draw(points: &[Point], what: &str) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\">\n\
          <title>{what}</title>\n<style>text{{font:13px system-ui,sans-serif;fill:#333}}\
          .t{{font-weight:600}}.e{{text-anchor:end}}.m{{text-anchor:middle}}.g{{fill:#fff}}\
-         .x{{stroke:#ddd;fill:none}}.l{{stroke-width:2;fill:none}}"
+         .x{{stroke:#ddd;fill:none}}.h{{fill:#fff;stroke-width:2}}.l{{stroke-width:2;fill:none}}"
     );
-    let mut dark = String::from("text{fill:#ddd}.g{fill:#16181b}.x{stroke:#3a3e44}");
+    let mut dark =
+        String::from("text{fill:#ddd}.g{fill:#16181b}.x{stroke:#3a3e44}.h{fill:#16181b}");
     for (number, (on_light, on_dark)) in COLOURS.iter().enumerate() {
         write!(svg, ".l{number}{{stroke:{on_light}}}.c{number}{{fill:{on_light}}}").unwrap();
         write!(dark, ".l{number}{{stroke:{on_dark}}}.c{number}{{fill:{on_dark}}}").unwrap();
@@ -52,23 +54,27 @@ pub fn draw(points: &[Point], what: &str) -> String {
     writeln!(svg, "@media(prefers-color-scheme:dark){{{dark}}}</style>").unwrap();
     writeln!(svg, "<rect class=\"g\" width=\"100%\" height=\"100%\"/>").unwrap();
     writeln!(svg, "<text class=\"t\" x=\"{LEFT}\" y=\"30\">{what}</text>").unwrap();
+    let hollow = "hollow: not reached, stopped there";
+    writeln!(svg, "<text x=\"{LEFT}\" y=\"50\">{hollow}</text>").unwrap();
     grid(&mut svg);
     let mut families: Vec<&str> = points.iter().map(|point| point.family).collect();
     families.dedup();
     let mut names = Vec::new();
     for (number, family) in families.iter().enumerate() {
-        let line: Vec<(f64, f64)> = points
-            .iter()
-            .filter(|point| point.family == *family)
-            .map(|point| (x(point.tensors), y(point.seconds)))
-            .collect();
-        let path: Vec<String> = line.iter().map(|(x, y)| format!("{x:.1} {y:.1}")).collect();
-        writeln!(svg, "<path class=\"l l{number}\" d=\"M{}\"/>", path.join("L")).unwrap();
-        for (x, y) in &line {
-            writeln!(svg, "<circle class=\"c{number}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\"/>")
+        let own = points.iter().filter(|point| point.family == *family);
+        let line: Vec<(f64, f64, bool)> =
+            own.map(|point| (x(point.tensors), y(point.seconds), point.near)).collect();
+        let near = line.iter().filter(|(.., near)| *near);
+        let path: Vec<String> = near.map(|(x, y, _)| format!("{x:.1} {y:.1}")).collect();
+        if !path.is_empty() {
+            writeln!(svg, "<path class=\"l l{number}\" d=\"M{}\"/>", path.join("L")).unwrap();
+        }
+        for (x, y, near) in &line {
+            let class = if *near { format!("c{number}") } else { format!("l{number} h") };
+            writeln!(svg, "<circle class=\"{class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\"/>")
                 .unwrap();
         }
-        if let Some((x, y)) = line.last() {
+        if let Some((x, y, _)) = line.last() {
             names.push((x + 10.0, y + 4.0, *family));
         }
     }

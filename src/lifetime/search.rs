@@ -362,8 +362,11 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Notes how the sections `first..end` are: all alike.
+    /// Notes how the sections `first..end` are: all alike. Where nothing is undone, nobody asks.
     fn note(&mut self, first: usize, end: usize) {
+        if self.lenient {
+            return;
+        }
         let (passed, floor) = (self.passed[first], self.floor[first]);
         self.changes.push(Change { first: first as u32, end: end as u32, passed, floor });
     }
