@@ -45,6 +45,7 @@ help:
 	@echo 'make bench-cache     caches beside others'
 	@echo 'make bench-prefetch  reading and copying ahead, beside the limit of the machine'
 	@echo 'make bench-preload   programs under the preloaded library beside other allocators'
+	@echo 'make bench-plan      plans: how high, how long they take (PLANS=folder TRACES=folder)'
 	@echo 'make clean           removes what was made'
 
 run: build/replay
@@ -74,7 +75,7 @@ $(LIBRARIES) &: $(SOURCES)
 	cargo build --release --locked -p forebay -p forebay-preload
 	@touch $(LIBRARIES)
 
-examples: build/pool build/pool_cpp build/replay build/cache build/prefetch build/cuda_streams
+examples: build/pool build/pool_cpp build/replay build/cache build/plan build/prefetch build/cuda_streams
 
 build/lib/libforebay.so: $(RELEASE)/libforebay.so
 	@mkdir -p $(@D)

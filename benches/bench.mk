@@ -6,8 +6,9 @@
 #   make bench-prefetch
 #   make bench-preload [ROUNDS=2] [CASES=fft,gcc]
 #   make bench-preload-long [ROUNDS=5], some twenty minutes, with PyTorch where that is installed
-# each ends within about a minute, once built, and prints one JSON line per figure on stdout, a table
-# on stderr (bench-pool).
+#   make bench-plan [PLANS=folder] [TRACES=folder] [SEED=1] [PLOT=file] [PATIENCE=1]
+# each ends within about a minute (bench-plan: five), once built, and prints one JSON line per figure
+# on stdout, a table on stderr (bench-pool).
 
 BENCH_CC ?= $(CC)
 BENCH_CFLAGS := -O2 -std=gnu11 -Wall -Wextra -Iinclude
@@ -15,9 +16,9 @@ ROUNDS ?= 5
 CASES ?= *
 TRACES ?=
 
-.PHONY: bench bench-pool bench-cuda bench-torch bench-cache bench-prefetch bench-preload bench-preload-long bench-peers
+.PHONY: bench bench-pool bench-cuda bench-torch bench-cache bench-plan bench-prefetch bench-preload bench-preload-long bench-peers
 
-bench: bench-pool bench-cuda bench-torch bench-cache bench-prefetch bench-preload
+bench: bench-pool bench-cuda bench-torch bench-cache bench-plan bench-prefetch bench-preload
 
 bench-pool: release bench-peers build/bench/pool_bench build/bench/trace_peaks
 	python3 benches/pool/run.py --rounds $(ROUNDS) --cases '$(CASES)' --traces '$(TRACES)'
@@ -34,6 +35,10 @@ bench-cache:
 # Beside limits that are measured in the same run; what others have is in the tests under PyTorch.
 bench-prefetch:
 	cargo bench --locked --bench prefetch
+
+# Instances (id,lower,upper,size as CSV) and traces from folders, and generated instances.
+bench-plan:
+	cargo bench --locked --bench plan -- --seed $(or $(SEED),1) --patience $(or $(PATIENCE),1) $(if $(PLANS),--plans '$(abspath $(PLANS))') $(if $(TRACES),--traces '$(abspath $(TRACES))') $(if $(PLOT),--plot '$(abspath $(PLOT))')
 
 bench-peers:
 	scripts/install_peers.sh

@@ -90,6 +90,9 @@
 /// Take no time: the best of a few orders in which tensors are placed one after the other.
 #define FOREBAY_PLAN_GREEDY 1
 
+/// Colour tensors by their id, and not by their size.
+#define FOREBAY_PLAN_SVG_BY_ID 1
+
 /// No copy threads: the thread that submits a batch copies and reads. Beside `copy_threads` 0.
 #define FOREBAY_PREFETCHER_SYNCHRONOUS 1
 
@@ -1434,6 +1437,23 @@ forebay_status forebay_trace_replay(struct forebay_pool *pool,
                                     const struct forebay_replay_options *options,
                                     struct forebay_replay_report *report);
 
+/// Writes a picture of the trace in the file `path`, plain or gzip, to the file `svg`: the bytes that
+/// live after each of its steps, their most, below which no arena can be, and what `pool` has
+/// reserved at each step when the trace is replayed into it; `pool` NULL leaves that out. One SVG of a
+/// bounded size, light or dark as its reader has it. `flags` is 0.
+///
+/// Errors: `FOREBAY_ERROR_IO`, `FOREBAY_ERROR_MALFORMED_TRACE` (the message names line and column; or
+/// the trace frees what it never allocated, in which case the picture of everything else is written),
+/// `FOREBAY_ERROR_INVALID_ARGUMENT` (`path` or `svg` is NULL, `flags` are not known), and those of
+/// `forebay_free`. The picture says how many allocations failed.
+///
+/// The caller's part:
+/// `pool` is NULL or as for `forebay_alloc`; `path` and `svg` are NULL or strings that end with a NUL.
+forebay_status forebay_trace_svg(struct forebay_pool *pool,
+                                 const char *path,
+                                 const char *svg,
+                                 uint32_t flags);
+
 /// Creates a cache for blocks of the `count` pools in `pools`, 1 to 256 of them, and writes it to
 /// `*out`. The cache is the caller's, until `forebay_cache_destroy`; the pools stay the caller's.
 /// When one of them is short of memory, it asks the cache for some before an allocation fails:
@@ -1921,6 +1941,23 @@ forebay_status forebay_plan_validate(const struct forebay_plan *plan,
 forebay_status forebay_plan_save(const struct forebay_plan *plan,
                                  const char *path,
                                  uint32_t flags);
+
+/// Writes a picture of `plan` to the file `path`: address by time, a rectangle per tensor, and live
+/// bytes beneath. With `before`, another plan of the same tensors, that one is above it, on the
+/// same scale; NULL leaves it out. One SVG of at most some 2 MB, light or dark as its reader has
+/// it: tensors smaller than a pixel are merged, and the largest say what they are where the pointer
+/// rests. Colours are by size, or with `FOREBAY_PLAN_SVG_BY_ID` in `flags` by id.
+///
+/// Errors: `FOREBAY_ERROR_IO` (what was written of the file stays), `FOREBAY_ERROR_INVALID_ARGUMENT`
+/// (`plan` or `path` is NULL, a plan is destroyed, `before` is one of other tensors, `flags` are not
+/// known).
+///
+/// The caller's part:
+/// `plan` and `before` as for `forebay_plan_destroy`; `path` is NULL or a string that ends with a NUL.
+forebay_status forebay_plan_svg(const struct forebay_plan *plan,
+                                const struct forebay_plan *before,
+                                const char *path,
+                                uint32_t flags);
 
 /// Reads a plan from the file `path`, in either form, checks it, and writes it to `*out`. The plan
 /// is the caller's, until `forebay_plan_destroy`.

@@ -76,6 +76,49 @@ fn row<'a>(table: &'a str, name: &str) -> Vec<&'a str> {
 }
 
 #[test]
+fn plan_says_what_a_trace_needs_and_draws_it() {
+    let program = example("plan", C, "c99", "plan.c");
+    let file = |name: &str| program.with_file_name(name);
+    let (svg, timeline, saved) = (file("plan.svg"), file("trace.svg"), file("plan.csv"));
+    let said = native::stdout_of(
+        Command::new(&program)
+            .args(["examples_c/gpt_step.csv.gz", "--seconds", "60", "--top", "3"])
+            .args([&"--svg".into(), &svg, &"--trace".into(), &timeline, &"--save".into(), &saved])
+            .current_dir(native::root()),
+    );
+    assert!(said.starts_with("examples_c/gpt_step.csv.gz: 1822 tensors, "), "{said}");
+    // It ends at the bound, with a minute for it.
+    assert_eq!(row(&said, "bound")[0], row(&said, "arena")[0], "{said}");
+    assert!(said.contains("no plan is smaller") && said.contains("reusable: "), "{said}");
+    let table: Vec<&str> = said.lines().skip_while(|line| !line.contains("sharers")).collect();
+    assert_eq!(table.iter().position(|line| line.is_empty()), Some(4), "{said}");
+    for (path, part) in [(&svg, ">before: arena "), (&timeline, "; most reserved ")] {
+        let picture = std::fs::read_to_string(path).unwrap();
+        assert!(picture.starts_with("<svg ") && picture.contains(part), "{path:?}");
+    }
+    // What was saved is an instance with offsets: all fixed, so that nothing is left to plan.
+    let said = native::stdout_of(Command::new(&program).arg(&saved));
+    assert!(said.contains(": 1822 tensors, ") && said.contains("no plan is smaller"), "{said}");
+    let saved = saved.to_str().unwrap();
+    let cases: [(&[&str], i32, &str); 7] = [
+        (&["no-such-file.csv"], 1, "no-such-file.csv"),
+        (&["Cargo.toml"], 1, "line 1"),
+        (&[], 2, "no file"),
+        (&["a.csv", "b.csv"], 2, "b.csv"),
+        (&["a.csv", "--seconds", "0"], 2, "from 1 to 3600, not: 0"),
+        (&["a.csv", "--fast"], 2, "no such option, or nothing behind it: --fast"),
+        (&[saved, "--trace", "t.svg"], 2, "--trace needs a trace"),
+    ];
+    for (arguments, status, message) in cases {
+        let mut command = Command::new(&program);
+        let output = command.args(arguments).current_dir(native::root()).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}: {said}");
+        assert!(said.contains(message), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
 fn replay_prints_the_pool_beside_malloc() {
     let replay = example("beside", C, "c99", "replay.c");
     let said = native::stdout_of(

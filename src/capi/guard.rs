@@ -58,17 +58,26 @@ pub unsafe fn out<'a, T>(out: *mut T, name: &str) -> Result<&'a mut T> {
 /// # Safety
 /// `path` is NULL or a string that ends with a NUL.
 pub unsafe fn path(path: *const c_char) -> Result<PathBuf> {
+    // SAFETY: the caller's promise.
+    unsafe { path_named(path, "path") }
+}
+
+/// A path given as a C string, which is called `name` in messages.
+///
+/// # Safety
+/// As [`path`].
+pub unsafe fn path_named(path: *const c_char, name: &str) -> Result<PathBuf> {
     if path.is_null() {
         return Err(fail!(
             InvalidArgument,
-            "path is NULL; it must be a string that ends with a NUL"
+            "{name} is NULL; it must be a string that ends with a NUL"
         ));
     }
     use std::os::unix::ffi::OsStrExt;
     // SAFETY: the caller's promise.
     let bytes = unsafe { CStr::from_ptr(path) }.to_bytes();
     if bytes.is_empty() {
-        return Err(fail!(InvalidArgument, "path is empty"));
+        return Err(fail!(InvalidArgument, "{name} is empty"));
     }
     Ok(PathBuf::from(std::ffi::OsStr::from_bytes(bytes)))
 }

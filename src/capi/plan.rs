@@ -10,6 +10,7 @@ use super::handle::Handle;
 use super::lifetime::{forebay_lifetime, lifetime_behind};
 use super::status::forebay_status;
 use crate::error::{Result, fail};
+use crate::lifetime::picture::{self, Colours};
 use crate::lifetime::{self, Options, Plan, Progress, Watch, file};
 
 /// Write a plan in the compact form, with a checksum, instead of CSV.
@@ -410,6 +411,50 @@ pub unsafe extern "C" fn forebay_plan_save(
             ));
         }
         file::write_plan(plan, path, flags & FOREBAY_PLAN_BINARY != 0)
+    };
+    // SAFETY: the caller's promise.
+    unsafe { with_plan(plan, body) }
+}
+
+/// Colour tensors by their id, and not by their size.
+pub const FOREBAY_PLAN_SVG_BY_ID: u32 = 1;
+
+/// Writes a picture of `plan` to the file `path`: address by time, a rectangle per tensor, and live
+/// bytes beneath. With `before`, another plan of the same tensors, that one is above it, on the
+/// same scale; NULL leaves it out. One SVG of at most some 2 MB, light or dark as its reader has
+/// it: tensors smaller than a pixel are merged, and the largest say what they are where the pointer
+/// rests. Colours are by size, or with `FOREBAY_PLAN_SVG_BY_ID` in `flags` by id.
+///
+/// Errors: `FOREBAY_ERROR_IO` (what was written of the file stays), `FOREBAY_ERROR_INVALID_ARGUMENT`
+/// (`plan` or `path` is NULL, a plan is destroyed, `before` is one of other tensors, `flags` are not
+/// known).
+///
+/// # Safety
+/// `plan` and `before` as for `forebay_plan_destroy`; `path` is NULL or a string that ends with a NUL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forebay_plan_svg(
+    plan: *const forebay_plan,
+    before: *const forebay_plan,
+    path: *const c_char,
+    flags: u32,
+) -> forebay_status {
+    let body = |plan: &Plan| {
+        // SAFETY: the caller's promise.
+        let path = unsafe { path_of(path)? };
+        if flags & !FOREBAY_PLAN_SVG_BY_ID != 0 {
+            return Err(fail!(
+                InvalidArgument,
+                "flags is {flags:#x}; this library knows the bits {FOREBAY_PLAN_SVG_BY_ID:#x}"
+            ));
+        }
+        let before = match before.is_null() {
+            true => None,
+            // SAFETY: the caller's promise.
+            false => Some(unsafe { Handle::<Plan>::behind(before.cast(), "before")? }),
+        };
+        let by_id = flags & FOREBAY_PLAN_SVG_BY_ID != 0;
+        let colours = if by_id { Colours::Id } else { Colours::Size };
+        picture::write(&picture::plan(plan, before.as_deref(), colours)?, path)
     };
     // SAFETY: the caller's promise.
     unsafe { with_plan(plan, body) }

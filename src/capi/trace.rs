@@ -2,10 +2,13 @@
 
 use std::ffi::c_char;
 
-use super::guard::{PublicStruct, check_sized, guard, path as path_of, read_sized, write_sized};
+use super::guard::{
+    PublicStruct, check_sized, guard, path as path_of, path_named, read_sized, write_sized,
+};
 use super::pool::{forebay_pool, pool_behind, with_pool};
 use super::status::forebay_status;
 use crate::error::{Result, fail};
+use crate::lifetime::picture;
 use crate::pool::Pool;
 use crate::replay::{Options, Plan, Report, SystemMalloc};
 use crate::trace::{Recorder, Trace};
@@ -154,6 +157,46 @@ pub unsafe extern "C" fn forebay_trace_replay(
             unsafe { write_sized(report, &report_of(&done))? };
         }
         done.faults.check(&trace.path)
+    })
+}
+
+/// Writes a picture of the trace in the file `path`, plain or gzip, to the file `svg`: the bytes that
+/// live after each of its steps, their most, below which no arena can be, and what `pool` has
+/// reserved at each step when the trace is replayed into it; `pool` NULL leaves that out. One SVG of a
+/// bounded size, light or dark as its reader has it. `flags` is 0.
+///
+/// Errors: `FOREBAY_ERROR_IO`, `FOREBAY_ERROR_MALFORMED_TRACE` (the message names line and column; or
+/// the trace frees what it never allocated, in which case the picture of everything else is written),
+/// `FOREBAY_ERROR_INVALID_ARGUMENT` (`path` or `svg` is NULL, `flags` are not known), and those of
+/// `forebay_free`. The picture says how many allocations failed.
+///
+/// # Safety
+/// `pool` is NULL or as for `forebay_alloc`; `path` and `svg` are NULL or strings that end with a NUL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forebay_trace_svg(
+    pool: *mut forebay_pool,
+    path: *const c_char,
+    svg: *const c_char,
+    flags: u32,
+) -> forebay_status {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let path = unsafe { path_of(path)? };
+        // SAFETY: the caller's promise.
+        let svg = unsafe { path_named(svg, "svg")? };
+        if flags != 0 {
+            return Err(fail!(InvalidArgument, "flags is {flags:#x}; this library knows none"));
+        }
+        let trace = Trace::load(path)?;
+        let mut streams = Streams::default();
+        let plan = Plan::new(&trace, |number| streams.handle(number));
+        streams.result?;
+        // SAFETY: the caller's promise.
+        let pool = if pool.is_null() { None } else { Some(unsafe { pool_behind(pool)? }) };
+        let mut timeline = plan.timeline(pool)?;
+        timeline.name = trace.path.display().to_string();
+        picture::write(&picture::timeline(&timeline), svg)?;
+        plan.faults().check(&trace.path)
     })
 }
 

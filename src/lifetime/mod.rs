@@ -13,12 +13,13 @@
 //!    over. It fills the valleys of the skyline from below, and decides first where the
 //!    fewest tensors can come next.
 //!
-//! [`sweep`] checks every plan before anyone gets it.
+//! [`sweep`] checks every plan before anyone gets it; [`picture`] draws it.
 
 mod clock;
 pub mod file;
 mod greedy;
 mod instance;
+pub mod picture;
 mod plan;
 mod planner;
 mod problem;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::clock::{Clock, Stage, Watch};
-use super::greedy::{self, PORTFOLIO};
+use super::greedy::{self, Fit, PORTFOLIO, Weights};
 use super::instance::Instance;
 use super::plan::Plan;
 use super::problem::{self, Problem};
@@ -30,6 +30,12 @@ impl Default for Options {
 /// four times as many as the last.
 const NODES: u64 = 1 << 15;
 
+/// The most orders after one try.
+const ORDERS: u64 = 16;
+
+/// Powers of the number of sections by which the skyline of a large part is filled.
+const WIDTHS: [f64; 8] = [0.1, 0.25, 0.0, 0.5, 0.15, 0.05, 0.2, 0.35];
+
 /// Items up to which all orders are tried before anything else: milliseconds.
 const SMALL: usize = 2048;
 
@@ -37,8 +43,20 @@ const SMALL: usize = 2048;
 struct Part<'a> {
     problem: &'a Problem,
     search: Option<Search<'a>>,
+    orders: Option<Orders>,
+    fills: usize,
     offsets: Vec<u64>,
     height: u64,
+}
+
+/// The orders that were tried for a large part.
+struct Orders {
+    peaks: Vec<u64>,
+    tried: usize,
+    /// The best so far, and how high that was.
+    best: Weights,
+    height: u64,
+    random: u64,
 }
 
 /// Plans `instance` within the time of `options`. `watch` is told how far it is, at most
@@ -84,14 +102,24 @@ fn solve(parts: &mut [Part<'_>], bound: u64, seed: u64, clock: &mut Clock<'_>) -
             false => part.try_greedy(PORTFOLIO[0], None),
         }
     }
-    // Where orders take long, the search comes sooner: it often ends at the bound at once.
     let small = |part: &Part<'_>| part.problem.items.len() <= SMALL;
     for how in &PORTFOLIO {
         for part in parts.iter_mut().filter(|part| small(part) && part.height > bound) {
             part.try_greedy(*how, None);
         }
     }
-    let mut orders = PORTFOLIO.iter();
+    // Where orders take long, one round of the search comes first: it often ends at the bound.
+    if !parts.iter().all(small) && !clock.over() {
+        for part in parts.iter_mut().filter(|part| part.height > bound) {
+            if part.try_below(bound, 1, seed, clock) != Outcome::Found {
+                break;
+            }
+        }
+        for part in parts.iter_mut().filter(|part| !small(part) && part.height > bound) {
+            part.try_order(seed, clock);
+            part.try_fill(bound, seed, clock);
+        }
+    }
     let grain = parts.iter().map(|part| part.problem.grain()).min().unwrap_or(1);
     // The highest failed try and whether it failed for good.
     let (mut failed, mut proved) = (None::<u64>, None::<u64>);
@@ -132,13 +160,16 @@ fn solve(parts: &mut [Part<'_>], bound: u64, seed: u64, clock: &mut Clock<'_>) -
             Outcome::Found => {}
             Outcome::GaveUp => {
                 failed = Some(capacity);
-                // One more order for the large ones after each try.
-                if let Some(how) = orders.next() {
-                    clock.stage = Stage::Greedy;
-                    for part in
-                        parts.iter_mut().filter(|part| !small(part) && part.height > capacity)
-                    {
-                        part.try_greedy(*how, Some(&mut *clock));
+                // Orders take about as long as that many nodes.
+                for _ in 0..(nodes / NODES).min(ORDERS) {
+                    for part in parts.iter_mut().filter(|part| !small(part)) {
+                        if part.height <= capacity || clock.over() {
+                            continue;
+                        }
+                        match part.orders_are_near() {
+                            true => part.try_order(seed, clock),
+                            false => part.try_fill(bound, seed, clock),
+                        }
                     }
                 }
             }
@@ -151,7 +182,14 @@ fn solve(parts: &mut [Part<'_>], bound: u64, seed: u64, clock: &mut Clock<'_>) -
 
 impl<'a> Part<'a> {
     fn new(problem: &'a Problem) -> Part<'a> {
-        Part { problem, search: None, offsets: Vec::new(), height: u64::MAX }
+        Part {
+            problem,
+            search: None,
+            orders: None,
+            fills: 0,
+            offsets: Vec::new(),
+            height: u64::MAX,
+        }
     }
 
     fn keep(&mut self, offsets: &[u64]) {
@@ -171,6 +209,59 @@ impl<'a> Part<'a> {
         if let Some(offsets) = greedy::place(self.problem, &places, fit, clock) {
             self.keep(&offsets);
         }
+    }
+
+    /// Fills the skyline as if the bound were the aim, without going back, in a way that was not
+    /// tried before.
+    fn try_fill(&mut self, bound: u64, seed: u64, clock: &mut Clock<'_>) {
+        let Some(&width) = WIDTHS.get(self.fills) else { return };
+        self.fills += 1;
+        clock.stage = Stage::Search;
+        let problem = self.problem;
+        let search = self.search.get_or_insert_with(|| Search::new(problem, seed));
+        if let Some(offsets) = search.fill(bound, width, clock).map(<[u64]>::to_vec) {
+            self.keep(&offsets);
+        }
+    }
+
+    /// Whether orders are worth their time: they are not far above what else was found.
+    fn orders_are_near(&self) -> bool {
+        self.orders.as_ref().is_none_or(|orders| {
+            orders.tried < 2 || orders.height <= self.height.saturating_add(self.height / 32)
+        })
+    }
+
+    /// Tries one more order: those that are known to be good first, then others near the best.
+    fn try_order(&mut self, seed: u64, clock: &mut Clock<'_>) {
+        clock.stage = Stage::Greedy;
+        let problem = self.problem;
+        let orders = self.orders.get_or_insert_with(|| Orders {
+            peaks: greedy::peaks(problem),
+            tried: 0,
+            best: Weights::FIRST[0],
+            height: u64::MAX,
+            // Any state but zero.
+            random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+        });
+        let random = &mut orders.random;
+        let weights = Weights::FIRST.get(orders.tried).copied().unwrap_or_else(|| {
+            orders.best.near(|| {
+                *random ^= *random << 13;
+                *random ^= *random >> 7;
+                *random ^= *random << 17;
+                (*random >> 11) as f64 / (1u64 << 53) as f64
+            })
+        });
+        orders.tried += 1;
+        let places = greedy::weighted(problem, &orders.peaks, weights);
+        let Some(offsets) = greedy::place(problem, &places, Fit::First, Some(clock)) else {
+            return;
+        };
+        let height = problem.height(&offsets);
+        if height < orders.height {
+            (orders.best, orders.height) = (weights, height);
+        }
+        self.keep(&offsets);
     }
 
     /// Tries to end at `capacity` or below.

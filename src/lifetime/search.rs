@@ -95,8 +95,10 @@ struct Level {
     pick: Pick,
 }
 
+/// How the sections `first..end`, which were alike, were before.
 struct Change {
-    section: u32,
+    first: u32,
+    end: u32,
     passed: u32,
     floor: u64,
 }
@@ -142,6 +144,8 @@ pub(super) struct Search<'a> {
     /// Nodes of the next round, and those left of this one.
     limit: u64,
     nodes: u64,
+    /// Sections may end above the capacity, so that no branch ends early.
+    lenient: bool,
 }
 
 impl<'a> Search<'a> {
@@ -211,6 +215,7 @@ impl<'a> Search<'a> {
             rounds: 0,
             limit: 0,
             nodes: 0,
+            lenient: false,
         };
         search.reset();
         search.load = search.left.clone();
@@ -222,7 +227,7 @@ impl<'a> Search<'a> {
         &self.offsets
     }
 
-    /// Looks for a plan that ends at `capacity` or below, with at most `nodes` nodes.
+    /// Looks for a plan that ends at `capacity` or below, with at most `nodes` nodes, or one round.
     pub(super) fn run(&mut self, capacity: u64, nodes: u64, clock: &mut Clock<'_>) -> Outcome {
         self.capacity = capacity;
         let items = self.problem.items.len() as u64;
@@ -234,7 +239,7 @@ impl<'a> Search<'a> {
             self.prioritise();
             // Now and then a long one, lest a proof never gets to its end.
             let long = if self.rounds % LONG == LONG - 1 { LONG / 2 } else { 1 };
-            self.nodes = (limit * long).min(nodes - spent);
+            self.nodes = (limit * long).min((nodes - spent).max(items + 500));
             spent += self.nodes;
             self.rounds += 1;
             let outcome = self.descend(clock);
@@ -248,6 +253,25 @@ impl<'a> Search<'a> {
         }
         self.limit = limit;
         Outcome::GaveUp
+    }
+
+    /// Fills all sections without ever going back, as if `capacity` were the aim and not the limit.
+    /// Items come by size, times their sections to the power `width`. None when the time is over.
+    pub(super) fn fill(
+        &mut self,
+        capacity: u64,
+        width: f64,
+        clock: &mut Clock<'_>,
+    ) -> Option<&[u64]> {
+        self.capacity = capacity;
+        self.reset();
+        for (priority, item) in self.priority.iter_mut().zip(&self.problem.items) {
+            *priority = item.size as f64 * f64::from(item.end - item.first).powf(width);
+        }
+        (self.nodes, self.lenient) = (u64::MAX, true);
+        let outcome = self.descend(clock);
+        self.lenient = false;
+        (outcome == Outcome::Found).then_some(&self.offsets)
     }
 
     /// Nothing is placed.
@@ -316,6 +340,9 @@ impl<'a> Search<'a> {
 
     /// What cannot be below the capacity any more says that this branch is wrong.
     fn fits(&self, section: usize, floor: u64, left: u64) -> bool {
+        if self.lenient {
+            return true;
+        }
         let at = self.passed[section];
         let fixed = match at < self.fixed_from[section + 1] {
             true => self.fixed_bytes[at as usize],
@@ -335,17 +362,27 @@ impl<'a> Search<'a> {
         }
     }
 
-    fn set_floor(&mut self, section: usize, floor: u64) {
-        self.changes.push(Change {
-            section: section as u32,
-            passed: self.passed[section],
-            floor: self.floor[section],
-        });
+    /// Notes how the sections `first..end` are: all alike. Where nothing is undone, nobody asks.
+    fn note(&mut self, first: usize, end: usize) {
+        if self.lenient {
+            return;
+        }
+        let (passed, floor) = (self.passed[first], self.floor[first]);
+        self.changes.push(Change { first: first as u32, end: end as u32, passed, floor });
+    }
+
+    /// Sets the floor of a section that was noted.
+    fn lift(&mut self, section: usize, floor: u64) {
         self.floor[section] = floor;
         self.levels[self.level_of[section] as usize].holds = false;
         if floor != WALL {
             self.pass_fixed(section);
         }
+    }
+
+    fn set_floor(&mut self, section: usize, floor: u64) {
+        self.note(section, section + 1);
+        self.lift(section, floor);
     }
 
     /// Puts an item at `height`; false when a section overflows by it.
@@ -358,14 +395,23 @@ impl<'a> Search<'a> {
         for section in item.first as usize + 1..item.end as usize {
             self.crossing[section] -= 1;
         }
+        // It lies within a valley, whose sections differ in nothing but the fixed things there. One
+        // note for all of them: or memory would grow by sections times items.
+        let alike = self.fixed.is_empty();
+        if alike {
+            self.note(item.first as usize, item.end as usize);
+        }
         let mut fits = true;
         for section in item.sections() {
+            if !alike {
+                self.note(section, section + 1);
+            }
             self.left[section] -= item.size;
             self.alive[section] -= 1;
             let last = self.alive[section] == 0;
-            self.set_floor(section, if last { WALL } else { offset + item.size });
+            self.lift(section, if last { WALL } else { offset + item.size });
             fits &= match last {
-                true => offset + item.size <= self.capacity,
+                true => self.lenient || offset + item.size <= self.capacity,
                 false => self.fits(section, self.floor[section], self.left[section]),
             };
         }
@@ -375,9 +421,11 @@ impl<'a> Search<'a> {
     fn undo(&mut self, changes: usize, placed: usize) {
         while self.changes.len() > changes {
             let Some(change) = self.changes.pop() else { break };
-            self.levels[self.level_of[change.section as usize] as usize].holds = false;
-            self.floor[change.section as usize] = change.floor;
-            self.passed[change.section as usize] = change.passed;
+            for section in change.first as usize..change.end as usize {
+                self.levels[self.level_of[section] as usize].holds = false;
+                self.floor[section] = change.floor;
+                self.passed[section] = change.passed;
+            }
         }
         while self.order.len() > placed {
             let Some(place) = self.order.pop() else { break };
@@ -661,16 +709,17 @@ impl<'a> Search<'a> {
             }
             // What does not lie within the valley begins on its rim or above.
             let from = if rim < WALL && height + bytes < rim { rim - bytes } else { height };
-            if from + left > self.capacity || !self.fits(section, height, left) {
+            let over = from + left > self.capacity && !self.lenient;
+            if over || !self.fits(section, height, left) {
                 self.failures[section] += 1.0;
                 return None;
             }
             let skippable = u8::from(self.fits(section, lost, left));
-            let slack = self.capacity - from - left;
+            let slack = self.capacity.saturating_sub(from + left);
             // One case is no decision: it comes first wherever it is.
             let ways = cases as f64 + f64::from(skippable) - 0.9;
-            let key = (ways + 0.1 * slack as f64 / self.capacity as f64)
-                / (1.0 + 0.5 * self.failures[section]);
+            let failures = if self.lenient { 0.0 } else { self.failures[section] };
+            let key = (ways + 0.1 * slack as f64 / self.capacity as f64) / (1.0 + 0.5 * failures);
             if best.as_ref().is_none_or(|best| key < best.key) {
                 best = Some(Pick { section, height, lost, key });
             }

@@ -8,6 +8,7 @@ mod plan;
 mod pool_target;
 mod run;
 mod system_malloc;
+mod timeline;
 mod usage;
 
 pub use plan::Plan;

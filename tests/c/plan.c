@@ -217,6 +217,51 @@ static void saved_and_loaded(void)
     CHECK_OK(forebay_lifetime_destroy(lifetime));
 }
 
+// The file as text, at most `capacity` bytes of it.
+static const char *text_of(const char *path, char *text, size_t capacity)
+{
+    FILE *file = fopen(path, "rb");
+    CHECK(file != NULL);
+    text[file == NULL ? 0 : fread(text, 1, capacity - 1, file)] = 0;
+    CHECK(file == NULL || fclose(file) == 0);
+    return text;
+}
+
+static void drawn(void)
+{
+    static char text[1 << 16];
+    const char *path = "plan-drawn.svg";
+    forebay_lifetime *lifetime = pinwheel(), *other = NULL;
+    forebay_plan *plan = plan_of(lifetime), *before = NULL, *foreign = NULL;
+    forebay_plan_options options = FOREBAY_PLAN_OPTIONS_INIT;
+    options.flags = FOREBAY_PLAN_GREEDY;
+    CHECK_OK(forebay_lifetime_plan(lifetime, &options, &before));
+    CHECK_OK(forebay_plan_svg(plan, NULL, path, 0));
+    CHECK(strncmp(text_of(path, text, sizeof text), "<svg ", 5) == 0);
+    CHECK(strstr(text, "<title>tensor 4: 30 B at ") != NULL && strstr(text, "</svg>") != NULL);
+    CHECK(strstr(text, "before") == NULL && strstr(text, "prefers-color-scheme:dark") != NULL);
+    CHECK_OK(forebay_plan_svg(plan, before, path, FOREBAY_PLAN_SVG_BY_ID));
+    CHECK(strstr(text_of(path, text, sizeof text), ">before: arena ") != NULL);
+    CHECK(strstr(text, ">after: arena 90 B, at the bound<") != NULL);
+    CHECK(remove(path) == 0);
+
+    CHECK_OK(forebay_lifetime_create(&other));
+    CHECK_OK(forebay_lifetime_record_alloc(other, 0, 1, 100));
+    foreign = plan_of(other);
+    CHECK_ERROR(forebay_plan_svg(plan, foreign, path, 0), invalid, "1 tensors", "5");
+    CHECK_OK(forebay_plan_destroy(foreign));
+    CHECK_ERROR(forebay_plan_svg(plan, foreign, path, 0), invalid, "before", "destroyed before");
+    CHECK_ERROR(forebay_plan_svg(plan, NULL, path, 6), invalid, "flags is 0x6");
+    CHECK_ERROR(forebay_plan_svg(plan, NULL, NULL, 0), invalid, "path is NULL");
+    CHECK_ERROR(forebay_plan_svg(NULL, NULL, path, 0), invalid, "plan is NULL");
+    CHECK_ERROR(forebay_plan_svg(plan, NULL, "no/such/folder", 0), FOREBAY_ERROR_IO, "no/such");
+    CHECK(fopen(path, "rb") == NULL);
+    CHECK_OK(forebay_plan_destroy(before));
+    CHECK_OK(forebay_plan_destroy(plan));
+    CHECK_OK(forebay_lifetime_destroy(other));
+    CHECK_OK(forebay_lifetime_destroy(lifetime));
+}
+
 int main(void)
 {
     time_limit(300);
@@ -224,5 +269,6 @@ int main(void)
     options();
     alignment_aliases_and_fixed_offsets();
     saved_and_loaded();
+    drawn();
     return check_end("plan");
 }

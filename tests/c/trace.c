@@ -306,6 +306,49 @@ static void bad_arguments(void)
     CHECK_ERROR(forebay_trace_replay(pool, path, NULL, NULL), invalid, "pool", "destroyed");
 }
 
+// A picture of what lives, and of what a pool had reserved.
+static void drawn(void)
+{
+    static char text[1 << 16];
+    const char *trace = write_file("<drawn>.csv", HEADER
+                                   "1,00:00:00.000001,allocate,0x10,3000000,0x0\n"
+                                   "1,00:00:00.000002,allocate,0x20,1000000,0x7\n"
+                                   "1,00:00:00.000003,free,0x10,3000000,0x0\n");
+    const char *svg = path_of("drawn.svg");
+    for (int pooled = 0; pooled < 2; pooled++) {
+        forebay_pool *pool = pooled ? small_pool(64 * MIB, 0) : NULL;
+        CHECK_OK(forebay_trace_svg(pool, trace, svg, 0));
+        FILE *file = fopen(svg, "rb");
+        CHECK(file != NULL);
+        text[file == NULL ? 0 : fread(text, 1, sizeof text - 1, file)] = 0;
+        CHECK(file == NULL || fclose(file) == 0);
+        CHECK(strncmp(text, "<svg ", 5) == 0 && strstr(text, "</svg>") != NULL);
+        CHECK(strstr(text, "3 steps; bound (most live bytes) 3.81 MiB") != NULL);
+        CHECK((strstr(text, "most reserved ") != NULL) == pooled);
+        CHECK(strstr(text, "&lt;drawn&gt;.csv") != NULL && strstr(text, "<drawn>") == NULL);
+        // All blocks were freed again: nothing is left to report.
+        CHECK_OK(pooled ? forebay_pool_destroy(pool) : FOREBAY_OK);
+    }
+    CHECK_EQ(unlink(svg), 0);
+    forebay_pool *small = small_pool(2 * MIB, 0);
+    CHECK_OK(forebay_trace_svg(small, trace, svg, 0));
+    CHECK_OK(forebay_pool_destroy(small));
+    CHECK_EQ(unlink(svg), 0);
+
+    forebay_status invalid = FOREBAY_ERROR_INVALID_ARGUMENT;
+    CHECK_ERROR(forebay_trace_svg(NULL, NULL, svg, 0), invalid, "path is NULL");
+    CHECK_ERROR(forebay_trace_svg(NULL, trace, NULL, 0), invalid, "svg is NULL");
+    CHECK_ERROR(forebay_trace_svg(NULL, trace, "", 0), invalid, "svg is empty");
+    CHECK_ERROR(forebay_trace_svg(NULL, trace, svg, 2), invalid, "flags is 0x2");
+    CHECK_ERROR(forebay_trace_svg(NULL, svg, svg, 0), FOREBAY_ERROR_IO, svg);
+    CHECK_ERROR(forebay_trace_svg(NULL, trace, "no/such/folder", 0), FOREBAY_ERROR_IO, "no/such");
+    CHECK_EQ(unlink(trace), 0);
+    // What makes no sense is left out of the picture, and told.
+    trace = write_file("nonsense.csv", HEADER "1,00:00:00.000001,free,0x10,8,0x0\n");
+    CHECK_ERROR(forebay_trace_svg(NULL, trace, svg, 0), FOREBAY_ERROR_MALFORMED_TRACE, "line 2");
+    CHECK_EQ(unlink(svg), 0);
+}
+
 int main(void)
 {
     time_limit(300);
@@ -320,6 +363,7 @@ int main(void)
     malformed();
     nonsense();
     bad_arguments();
+    drawn();
 
     static const char *const names[] = {"trace.csv", "trace.csv.gz",  "destroyed.csv",
                                         "large.csv", "malformed.csv", "broken.csv.gz",
