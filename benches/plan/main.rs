@@ -141,7 +141,7 @@ fn child(arguments: &[String]) {
     let (mut near, begun) = (None, cpu_seconds());
     let mut watch = |progress: &Progress| {
         let height = progress.arena_bytes as f64 / progress.lower_bound as f64;
-        if progress.arena_bytes > 0 && height <= NEAR && near.is_none() {
+        if height <= NEAR && near.is_none() {
             near = Some(cpu_seconds() - begun);
         }
         true

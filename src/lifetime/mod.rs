@@ -7,7 +7,8 @@
 //!
 //! A plan is made in stages, each of which keeps the best so far:
 //!
-//! 1. `greedy`: a few orders, first fit and best fit; milliseconds.
+//! 1. `greedy`: a few orders, first fit and best fit; milliseconds. For thousands of tensors, more of
+//!    them between tries of the search: by size, sections and load, each to some power.
 //! 2. `search`: the exact search, below one height after the other: the lower bound first, then
 //!    halfway between what failed and what is there, with ever more effort until the time is
 //!    over. It fills the valleys of the skyline from below, and decides first where the

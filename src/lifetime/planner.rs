@@ -108,6 +108,7 @@ fn solve(parts: &mut [Part<'_>], bound: u64, seed: u64, clock: &mut Clock<'_>) -
             part.try_greedy(*how, None);
         }
     }
+    clock.arena_bytes = highest(parts);
     // Where orders take long, one round of the search comes first: it often ends at the bound.
     if !parts.iter().all(small) && !clock.over() {
         for part in parts.iter_mut().filter(|part| part.height > bound) {
