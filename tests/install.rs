@@ -87,7 +87,10 @@ fn every_file_is_where_it_belongs() {
 #[test]
 fn a_program_that_knows_nothing_of_it_gets_a_pool() {
     let library = STAGE.join("opt/forebay/lib/libforebay_preload.so");
-    let script = "import time\nfor n in range(200): bytearray(1 << 20); time.sleep(0.005)";
+    // Until there is a pool, for half a minute at most.
+    let script = "import time\nleft = 6000\nwhile left:\n  left -= 1\n  bytearray(1 << 20)\n  \
+                  time.sleep(0.005)\n  if left > 200 and left % 20 == 0 and 'libforebay.so' in \
+                  open('/proc/self/maps').read(): left = 200";
     let output = native::run(
         Command::new("python3")
             .args(["-c", script])

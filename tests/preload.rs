@@ -273,6 +273,7 @@ fn without_the_library_beside_it_the_program_runs() {
     let output = preloaded(program, "")
         .env("LD_PRELOAD", &alone)
         .env_remove("LD_LIBRARY_PATH")
+        .env("FOREBAY_TEST_WAIT", "3")
         .arg("1")
         .output()
         .unwrap();
@@ -345,6 +346,7 @@ fn valgrind_has_its_own_way() {
         .arg("inside")
         .env("LD_PRELOAD", preload())
         .env("FOREBAY_PRELOAD", "stats=exit")
+        .env("FOREBAY_TEST_WAIT", "3")
         .output()
         .unwrap_or_else(|error| panic!("valgrind does not start ({error}); install it"));
     // No pool, as the program finds in the end; and nothing that valgrind has to say.
@@ -367,7 +369,13 @@ fn address_sanitizer_has_its_own_way() {
             return None;
         }
         let program = program("threads", &format!("{name}-threads"), how);
-        Some(preloaded(program, "stats=exit").env("ASAN_OPTIONS", options).output().unwrap())
+        Some(
+            preloaded(program, "stats=exit")
+                .env("FOREBAY_TEST_WAIT", "3")
+                .env("ASAN_OPTIONS", options)
+                .output()
+                .unwrap(),
+        )
     };
     // Its library refuses to come second, unless told otherwise; then all goes on to it.
     if let Some(output) = run("asan", &["-fsanitize=address"], "") {

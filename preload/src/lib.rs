@@ -14,12 +14,12 @@
 //! | `options` | the variable `FOREBAY_PRELOAD` |
 //! | `say` | lines on the standard error |
 //!
-//! A file uses those below it. `unsafe` is in all but the last two: this is a room of foreign
-//! functions.
+//! A file uses those below it. `unsafe` is in all but `options`: this is a room of foreign functions.
 //!
 //! # Rules
-//! - Nothing here allocates, takes a lock, or panics on the way of a call of the program's: only
-//!   `core` is used there, and system calls.
+//! - Nothing here allocates, takes a lock, or panics on the way of a call of malloc's: only `core` is
+//!   used there, and system calls. What makes a pool does, on a thread of its own or in a call of
+//!   CUDA's.
 //! - A request below the threshold costs a comparison and a jump to the next allocator; so does a
 //!   free of what is not the pool's.
 //! - A request goes to the pool or, whatever is wrong with the pool, to the next allocator. Nothing

@@ -39,7 +39,7 @@ int main(void)
     }
     CHECK(number_in("/proc/self/status", "VmRSS:") > before + 150 * 1024);
     long after = 0;
-    for (int tenths = 0; tenths < 100; tenths++) {
+    for (int tenths = 0; tenths < 300; tenths++) {
         sleep_ms(100);
         after = number_in("/proc/self/status", "VmRSS:");
         if (after < before + 24 * 1024) {

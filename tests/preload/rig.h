@@ -50,10 +50,13 @@ static inline void sleep_ms(long ms)
     }
 }
 
-// Does what makes a pool worth its while, until there is one; 0 when there is none in 8 seconds.
+// Does what makes a pool worth its while, until there is one; 0 when there is none after as many
+// seconds as FOREBAY_TEST_WAIT says, or a minute.
 static inline int warm_up(void)
 {
-    for (int n = 0; n < 800; n++) {
+    const char *wait = getenv("FOREBAY_TEST_WAIT");
+    long seconds = wait != NULL ? strtol(wait, NULL, 10) : 60;
+    for (long n = 0; n < seconds * 100; n++) {
         // Another allocator's may come to lie like the pool's, but not three of them.
         void *blocks[3] = {used(malloc(MIB)), used(malloc(MIB)), used(malloc(MIB))};
         int pooled = is_pooled(blocks[0]) && is_pooled(blocks[1]) && is_pooled(blocks[2]);
