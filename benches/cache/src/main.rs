@@ -6,6 +6,7 @@
 //!
 //! One JSON line per figure on stdout: bench, case, ours, peer_name, peer, ratio, target, met.
 
+mod generated;
 mod policies;
 
 use std::num::NonZeroUsize;

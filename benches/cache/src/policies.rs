@@ -10,6 +10,7 @@ use forebay::cache::policy::{Budget, Goal};
 use forebay::cache::simulate::{Outcome, compare};
 
 use super::emit;
+use super::generated::{Half, epochs, mixed_tensors, of_one_size};
 
 /// A file, the entries it is run with, and the best that was published or measured elsewhere
 /// with as many, in percent (other caches included: mini-moka, moka, foyer, libCacheSim).
@@ -67,6 +68,19 @@ impl Gaps {
         match self.0.iter_mut().find(|(other, _)| *other == name) {
             Some((_, gaps)) => gaps.push(gap),
             None => self.0.push((name, vec![gap])),
+        }
+    }
+
+    /// Means and the worst, of policies on traces that have this in their name.
+    fn emit(self, what: &str) {
+        for (policy, gaps) in self.0 {
+            let is_ours = policy == "adaptive";
+            let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
+            let case = format!("points-lost-mean{what}/{policy}");
+            emit(&case, mean, None, is_ours.then_some(0.5));
+            let worst = gaps.into_iter().fold(0.0, f64::max);
+            let case = format!("points-lost-worst{what}/{policy}");
+            emit(&case, worst, None, is_ours.then_some(4.0));
         }
     }
 }
@@ -128,70 +142,21 @@ fn sized(name: &str, trace: &KeyTrace) {
     }
 }
 
-/// Numbers in no order, the same in every run.
-struct Numbers(u64);
-
-impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
-    }
-
-    fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    /// Of `count`, the popular ones first: Zipf with this exponent, below 1.
-    fn zipf(&mut self, count: u64, exponent: f64) -> u64 {
-        let end = (count as f64).powf(1.0 - exponent);
-        let at = (self.unit() * (end - 1.0) + 1.0).powf(1.0 / (1.0 - exponent));
-        (at as u64 - 1).min(count - 1)
-    }
-
-    /// 4 KiB to 64 MiB, every doubling as likely.
-    fn tensor(&mut self) -> u64 {
-        ((4096.0 * (self.unit() * 14.0).exp2()) as u64).next_multiple_of(512)
-    }
-}
-
-/// Tensors by popularity that drifts, and one in seven that is asked for once.
-fn mixed_tensors() -> KeyTrace {
-    let mut numbers = Numbers(1);
-    let mut bytes: Vec<u64> = (0..20_000).map(|_| numbers.tensor()).collect();
-    let accesses = (0..200_000u64)
-        .map(|at| match numbers.next() % 7 {
-            0 => {
-                bytes.push(numbers.tensor());
-                bytes.len() as u32 - 1
-            }
-            _ => ((numbers.zipf(20_000, 0.8) + at / 50) % 20_000) as u32,
-        })
-        .collect();
-    KeyTrace::of(accesses, bytes, true)
-}
-
-/// A loader of training data: each of 4000 tensors once an epoch, in another order each time.
-fn epochs() -> KeyTrace {
-    let mut numbers = Numbers(2);
-    let bytes = (0..4000).map(|_| numbers.tensor()).collect();
-    let mut order: Vec<u32> = (0..4000).collect();
-    let mut accesses = Vec::new();
-    for _ in 0..40 {
-        for last in (1..order.len()).rev() {
-            order.swap(last, (numbers.next() % (last as u64 + 1)) as usize);
-        }
-        accesses.extend_from_slice(&order);
-    }
-    KeyTrace::of(accesses, bytes, true)
-}
-
 /// All of it. `folder`: where the recorded traces are, if they are.
 pub fn run(folder: Option<&Path>) {
-    sized("mixed-tensors", &mixed_tensors());
-    sized("epochs", &epochs());
+    sized("mixed-tensors", &mixed_tensors(1, 20_000, 0.8, 7, 50));
+    sized("epochs", &epochs(2, 4000));
+    sized("mixed-tensors-held-out", &mixed_tensors(11, 12_000, 0.7, 5, 30));
+    sized("epochs-held-out", &epochs(12, 2500));
+    for half in Half::BOTH {
+        let mut gaps = Gaps(Vec::new());
+        for generated in of_one_size(half) {
+            for entries in generated.entries {
+                point(&generated.name, &generated.trace, entries, 0.0, &mut gaps);
+            }
+        }
+        gaps.emit(half.name());
+    }
     let Some(folder) = folder else {
         eprintln!("bench-cache: no recorded key traces; TRACES=folder has them looked for");
         return;
@@ -208,11 +173,5 @@ pub fn run(folder: Option<&Path>) {
         }
         sized("adapt_size_request", &trace);
     }
-    for (policy, gaps) in gaps.0 {
-        let is_ours = policy == "adaptive";
-        let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
-        emit(&format!("points-lost-mean/{policy}"), mean, None, is_ours.then_some(0.5));
-        let worst = gaps.into_iter().fold(0.0, f64::max);
-        emit(&format!("points-lost-worst/{policy}"), worst, None, is_ours.then_some(4.0));
-    }
+    gaps.emit("");
 }
