@@ -1527,7 +1527,8 @@ forebay_status forebay_cache_simulate(const char *path,
 /// Creates a prefetcher whose slots are blocks of `pool`, on the host or on a GPU, and writes it to
 /// `*out`. It is the caller's, until `forebay_prefetcher_destroy`; `config` NULL is all defaults.
 /// The pool stays the caller's; if it is destroyed first, it closes the prefetcher and takes its
-/// blocks, and what is left to do is `forebay_prefetcher_destroy`.
+/// blocks, and what is left to do is `forebay_prefetcher_destroy`. While the pool sleeps no batch may
+/// be on its way.
 ///
 /// Memory is (slots) x (bytes of a slot) in the pool, and on a GPU as much again of the system's,
 /// pinned, in whole pages of 2 MiB for each slot. It is taken here as far as `slot_bytes` says.
