@@ -398,7 +398,7 @@ void prefetchers_have_batches_ahead() {
     auto one = prefetcher.submit(first, sizeof first);
     auto two = prefetcher.submit(second, sizeof second);
     auto busy = thrown<forebay::error>([&] { (void)prefetcher.submit(first, sizeof first, 0); });
-    CHECK(busy && busy->status() == FOREBAY_ERROR_BUSY);
+    CHECK(busy.status() == FOREBAY_ERROR_BUSY);
     {
         forebay::batch batch = prefetcher.wait(one);
         CHECK(batch && batch.size() == sizeof first);
@@ -414,7 +414,7 @@ void prefetchers_have_batches_ahead() {
     prefetcher.cancel(prefetcher.submit(first, sizeof first));
     prefetcher.close();
     auto closed = thrown<forebay::error>([&] { (void)prefetcher.submit(first, sizeof first); });
-    CHECK(closed && closed->status() == FOREBAY_ERROR_INVALID_STATE);
+    CHECK(closed.status() == FOREBAY_ERROR_INVALID_STATE);
 }
 
 static_assert(!std::is_copy_constructible_v<forebay::cache>);
