@@ -599,7 +599,18 @@ impl<M: Memory> Cache<M> {
         match self.memory(gone.home) {
             Ok(memory) => self.give_back_to(&memory, gone.home, gone),
             // The memory of a pool that is gone is gone too.
-            Err(_) => drop(self.given_back.fetch_add(gone.allocated, Ordering::AcqRel)),
+            Err(_) => {
+                self.forget_reads(gone);
+                self.given_back.fetch_add(gone.allocated, Ordering::AcqRel);
+            }
+        }
+    }
+
+    /// Nobody has to be told of the reads of a block.
+    fn forget_reads(&self, mut gone: Gone) {
+        while gone.rest != NONE {
+            gone.read.clear();
+            self.table.lock().more_reads(&mut gone);
         }
     }
 

@@ -6,8 +6,8 @@
 //!
 //! Everything that a cache knows is in its table, under one lock, which is held for a few
 //! dozen instructions and never across a call of a pool: blocks that leave are collected under the
-//! lock and given back without it. Which entry leaves says a [`policy`]. An entry is used in
-//! stream order: whoever gets it on another stream than it was written on is made to wait for
+//! lock and given back without it, and who is done reading says so without it, too. Which entry
+//! leaves says a [`policy`]. An entry is used in stream order: whoever gets it on another stream than it was written on is made to wait for
 //! the writing, and its block is nobody else's before all who read it are done.
 
 mod clock;
