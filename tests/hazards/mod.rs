@@ -54,8 +54,9 @@ struct Graph {
 
 /// The program, as far as it has run.
 pub struct Program {
-    gpu: Gpu,
+    // Before the device, which is another test's as soon as it is gone.
     pool: Arc<Pool>,
+    gpu: Gpu,
     reuse_handles: bool,
     random: Random,
     streams: Vec<Stream>,
