@@ -332,6 +332,7 @@ fn every_call_knows_blocks_of_a_plan() {
     pool.begin_step().unwrap();
     let aligned = pool.alloc_aligned(MIB, 2 * PAGE as usize, D).unwrap();
     assert!(aligned.is_multiple_of(2 * PAGE as usize));
+    assert_eq!(pool.plan_usage().unwrap().live, 0);
     pool.free(aligned, D).unwrap();
     pool.check().unwrap();
     assert_eq!(pool.stats().live_blocks, 0);

@@ -486,6 +486,10 @@ impl Door {
             self.forget(live);
         }
         self.synchronize_all();
+        if std::mem::take(&mut self.planned) {
+            // SAFETY: a live pool, of whose plan no block is given out.
+            expect(unsafe { forebay_pool_remove_plan(self.pool) }, ForebayOk);
+        }
         let guard = if self.has_flag(FOREBAY_POOL_GUARD_BYTES) { PAGE } else { 0 };
         let block_size = self.config.block_size.max(1);
         let size = (self.limit - guard) / block_size * block_size;

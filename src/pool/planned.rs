@@ -82,8 +82,8 @@ impl Pool {
                 self.id
             ));
         }
-        let repeat = Repeat::new(plan, GRANULE.max(self.block_mask as u64 + 1).min(PAGE))?;
         self.check_unplanned(&self.planned.lock())?;
+        let repeat = Repeat::new(plan, GRANULE.max(self.block_mask as u64 + 1).min(PAGE))?;
         let slot_checked = self.slot_for(stream)?;
         if slot_checked.is_none() {
             self.order.check(stream)?;
@@ -233,12 +233,15 @@ impl Pool {
         let mut held = self.planned.lock();
         let Some(planned) = &mut *held else { return Ok(None) };
         let (size, alignment) = (size as u64, alignment as u64);
-        if size == 0 {
+        if size == 0 || size > SIZE_MAX {
             return Ok(None);
         }
         let Planned { repeat, uses, fenced, .. } = planned;
         let mut waits: Vec<Fence> = Vec::new();
-        let taken = if *fenced {
+        let taken = if alignment > PAGE {
+            // The arena is a page's multiple and no more.
+            None
+        } else if *fenced {
             let (immediate, began) = (self.order.is_immediate(stream), self.order.began(stream));
             let mut may = |tensor: usize| {
                 let open = uses[tensor].fences.iter().filter(|fence| {
@@ -248,13 +251,13 @@ impl Pool {
                 waits.extend(open);
                 !immediate || waits.len() == known
             };
-            repeat.take(size, alignment.min(PAGE), &mut may)
+            repeat.take(size, alignment, &mut may)
         } else {
-            repeat.take(size, alignment.min(PAGE), &mut |_| true)
+            repeat.take(size, alignment, &mut |_| true)
         };
-        let Some(taken) = taken.filter(|_| alignment <= PAGE) else {
+        let Some(taken) = taken else {
             planned.diverged += 1;
-            planned.diverged_bytes += size;
+            planned.diverged_bytes = planned.diverged_bytes.saturating_add(size);
             self.publish_planned_peak();
             return Ok(None);
         };
@@ -312,7 +315,7 @@ impl Pool {
         used.fences = fences;
         self.planned_counters.freed(used.requested, bytes);
         planned.diverged += 1;
-        planned.diverged_bytes += used.requested;
+        planned.diverged_bytes = planned.diverged_bytes.saturating_add(used.requested);
         planned.served -= 1;
         planned.repeat.give(tensor);
     }
