@@ -773,6 +773,8 @@ public:
 
 private:
     forebay_lifetime *handle_ = nullptr;
+};
+
 /// What a prefetcher is made from; see forebay_prefetcher_config.
 struct prefetcher_options {
     std::uint32_t slots = 0;
