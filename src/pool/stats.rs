@@ -75,6 +75,12 @@ impl Level {
         self.high.get().wrapping_sub(self.room.get())
     }
 
+    /// How far it is below the highest.
+    fn below_high(&self) -> u64 {
+        // Below zero for the moment in which its writer lifts the highest.
+        (self.room.get() as i64).max(0) as u64
+    }
+
     /// Starts the highest again from where it is.
     fn restart(&self) {
         self.high.set(self.now());
@@ -171,6 +177,11 @@ impl Sums {
             sums.requested_total = sums.requested_total.wrapping_add(one.requested.total.get());
             sums.allocated_total = sums.allocated_total.wrapping_add(one.allocated.total.get());
         }
+        // A block that was given out behind the reader and freed before it was here takes its bytes
+        // away and brings none.
+        let not_below_zero = |sum: u64| (sum as i64).max(0) as u64;
+        sums.requested = not_below_zero(sums.requested);
+        sums.allocated = not_below_zero(sums.allocated);
         sums
     }
 }
@@ -181,8 +192,8 @@ impl Peaks {
     ///
     /// What a plan serves was higher before, with all else as it is now.
     pub fn publish(&self, sums: &Sums, only: Option<&Counters>, planned: &Counters) -> (u64, u64) {
-        let mut requested = sums.requested + planned.requested.room.get();
-        let mut allocated = sums.allocated + planned.allocated.room.get();
+        let mut requested = sums.requested + planned.requested.below_high();
+        let mut allocated = sums.allocated + planned.allocated.below_high();
         if let Some(only) = only {
             requested = requested.max(only.requested.high.get());
             allocated = allocated.max(only.allocated.high.get());

@@ -167,9 +167,9 @@ unsafe fn read_plain(fd: RawFd, offset: u64, to: usize, bytes: usize) -> Result<
         } else if got == 0 {
             return Err(fail!(
                 Io,
-                "the file behind descriptor {fd} ends at {at}, {} bytes short of what was asked \
-                 for",
-                bytes - done
+                "the file behind descriptor {fd} ends at {}, before {}, to which it was to be read",
+                end_of(fd, at),
+                offset + bytes as u64
             ));
         } else {
             let error = std::io::Error::last_os_error();
@@ -184,6 +184,20 @@ unsafe fn read_plain(fd: RawFd, offset: u64, to: usize, bytes: usize) -> Result<
         }
     }
     Ok(())
+}
+
+/// Where the file behind a descriptor ends, of which there is nothing at `at`. Ranges are read in
+/// parts, of which the first to fail may lie well behind the end.
+fn end_of(fd: RawFd, at: u64) -> u64 {
+    // SAFETY: all zeros is a value of it; filled before it is read.
+    let mut about: libc::stat64 = unsafe { std::mem::zeroed() };
+    // SAFETY: a place of this frame.
+    let known = unsafe { libc::fstat64(fd, &raw mut about) } == 0;
+    if known && about.st_mode & libc::S_IFMT == libc::S_IFREG {
+        at.min(about.st_size as u64)
+    } else {
+        at
+    }
 }
 
 #[cfg(test)]
