@@ -20,7 +20,7 @@ use super::{Goal, Id, Policy};
 
 /// Entries that move to a new policy with every access. Until the last one has moved what is given up
 /// is the old one's choice: with 4 that was 0.12 points of hits on eight recorded traces, and 0.04
-/// on generated ones that nothing was chosen by.
+/// on generated ones that were kept apart.
 const MOVES: u32 = 8;
 
 #[derive(Clone, Copy, Debug)]
