@@ -1,5 +1,5 @@
 //! `include/forebay.h` is what `src/capi` says. `FOREBAY_BLESS=1 cargo test --test header`
-//! writes it anew.
+//! writes it anew, and the Python package's declarations, which are read from it.
 
 #![allow(clippy::unwrap_used)] // A test that cannot go on panics, in helpers too.
 
@@ -97,10 +97,19 @@ fn the_header_is_what_the_code_says() {
     let generated = generated();
     if std::env::var_os("FOREBAY_BLESS").is_some() {
         std::fs::write(&path, &generated).unwrap();
+        python_abi(&[]);
     }
     let committed = std::fs::read_to_string(&path).unwrap();
     assert!(
         committed == generated,
         "include/forebay.h is not what src/capi says; run: FOREBAY_BLESS=1 cargo test --test header"
     );
+    python_abi(&["--check"]);
+}
+
+/// `python/forebay/_abi.py` is what the header says.
+fn python_abi(arguments: &[&str]) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/python_abi.py");
+    let status = std::process::Command::new("python3").arg(script).args(arguments).status();
+    assert!(status.unwrap().success());
 }

@@ -1,9 +1,22 @@
 """forebay: pools of memory in stream order, from Python.
 
-``forebay.torch`` makes it PyTorch's CUDA allocator, ``forebay.cupy`` and ``forebay.numba`` that of
-CuPy and Numba. All of them are thin: the work is done by ``libforebay.so``, called through ctypes.
+``forebay.memory`` has pools, caches, prefetchers and analyzers of arrays; ``forebay.torch`` makes
+forebay PyTorch's CUDA allocator, ``forebay.cupy`` and ``forebay.numba`` that of CuPy and Numba. All of
+them are thin: the work is done by ``libforebay.so``, called through ctypes. Importing this package
+loads nothing: the library comes with the first use.
 """
 
+from ._abi import VERSION as _VERSION
 from ._library import ForebayError, library_path, version
 
-__all__ = ["ForebayError", "library_path", "version"]
+__all__ = ["ForebayError", "Pool", "__version__", "library_path", "pools", "version"]
+
+__version__ = ".".join(map(str, _VERSION))
+
+
+def __getattr__(name):
+    if name in ("Pool", "pools"):
+        from . import pool
+
+        return getattr(pool, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

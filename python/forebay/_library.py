@@ -1,14 +1,11 @@
-"""``libforebay.so``: where it is, its functions and their types, its errors."""
+"""``libforebay.so``: where it is, how it is called, its errors."""
 
 import ctypes
 import functools
 import json
 import os
-import pathlib
-from ctypes import POINTER, c_char_p, c_int, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
 
-#: The statuses of ``forebay.h`` that callers tell apart.
-OUT_OF_MEMORY = 2
+from . import _abi
 
 
 class ForebayError(RuntimeError):
@@ -23,274 +20,21 @@ class ForebayError(RuntimeError):
         self.name = name
 
 
-class Number(ctypes.Structure):
-    """``forebay_torch_number``."""
-
-    _fields_ = [(name, c_uint64) for name in ("current", "peak", "allocated", "freed")]
+ForebayError.__module__ = "forebay"
 
 
-class Numbers(ctypes.Structure):
-    """``forebay_torch_numbers``."""
+class _Library(ctypes.CDLL):
+    """The loaded library. A function gets its types when it is first asked for."""
 
-    _fields_ = [(name, Number) for name in ("blocks", "allocated_bytes", "requested_bytes")]
-
-
-class TorchStatistics(ctypes.Structure):
-    """``forebay_torch_statistics``."""
-
-    _fields_ = (
-        [("struct_size", c_size_t)]
-        + [(name, Numbers) for name in ("all", "small", "large")]
-        + [
-            (name, c_uint64)
-            for name in (
-                "reserved_bytes",
-                "reserved_peak",
-                "reserved_total",
-                "waiting_bytes",
-                "stretches",
-                "free_runs",
-                "misses",
-                "failed",
-                "trims",
-                "limit_bytes",
-                "device_bytes",
-            )
-        ]
-    )
-
-
-class PoolStatistics(ctypes.Structure):
-    """``forebay_pool_statistics``."""
-
-    _fields_ = [("struct_size", c_size_t)] + [
-        (name, c_uint64)
-        for name in (
-            "requested_bytes",
-            "requested_peak",
-            "requested_total",
-            "allocated_bytes",
-            "allocated_peak",
-            "allocated_total",
-            "reserved_bytes",
-            "reserved_peak",
-            "reserved_total",
-            "allocations",
-            "frees",
-            "hits",
-            "misses",
-            "failed",
-            "invalid_frees",
-            "system_calls",
-            "trims",
-            "limit_bytes",
-            "live_blocks",
-        )
-    ]
-
-
-class PoolConfig(ctypes.Structure):
-    """``forebay_pool_config``."""
-
-    _fields_ = [
-        ("struct_size", c_size_t),
-        ("device_kind", c_int32),
-        ("device_index", c_int32),
-        ("max_bytes", c_uint64),
-        ("initial_bytes", c_uint64),
-        ("block_size", c_uint64),
-        ("policy", c_int32),
-        ("reserved", c_uint32),
-        ("flags", c_uint64),
-    ]
-
-
-class CacheConfig(ctypes.Structure):
-    """``forebay_cache_config``."""
-
-    _fields_ = [
-        ("struct_size", c_size_t),
-        ("max_bytes", c_uint64),
-        ("max_entries", c_uint64),
-        ("time_to_live_ms", c_uint64),
-        ("entry_worth", c_uint64),
-        ("policy", c_int32),
-        ("reserved", c_uint32),
-    ]
-
-
-class CachePin(ctypes.Structure):
-    """``forebay_cache_pin``."""
-
-    _fields_ = [("ptr", c_void_p), ("size", c_size_t), ("ticket", c_uint64)]
-
-
-class CacheStatistics(ctypes.Structure):
-    """``forebay_cache_statistics``."""
-
-    _fields_ = [("struct_size", c_size_t)] + [
-        (name, c_uint64)
-        for name in (
-            "entries",
-            "bytes",
-            "bytes_peak",
-            "pinned_entries",
-            "pinned_bytes",
-            "hits",
-            "misses",
-            "puts",
-            "refused",
-            "evicted",
-            "evicted_bytes",
-            "pressed",
-            "pressed_bytes",
-            "expired",
-            "removed",
-            "taken",
-            "bookkeeping_bytes",
-        )
-    ]
-
-
-class PrefetcherConfig(ctypes.Structure):
-    """``forebay_prefetcher_config``."""
-
-    _fields_ = [
-        ("struct_size", c_size_t),
-        ("slots", c_uint32),
-        ("copy_threads", c_uint32),
-        ("slot_bytes", c_uint64),
-        ("max_slot_bytes", c_uint64),
-        ("max_pinned_bytes", c_uint64),
-        ("flags", c_uint64),
-    ]
-
-
-class PrefetchLeaf(ctypes.Structure):
-    """``forebay_prefetch_leaf``."""
-
-    _fields_ = [
-        ("data", c_void_p),
-        ("size", c_size_t),
-        ("offset", c_uint64),
-        ("fd", c_int32),
-        ("flags", c_uint32),
-    ]
-
-
-class PrefetchBatch(ctypes.Structure):
-    """``forebay_prefetch_batch``."""
-
-    _fields_ = [("ptr", c_void_p), ("size", c_size_t)]
-
-
-class PrefetchStatistics(ctypes.Structure):
-    """``forebay_prefetch_statistics``."""
-
-    _fields_ = [("struct_size", c_size_t)] + [
-        (name, c_uint64)
-        for name in (
-            "slots",
-            "used_slots",
-            "slot_bytes",
-            "pinned_bytes",
-            "pinned_peak",
-            "pageable_bytes",
-            "submitted",
-            "submitted_bytes",
-            "staged_bytes",
-            "delivered",
-            "late",
-            "cancelled",
-            "failed",
-            "sends",
-            "grown",
-            "submit_wait_ns",
-            "wait_ns",
-            "stage_ns",
-            "drain_ns",
-        )
-    ]
-
-
-#: Called with what happened, the address, bytes, the device and the stream.
-OBSERVER = ctypes.CFUNCTYPE(None, c_int32, c_void_p, c_size_t, c_int, c_void_p)
-
-ALLOC, FREE, REFUSED = range(3)
-
-_STATUS = c_int32
-
-#: What each function returns and takes.
-_FUNCTIONS = {
-    "forebay_version": (c_uint32, []),
-    "forebay_last_error": (c_char_p, []),
-    "forebay_status_name": (c_char_p, [c_int32]),
-    "forebay_alloc": (_STATUS, [c_void_p, c_size_t, c_void_p, POINTER(c_void_p)]),
-    "forebay_free": (_STATUS, [c_void_p, c_void_p, c_void_p]),
-    "forebay_pool_create": (_STATUS, [POINTER(PoolConfig), POINTER(c_void_p)]),
-    "forebay_pool_destroy": (_STATUS, [c_void_p]),
-    "forebay_cache_create": (
-        _STATUS,
-        [POINTER(c_void_p), c_size_t, POINTER(CacheConfig), POINTER(c_void_p)],
-    ),
-    "forebay_cache_destroy": (_STATUS, [c_void_p]),
-    "forebay_cache_put": (_STATUS, [c_void_p, c_char_p, c_size_t, c_void_p, c_void_p]),
-    "forebay_cache_put_copy": (
-        _STATUS,
-        [c_void_p, c_char_p, c_size_t, c_void_p, c_size_t, c_void_p],
-    ),
-    "forebay_cache_get": (_STATUS, [c_void_p, c_char_p, c_size_t, c_void_p, POINTER(CachePin)]),
-    "forebay_cache_release": (_STATUS, [c_void_p, CachePin, c_void_p]),
-    "forebay_cache_take": (
-        _STATUS,
-        [c_void_p, c_char_p, c_size_t, c_void_p, POINTER(c_void_p), POINTER(c_size_t)],
-    ),
-    "forebay_cache_remove": (_STATUS, [c_void_p, c_char_p, c_size_t, POINTER(c_size_t)]),
-    "forebay_cache_evict": (_STATUS, [c_void_p, c_size_t, POINTER(c_size_t)]),
-    "forebay_cache_expire": (_STATUS, [c_void_p, c_uint64, POINTER(c_size_t)]),
-    "forebay_cache_clear": (_STATUS, [c_void_p, POINTER(c_size_t)]),
-    "forebay_cache_stats": (_STATUS, [c_void_p, POINTER(CacheStatistics)]),
-    "forebay_cache_tensor_key": (
-        _STATUS,
-        [c_char_p, POINTER(ctypes.c_int64), c_size_t, c_int32, c_uint32, c_char_p, c_size_t,
-         POINTER(c_size_t)],
-    ),
-    "forebay_prefetcher_create": (
-        _STATUS,
-        [c_void_p, POINTER(PrefetcherConfig), POINTER(c_void_p)],
-    ),
-    "forebay_prefetcher_close": (_STATUS, [c_void_p]),
-    "forebay_prefetcher_destroy": (_STATUS, [c_void_p]),
-    "forebay_prefetch_submit": (
-        _STATUS,
-        [c_void_p, POINTER(PrefetchLeaf), c_size_t, c_uint32, POINTER(c_uint64)],
-    ),
-    "forebay_prefetch_wait": (
-        _STATUS,
-        [c_void_p, c_uint64, c_void_p, POINTER(PrefetchBatch)],
-    ),
-    "forebay_prefetch_poll": (_STATUS, [c_void_p, c_uint64, POINTER(c_int32)]),
-    "forebay_prefetch_cancel": (_STATUS, [c_void_p, c_uint64]),
-    "forebay_prefetch_release": (_STATUS, [c_void_p, c_uint64, c_void_p]),
-    "forebay_prefetch_stats": (_STATUS, [c_void_p, POINTER(PrefetchStatistics)]),
-    "forebay_pool_trim": (_STATUS, [c_void_p, c_size_t, POINTER(c_size_t)]),
-    "forebay_pool_wait_for_frees": (_STATUS, [c_void_p]),
-    "forebay_pool_sleep": (_STATUS, [c_void_p, c_int]),
-    "forebay_pool_wake": (_STATUS, [c_void_p]),
-    "forebay_pool_stats": (_STATUS, [c_void_p, POINTER(PoolStatistics)]),
-    "forebay_pool_stats_json": (_STATUS, [c_void_p, c_char_p, c_size_t, POINTER(c_size_t)]),
-    "forebay_pool_snapshot_json": (_STATUS, [c_void_p, c_char_p, c_size_t, POINTER(c_size_t)]),
-    "forebay_block_export": (_STATUS, [c_void_p, c_void_p, c_void_p, c_size_t, c_void_p]),
-    "forebay_trace_start": (_STATUS, [c_void_p, c_char_p]),
-    "forebay_trace_stop": (_STATUS, [c_void_p]),
-    "forebay_torch_configure": (_STATUS, [c_char_p, c_char_p]),
-    "forebay_torch_pool": (_STATUS, [c_int, POINTER(c_void_p)]),
-    "forebay_torch_is_used": (c_int32, [c_int]),
-    "forebay_torch_stats": (_STATUS, [c_int, POINTER(TorchStatistics)]),
-    "forebay_torch_reset_peaks": (_STATUS, [c_int]),
-    "forebay_torch_reset_totals": (_STATUS, [c_int]),
-    "forebay_torch_set_observer": (None, [c_void_p]),
-}
+    def __getitem__(self, name):
+        try:
+            function = super().__getitem__(name)
+        except AttributeError:
+            raise ForebayError(
+                f"{self._name} has no {name}: it is of another version than this package"
+            ) from None
+        function.restype, function.argtypes = _abi.FUNCTIONS[name]
+        return function
 
 
 def _candidates():
@@ -299,12 +43,12 @@ def _candidates():
     if named:
         yield named
         return
-    here = pathlib.Path(__file__).resolve().parent
-    yield str(here / "libforebay.so")
-    source = here.parent.parent
-    if (source / "Cargo.toml").exists():
-        target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", source / "target"))
-        yield str(target / "release" / "libforebay.so")
+    here = os.path.dirname(os.path.abspath(__file__))
+    yield os.path.join(here, "libforebay.so")
+    source = os.path.dirname(os.path.dirname(here))
+    if os.path.exists(os.path.join(source, "Cargo.toml")):
+        target = os.environ.get("CARGO_TARGET_DIR", os.path.join(source, "target"))
+        yield os.path.join(target, "release", "libforebay.so")
     yield "libforebay.so.0"
 
 
@@ -317,24 +61,25 @@ def library():
             tried.append(f"{candidate} (no such file)")
             continue
         try:
-            loaded = ctypes.CDLL(candidate)
+            loaded = _Library(candidate)
         except OSError as error:
             tried.append(f"{candidate} ({error})")
             continue
-        for name, (returns, takes) in _FUNCTIONS.items():
-            try:
-                function = getattr(loaded, name)
-            except AttributeError:
-                raise ForebayError(
-                    f"{candidate} has no {name}: it is of another version than this package"
-                ) from None
-            function.restype = returns
-            function.argtypes = takes
+        number = loaded.forebay_version()
+        found = (number >> 16, number >> 8 & 255, number & 255)
+        if found < _abi.VERSION or found[0] != _abi.VERSION[0]:
+            raise ForebayError(
+                f"{candidate} is version {_dotted(found)}; this package is for {_dotted(_abi.VERSION)}"
+            )
         return loaded
     raise ForebayError(
         "libforebay.so was not found: build it with `make release`, install it with `make install`, "
         "or name it in FOREBAY_LIBRARY. Tried: " + "; ".join(tried)
     )
+
+
+def _dotted(version):
+    return ".".join(map(str, version))
 
 
 def library_path():
@@ -345,7 +90,7 @@ def library_path():
 def version():
     """The library's version, as text."""
     number = library().forebay_version()
-    return f"{number >> 16}.{number >> 8 & 255}.{number & 255}"
+    return _dotted((number >> 16, number >> 8 & 255, number & 255))
 
 
 def check(status):
@@ -359,12 +104,12 @@ def check(status):
 
 def address_of(name):
     """The address of a function of the library, for those who call it themselves."""
-    return ctypes.cast(getattr(library(), name), c_void_p).value
+    return ctypes.cast(getattr(library(), name), ctypes.c_void_p).value
 
 
 def pool_statistics(pool):
     """The counters of ``pool``."""
-    stats = PoolStatistics(struct_size=ctypes.sizeof(PoolStatistics))
+    stats = _abi.PoolStatistics(struct_size=ctypes.sizeof(_abi.PoolStatistics))
     check(library().forebay_pool_stats(pool, ctypes.byref(stats)))
     return stats
 
@@ -372,7 +117,7 @@ def pool_statistics(pool):
 def tensor_key(dtype, shape, kind, index):
     """The key of tensors of one kind, as bytes."""
     lengths = (ctypes.c_int64 * len(shape))(*shape)
-    length, buffer = c_size_t(), ctypes.create_string_buffer(2048)
+    length, buffer = ctypes.c_size_t(), ctypes.create_string_buffer(2048)
     check(
         library().forebay_cache_tensor_key(
             dtype.encode(), lengths, len(shape), kind, index, buffer, len(buffer),
@@ -384,7 +129,7 @@ def tensor_key(dtype, shape, kind, index):
 
 def json_of(function, pool):
     """What one of the functions that write JSON says of ``pool``."""
-    length = c_size_t()
+    length = ctypes.c_size_t()
     check(function(pool, None, 0, ctypes.byref(length)))
     while True:
         # The pool may change between two calls.

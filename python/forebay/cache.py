@@ -15,16 +15,8 @@ least, before anything is out of memory.
 import ctypes
 import math
 
-from ._library import (
-    CacheConfig,
-    CachePin,
-    CacheStatistics,
-    ForebayError,
-    PoolConfig,
-    check,
-    library,
-    tensor_key,
-)
+from ._abi import CacheConfig, CachePin, CacheStatistics, PoolConfig
+from ._library import ForebayError, check, library, tensor_key
 
 __all__ = ["TensorCache"]
 

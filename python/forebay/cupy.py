@@ -9,7 +9,8 @@ PyTorch's tensors come from where ``forebay.torch`` is enabled too: one pool for
 
 import ctypes
 
-from ._library import OUT_OF_MEMORY, ForebayError, check, library
+from ._abi import ERROR_OUT_OF_MEMORY
+from ._library import ForebayError, check, library
 
 __all__ = ["disable", "enable", "free", "malloc"]
 
@@ -39,7 +40,7 @@ def malloc(size, device):
     pool = _pool(device)
     block = ctypes.c_void_p()
     status = library().forebay_alloc(pool, size, stream, ctypes.byref(block))
-    if status == OUT_OF_MEMORY:
+    if status == ERROR_OUT_OF_MEMORY:
         total = cupy.cuda.runtime.memGetInfo()[1]
         raise cupy.cuda.memory.OutOfMemoryError(size, total) from _error()
     check(status)
@@ -48,7 +49,7 @@ def malloc(size, device):
 
 
 def _error():
-    return ForebayError(library().forebay_last_error().decode(errors="replace"), OUT_OF_MEMORY)
+    return ForebayError(library().forebay_last_error().decode(errors="replace"), ERROR_OUT_OF_MEMORY)
 
 
 def free(address, device):

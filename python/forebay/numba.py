@@ -12,7 +12,8 @@ from forebay's pool of the device, the one that PyTorch's tensors come from wher
 import ctypes
 import threading
 
-from ._library import OUT_OF_MEMORY, check, library, pool_statistics
+from ._abi import ERROR_OUT_OF_MEMORY
+from ._library import check, library, pool_statistics
 
 try:
     from numba import cuda
@@ -63,9 +64,9 @@ class Manager(HostOnlyCUDAMemoryManager):
         wanted = max(size, 1)
         block = ctypes.c_void_p()
         status = library().forebay_alloc(self._pool, wanted, None, ctypes.byref(block))
-        if status == OUT_OF_MEMORY and self._give_back():
+        if status == ERROR_OUT_OF_MEMORY and self._give_back():
             status = library().forebay_alloc(self._pool, wanted, None, ctypes.byref(block))
-        if status == OUT_OF_MEMORY:
+        if status == ERROR_OUT_OF_MEMORY:
             message = library().forebay_last_error().decode(errors="replace")
             raise cuda.cudadrv.driver.CudaAPIError(2, f"[2] CUDA_ERROR_OUT_OF_MEMORY: {message}")
         check(status)

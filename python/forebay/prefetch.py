@@ -26,22 +26,19 @@ import weakref
 from collections import deque
 
 from . import _tree
-from ._library import (
-    ForebayError,
+from ._abi import (
+    PREFETCH_ALIGNMENT,
+    PREFETCH_FOREVER,
+    PREFETCHER_SYNCHRONOUS,
     PoolConfig,
     PrefetchBatch,
     PrefetcherConfig,
     PrefetchLeaf,
     PrefetchStatistics,
-    check,
-    library,
 )
+from ._library import ForebayError, check, library
 
 __all__ = ["DoubleBuffer", "Prefetcher", "ShapeMismatch", "headspace"]
-
-_SYNCHRONOUS = 1
-_FOREVER = 0xFFFFFFFF
-_ALIGNMENT = 256
 
 #: How long ``close`` waits for a loader that does not come back.
 CLOSE_SECONDS = 5.0
@@ -95,7 +92,7 @@ class _Native:
             self.pool = pool_of(self.index)
         config = PrefetcherConfig(struct_size=ctypes.sizeof(PrefetcherConfig))
         config.slots, config.copy_threads = slots, copy_threads
-        config.flags = 0 if copy_threads else _SYNCHRONOUS
+        config.flags = 0 if copy_threads else PREFETCHER_SYNCHRONOUS
         config.max_slot_bytes, config.max_pinned_bytes = max_batch_bytes, max_pinned_bytes
         handle = ctypes.c_void_p()
         check(lib.forebay_prefetcher_create(self.pool, ctypes.byref(config), ctypes.byref(handle)))
@@ -125,7 +122,7 @@ class _Native:
         # Without the interpreter's lock, as all calls.
         check(
             library().forebay_prefetch_submit(
-                self.handle, array, len(leaves), _FOREVER, ctypes.byref(ticket)
+                self.handle, array, len(leaves), PREFETCH_FOREVER, ctypes.byref(ticket)
             )
         )
         return ticket.value
@@ -165,7 +162,7 @@ class _Native:
         flat = self.flat(address, size) if size else None
         made, at = [], 0
         for leaf in leaves:
-            at = -(-at // _ALIGNMENT) * _ALIGNMENT
+            at = -(-at // PREFETCH_ALIGNMENT) * PREFETCH_ALIGNMENT
             made.append(self._leaf(flat, at, leaf, copy))
             at += leaf.size
         return made

@@ -2,11 +2,11 @@
 
 import atexit
 import collections
-import ctypes
 import sys
 import time
 
-from .._library import ALLOC, FREE, OBSERVER, ForebayError, library
+from .._abi import TorchObserver
+from .._library import ForebayError, library
 
 #: What a call may leave out of the history.
 _ACTIONS = {
@@ -18,6 +18,12 @@ _ACTIONS = {
     "oom",
     "snapshot",
 }
+
+#: What happened, as ``forebay_torch_observer`` has it.
+ALLOC, FREE = 0, 1
+
+#: Who watches when nobody does.
+NOBODY = TorchObserver()
 
 Entry = collections.namedtuple("Entry", "action address size stream time_us frames")
 
@@ -37,7 +43,7 @@ class History:
         #: Called when there is no memory, with device, bytes asked for, bytes limit, bytes free.
         self.oom_observers = []
         # Kept as long as the library may call it.
-        self._callback = OBSERVER(self._observe)
+        self._callback = TorchObserver(self._observe)
         self._watching = False
 
     def start(self, enabled, context, max_entries, clear, skip):
@@ -69,13 +75,12 @@ class History:
     def _watch(self):
         wanted = bool(self.enabled or self.oom_observers)
         if wanted != self._watching:
-            address = ctypes.cast(self._callback, ctypes.c_void_p) if wanted else None
-            library().forebay_torch_set_observer(address)
+            library().forebay_torch_set_observer(self._callback if wanted else NOBODY)
             self._watching = wanted
 
     def stop_watching(self):
         """The interpreter is ending: tensors that are freed later have nobody to tell."""
-        library().forebay_torch_set_observer(None)
+        library().forebay_torch_set_observer(NOBODY)
 
     def _stack(self, wanted):
         """The Python frames that led here, innermost first: code and line."""

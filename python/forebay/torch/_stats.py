@@ -7,7 +7,8 @@ of mapped addresses; its peak, and that of inactive memory, is the highest that 
 
 import ctypes
 
-from .._library import TorchStatistics, check, library
+from .._abi import TorchStatistics
+from .._library import check, library
 from ._pool import device_index, is_used
 
 _KINDS = {"all": "all", "small_pool": "small", "large_pool": "large"}
