@@ -420,7 +420,7 @@ print('done')
 #[test]
 fn numpy() {
     // `make test-torch` installs one that has it.
-    let installed = native::root().join(".venv-torch-python/bin/python");
+    let installed = native::root().join(".venv-python/bin/python");
     let installed = if installed.exists() { installed } else { "python3".into() };
     let python = std::env::var_os("FOREBAY_TEST_PYTHON").map_or(installed, PathBuf::from);
     let there = Command::new(&python).args(["-c", "import numpy"]).output();
