@@ -2,10 +2,16 @@
 
 #![allow(clippy::unwrap_used)] // A test that cannot go on panics, in helpers too.
 
+#[path = "gpu/mod.rs"]
+mod gpu;
+mod native;
+
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use forebay::device::{Device, PAGE, Pinned};
 use forebay::monitor::{Gpu, Gpus, Info, Level, Monitor, Source, system};
 use proptest::prelude::*;
 
@@ -451,6 +457,112 @@ fn the_report_has_all_of_it() {
         r#""gpus":[{"index":1,"name":"card","uuid":null,"total_bytes":80,"free_bytes":null,"used_bytes":null,"reserved_bytes":null,"process_bytes":null}]}"#,
     ] {
         assert!(json.contains(part), "{part}\n{json}");
+    }
+}
+
+#[test]
+fn what_is_pinned_is_counted_while_it_is() {
+    let gpu = gpu::Gpu::new();
+    let pinned = || system().info(Instant::now()).unwrap().pinned;
+    let device = Pinned::with_driver(&gpu.api, 0).unwrap();
+    assert_eq!(pinned(), 0);
+    let first = device.reserve(3 * PAGE, PAGE).unwrap();
+    let second = device.reserve(PAGE, PAGE).unwrap();
+    assert_eq!(pinned(), 4 * PAGE);
+    // What the driver refuses is not.
+    for number in 0..4 {
+        gpu.api.refuse(number, 2);
+        assert!(device.reserve(PAGE, PAGE).is_err());
+        assert_eq!(pinned(), 4 * PAGE);
+    }
+    device.release(first.0, first.1);
+    assert_eq!(pinned(), PAGE);
+    device.release(second.0, second.1);
+    assert_eq!(pinned(), 0);
+}
+
+/// The made-up library of GPUs, where the loader finds it, and a program that asks for reports.
+fn made_up_gpus(test: &str) -> Command {
+    let folder = native::empty_folder(&format!("monitor-{test}"));
+    let source = |name: &str| vec![native::root().join("tests/monitor").join(name)];
+    let library = folder.join("libnvidia-ml.so.1");
+    native::compile(native::Language::C, "c99", &source("nvml.c"), &library, ["-shared", "-fPIC"]);
+    let program = folder.join("ask");
+    let arguments = native::with_library(&format!("monitor-{test}"));
+    native::compile(native::Language::C, "c99", &source("ask.c"), &program, arguments);
+    let mut command = Command::new(program);
+    command.env("LD_LIBRARY_PATH", folder).env_remove("MADE_UP_REFUSED");
+    command
+}
+
+/// A report from `"nvml"` on, and without what the process itself has, which is null in containers.
+fn of_gpus(report: &str) -> String {
+    let gpus = &report[report.find("\"nvml\"").unwrap()..];
+    gpus.replace("\"process_bytes\":77", "\"process_bytes\":null")
+}
+
+fn all_gpus(used: u64) -> String {
+    let gpu = |index| {
+        format!(
+            r#"{{"index":{index},"name":"Made-up \"H0\"","uuid":"GPU-0001","total_bytes":1000,"free_bytes":{},"used_bytes":{used},"reserved_bytes":100,"process_bytes":null}}"#,
+            900 - used,
+        )
+    };
+    let (first, second) = (gpu(0), gpu(1));
+    format!(r#""nvml":"ok","driver_version":"570.86.15","gpus":[{first},{second}]}}"#)
+}
+
+#[test]
+fn gpus_are_asked_once_a_second_and_never_after_a_fork() {
+    let said = native::stdout_of(&mut made_up_gpus("gpus"));
+    let reports: Vec<String> = said.lines().map(of_gpus).collect();
+    assert_eq!(reports[..3], [all_gpus(1), all_gpus(1), all_gpus(2)], "{said}");
+    let none = r#""nvml":"NVML was opened before a fork","driver_version":null,"gpus":[]}"#;
+    assert_eq!((reports[3].as_str(), reports.len()), (none, 4), "{said}");
+}
+
+#[test]
+fn of_gpus_that_refuse_a_call_the_rest_is_known() {
+    let mut command = made_up_gpus("refused");
+    let all = all_gpus(1);
+    let without = |name: &str| {
+        // The value of a key, in both GPUs.
+        let (before, rest) = all.split_at(all.find(&format!("\"{name}\":")).unwrap());
+        let value = &rest[name.len() + 3..rest.find([',', '}']).unwrap()];
+        format!("{before}{rest}")
+            .replace(&format!("\"{name}\":{value}"), &format!("\"{name}\":null"))
+    };
+    let failed = |call: &str, driver: &str| {
+        format!(r#""nvml":"{call} failed with 15","driver_version":{driver},"gpus":[]}}"#)
+    };
+    let no_memory = ["total_bytes", "free_bytes", "used_bytes", "reserved_bytes"];
+    let no_memory = no_memory.iter().fold(all.clone(), |text, name| {
+        let value = format!("\"{name}\":");
+        let mut parts = text.split(&value);
+        let first = parts.next().unwrap().to_owned();
+        parts.fold(first, |text, part| {
+            let end = part.find([',', '}']).unwrap();
+            format!("{text}{value}null{}", &part[end..])
+        })
+    });
+    let nothing = "\"name\":null,\"uuid\":null,\"total_bytes\":null,\"free_bytes\":null,\"used_bytes\":null,\"reserved_bytes\":null,\"process_bytes\":null";
+    let no_handle = format!(
+        r#""nvml":"ok","driver_version":"570.86.15","gpus":[{{"index":0,{nothing}}},{{"index":1,{nothing}}}]}}"#
+    );
+    for (call, expected) in [
+        ("nothing", all.clone()),
+        ("nvmlInit_v2", failed("nvmlInit_v2", "null")),
+        ("nvmlSystemGetDriverVersion", without("driver_version")),
+        ("nvmlDeviceGetCount_v2", failed("nvmlDeviceGetCount_v2", "\"570.86.15\"")),
+        ("nvmlDeviceGetHandleByIndex_v2", no_handle),
+        ("nvmlDeviceGetName", without("name")),
+        ("nvmlDeviceGetUUID", without("uuid")),
+        ("nvmlDeviceGetMemoryInfo_v2", no_memory),
+        ("nvmlDeviceGetComputeRunningProcesses_v2", all.clone()),
+    ] {
+        let said =
+            native::stdout_of(command.arg("once").env("MADE_UP_REFUSED", format!("{call} 15")));
+        assert_eq!(of_gpus(said.trim_end()), expected, "{call}");
     }
 }
 

@@ -51,13 +51,18 @@ pub struct Bound {
     pub left: u64,
 }
 
-impl Bound {
-    /// Less than a sixteenth left is little.
-    const LITTLE: u64 = 16;
+/// Less than this share left is little.
+const LITTLE: u64 = 16;
 
+/// Whether little is left of a limit, a GPU's memory too: less than a sixteenth.
+pub fn is_little(left: u64, limit: u64) -> bool {
+    left < limit / LITTLE
+}
+
+impl Bound {
     /// Whether little is left.
     pub fn is_short(&self) -> bool {
-        self.left < self.limit / Bound::LITTLE
+        is_little(self.left, self.limit)
     }
 
     /// Whether less than this share is left, in percent.

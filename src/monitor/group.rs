@@ -39,7 +39,7 @@ impl Version {
     }
 
     /// The file with the limit at which the kernel begins to kill.
-    pub(super) fn max_file(self) -> &'static str {
+    pub fn max_file(self) -> &'static str {
         match self {
             Version::One => "memory.limit_in_bytes",
             Version::Two => "memory.max",

@@ -20,7 +20,7 @@ mod reader;
 mod report;
 mod rlimit;
 
-pub use bound::{Bound, Headroom, Source};
+pub use bound::{Bound, Headroom, Source, is_little};
 pub use group::{Events, Group, Usage, Version};
 pub use info::{Info, Level};
 pub use meminfo::Machine;
