@@ -129,18 +129,20 @@ impl Group {
         let number = |name| files.number(self.folder.join(name)).unwrap_or(0);
         let stat = files.text(self.folder.join("memory.stat")).unwrap_or_default();
         let bytes = |name| field(&stat, name).unwrap_or(0);
-        let (used, with_swap, [inactive, active, slabs]) = match self.version {
+        let (used, with_swap, reclaimable) = match self.version {
             Version::One => (
                 number("memory.usage_in_bytes"),
                 if self.second.is_some() { number("memory.memsw.usage_in_bytes") } else { 0 },
-                ["total_inactive_file", "total_active_file", "total_slab_reclaimable"],
+                // It does not tell slabs that can be given back from others.
+                [bytes("total_inactive_file"), bytes("total_active_file") / 2, 0],
             ),
-            Version::Two => {
-                (number("memory.current"), 0, ["inactive_file", "active_file", "slab_reclaimable"])
-            }
+            Version::Two => (
+                number("memory.current"),
+                0,
+                [bytes("inactive_file"), bytes("active_file") / 2, bytes("slab_reclaimable")],
+            ),
         };
-        let reclaimable =
-            bytes(inactive).saturating_add(bytes(active) / 2).saturating_add(bytes(slabs));
+        let reclaimable = reclaimable.into_iter().fold(0, u64::saturating_add);
         Usage { used, reclaimable: reclaimable.min(used), with_swap }
     }
 
