@@ -80,7 +80,7 @@ $(LIBRARIES) &: $(SOURCES)
 	cargo build --release --locked -p forebay -p forebay-preload
 	@touch $(LIBRARIES)
 
-examples: build/pool build/pool_cpp build/replay build/cache build/plan build/prefetch build/cuda_streams
+examples: build/pool build/pool_cpp build/replay build/cache build/plan build/prefetch build/monitor build/cuda_streams
 
 build/lib/libforebay.so: $(RELEASE)/libforebay.so
 	@mkdir -p $(@D)
