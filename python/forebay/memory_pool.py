@@ -277,6 +277,10 @@ class MemoryPool:
             )
         return False
 
+    def owns(self, tensor) -> bool:
+        """Whether ``tensor``, or what it is a view of, is live and of this pool."""
+        return getattr(_block_of(tensor), "source", None) is self._source
+
     def allocate_like(self, tensor):
         """An array with the shape and dtype of ``tensor``; its values are not copied."""
         return self.allocate(tuple(tensor.shape), tensor.dtype)
@@ -294,9 +298,9 @@ class MemoryPool:
     def record_stream(self, tensor, stream: int) -> None:
         """Says that work on ``stream``, a ``CUstream`` as a number, uses ``tensor``: when it is freed, its
         memory is not given out again before what is queued there by then is done."""
-        block = _block_of(tensor)
-        if getattr(block, "source", None) is not self._source:
+        if not self.owns(tensor):
             raise ForebayError("tensor is no live tensor of this pool")
+        block = _block_of(tensor)
         address = getattr(block, "address", None) or ctypes.addressof(block)
         check(library().forebay_record_stream(self._source.handle, address, stream))
 
