@@ -69,7 +69,7 @@ def block_type(size):
         if len(_types) >= 4096:
             # Sizes that never come again; blocks keep their types.
             _types.clear()
-        members = {"_type_": ctypes.c_char, "_length_": size, "__slots__": ("source",)}
+        members = {"_type_": ctypes.c_char, "_length_": size, "__slots__": ("__weakref__", "source")}
         found = _types[size] = type("Block", (Block, ctypes.Array), members)
     return found
 
