@@ -21,6 +21,9 @@ _ANNOTATION_NAME, _ANNOTATION_VALUE = 10, 3
 
 _INSTANT, _COUNTER_EVENT = 3, 4
 
+#: What merged times are moved by: an offset may be below 0, a time may not.
+_ROOM = 2 * trace.DAY * 1000
+
 #: A counter's value is an int64.
 _MOST = (1 << 63) - 1
 
@@ -115,9 +118,7 @@ def _write(packets, path, pid, name, moved, first, progress):
                 moved += round((first - start) / trace.DAY) * trace.DAY * 1000
         time = event.time * 1000 + moved
         if time < 0:
-            raise FormatError(
-                f"trace `{path}`: the offset {moved} ns moves it to before the day begins"
-            )
+            raise FormatError(f"trace `{path}`: {moved} ns more is before time begins")
         if event.action == trace.FAILURE:
             packets.instant(
                 time, process, "out of memory", bytes=size, stream=stream, live=blocks.bytes
@@ -161,7 +162,8 @@ def merge_traces(sources, out, progress=None):
         packets = _Packets(file)
         for number, (path, name, offset) in enumerate(sources):
             # Perfetto takes process 0 for the idle one.
-            first, blocks = _write(packets, path, number + 1, name, offset, first, progress)
+            moved = offset + _ROOM
+            first, blocks = _write(packets, path, number + 1, name, moved, first, progress)
             found.append(blocks)
         packets.flush()
     return found

@@ -97,11 +97,21 @@ def import_trace(log, out, progress=None):
 
 
 def export_trace(source, out, progress=None):
-    """Writes the trace ``source`` as RMM itself writes its log to ``out``: for its replay benchmark
-    and for what reads its logs. Returns the number of rows."""
+    """Writes the trace ``source`` as RMM itself writes its log to ``out``, for its replay benchmark and
+    for what reads its logs: every row, whether it makes sense or not.
+
+    Returns the ``trace.Blocks`` at the end. ``progress`` is called now and then with the number of rows
+    so far.
+    """
+    blocks = trace.Blocks()
     with trace.Writer(out) as writer:
-        for number, event in enumerate(trace.read(source)):
-            writer.write(*event)
-            if progress and not number & 0xFFFF:
+
+        def written():
+            for event in trace.read(source):
+                writer.write(*event)
+                yield event
+
+        for number, _ in enumerate(blocks.follow(written())):
+            if progress and not number & 0x3FFF:
                 progress(number)
-    return writer.count
+    return blocks

@@ -174,7 +174,7 @@ def export_trace(source, out, snapshot=None, device=0, progress=None):
             uses.append((number, row.pointer, size))
         if progress and not number & 0x3FFF:
             progress(number // 2)
-    half = number // 2 if blocks.peak else 0
+    half = blocks.rows // 2
     if snapshot is None:
         stretches, gone = _stretches(pages, blocks.live, where), {}
     else:

@@ -165,7 +165,7 @@ def _rows(path, found):
 class Writer:
     """Writes a trace to the file ``path``, as gzip when the name ends in ".gz".
 
-    A context manager. ``write`` takes rows; when the block is left by an error, the file is removed.
+    A context manager. ``write`` takes rows; when the block is left by an error, there is no file.
     """
 
     def __init__(self, path):
@@ -213,12 +213,12 @@ class Blocks:
 
     ``live`` has size, stream and thread of each by its address. Rows that make no sense, such as a
     free of what is not live, are passed over and counted in ``wrong``; ``first_wrong`` tells of the
-    first. ``bytes`` are live now, ``peak`` at most.
+    first. ``bytes`` are live now, ``peak`` at most; ``rows`` were read.
     """
 
     def __init__(self):
         self.live = {}
-        self.bytes = self.peak = self.wrong = 0
+        self.bytes = self.peak = self.wrong = self.rows = 0
         self.first_wrong = None
 
     def follow(self, events):
@@ -227,6 +227,7 @@ class Blocks:
         live = self.live
         for number, event in enumerate(events, 2):
             _, _, action, pointer, size, stream = event
+            self.rows += 1
             if action == ALLOCATE:
                 if pointer and pointer not in live:
                     live[pointer] = (size, stream)
@@ -236,7 +237,7 @@ class Blocks:
                     yield event, size, stream
                 elif pointer or size:
                     # No bytes at the null pointer are nothing, and no mistake.
-                    what = "which is live" if pointer else f"with {size} bytes"
+                    what = "which is live" if pointer else f"which has {size} bytes"
                     self._count(f"line {number}: allocate of {pointer:#x}, {what}")
             elif action == FREE:
                 block = live.pop(pointer, None)
