@@ -3,9 +3,9 @@
     parse(1 << 30), parse("5GB"), parse("8GiB")       bytes
     parse(0.6, total), parse("60%", total)            a part of ``total``
 
-The grammar is that of dask-cuda's options: an int is bytes, a float up to 1 a fraction, text either of
-them with a unit. ``kB``, ``MB``, ``GB``, ``TB`` and ``PB`` are powers of 1000, ``KiB`` to ``PiB`` powers
-of 1024, in any case of letters.
+The grammar is that of dask-cuda's options: an int is bytes, a float up to 1 a fraction, text either
+of them with a unit. ``kB``, ``MB``, ``GB``, ``TB`` and ``PB`` are powers of 1000, ``KiB`` to
+``PiB`` powers of 1024, in any case of letters.
 """
 
 import math
@@ -19,7 +19,8 @@ for _power, _letter in enumerate("kmgtp", 1):
     _UNITS[_letter] = _UNITS[_letter + "b"] = 1000**_power
     _UNITS[_letter + "i"] = _UNITS[_letter + "ib"] = 1024**_power
 
-_TEXT = re.compile(r"([0-9]+(?:_[0-9]+)*(?:\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?\s*(%|[a-z]*)", re.IGNORECASE)
+_NUMBER = r"([0-9]+(?:_[0-9]+)*(?:\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?"
+_TEXT = re.compile(_NUMBER + r"\s*(%|[a-z]*)", re.IGNORECASE)
 
 #: What a size may be at most: the addresses of a process, and room to reckon.
 _MOST = 1 << 62
@@ -28,9 +29,10 @@ _MOST = 1 << 62
 def parse(size, total=None, *, name="size", of="the whole"):
     """Bytes of ``size``; None for None.
 
-    ``size`` is an int (bytes), a float above 0 and up to 1 (a part of ``total``), a float above 1 that
-    is whole (bytes), or text: ``"5GB"``, ``"1.5 GiB"``, ``"1e9"``, ``"60%"``, ``"0.6"``. ``total`` is in
-    bytes, or a function that is called when it is needed. ``name`` and ``of`` are for the error.
+    ``size`` is an int (bytes), a float above 0 and up to 1 (a part of ``total``), a float above 1
+    that is whole (bytes), or text: ``"5GB"``, ``"1.5 GiB"``, ``"1e9"``, ``"60%"``, ``"0.6"``.
+    ``total`` is in bytes, or a function that is called when it is needed. ``name`` and ``of`` are
+    for the error.
 
     Raises TypeError for what is no number and no text, ValueError for what cannot be read, is less
     than 1 byte, or is a part where there is no whole.
@@ -69,7 +71,7 @@ def _of_float(value, given, total, name, of):
     if value <= 1:
         return _part(value, given, total, name, of)
     if math.isfinite(value) and value != int(value):
-        raise ValueError(f"{name} is {given!r}: no whole number of bytes, and more than all; {_FORMS}")
+        raise ValueError(f"{name} is {given!r}: no whole number of bytes, and no part; {_FORMS}")
     return _whole(value, given, name)
 
 
@@ -79,7 +81,7 @@ def _part(value, given, total, name, of):
     if callable(total):
         total = total()
     if not total:
-        raise ValueError(f"{name} is {given!r}, a part of {of}, whose size is not known; give bytes")
+        raise ValueError(f"{name} is {given!r}: a part of {of}, which is not known; give bytes")
     return _whole(total * value, given, name)
 
 

@@ -56,8 +56,8 @@ class Sizes(unittest.TestCase):
 
     def test_what_cannot_be_read_names_the_argument(self):
         for given in (
-            "", "GB", "much", "5 XB", "5GBs", "-5GB", "+5", "nan", "inf", "0x10", "5,5GB", "1 000", "%",
-            "1e", "5%%", "1e400 kBB",
+            "", "GB", "much", "5 XB", "5GBs", "-5GB", "+5", "nan", "inf", "0x10", "5,5GB", "1 000",
+            "%", "1e", "5%%", "1e400 kBB",
         ):
             with self.assertRaisesRegex(ValueError, "pool_size is .*it must be bytes"):
                 sizes.parse(given, 1000, name="pool_size")
@@ -69,7 +69,7 @@ class Sizes(unittest.TestCase):
                 sizes.parse(given, name="max_pinned")
         with self.assertRaisesRegex(ValueError, "no whole number of bytes"):
             sizes.parse(1.5)
-        with self.assertRaisesRegex(ValueError, "a part of the GPU, whose size is not known"):
+        with self.assertRaisesRegex(ValueError, "a part of the GPU, which is not known"):
             sizes.parse("60%", of="the GPU")
         for given in (True, b"5GB", [1], 1j):
             with self.assertRaisesRegex(TypeError, "pool_size is"):
