@@ -9,7 +9,15 @@ loads nothing: the library comes with the first use.
 from ._abi import VERSION as _VERSION
 from ._library import ForebayError, library_path, version
 
-__all__ = ["ForebayError", "Pool", "__version__", "library_path", "pools", "version"]
+__all__ = [
+    "ForebayError",
+    "Pool",
+    "__version__",
+    "configure",
+    "library_path",
+    "pools",
+    "version",
+]
 
 __version__ = ".".join(map(str, _VERSION))
 
@@ -19,4 +27,8 @@ def __getattr__(name):
         from . import pool
 
         return getattr(pool, name)
+    if name == "configure":
+        from . import settings
+
+        return settings.configure
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

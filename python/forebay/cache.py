@@ -14,14 +14,25 @@ least, before anything is out of memory.
 
 import ctypes
 import math
+import threading
+import weakref
 
 from ._abi import CacheConfig, CachePin, CacheStatistics, PoolConfig
 from ._library import ForebayError, check, library, tensor_key
 
-__all__ = ["TensorCache"]
+__all__ = ["TensorCache", "caches"]
 
 #: The numbers of ``forebay_cache_policy``.
 POLICIES = {"lru": 0, "lfu": 1, "adaptive": 2}
+
+_made = weakref.WeakSet()
+_lock = threading.Lock()
+
+
+def caches():
+    """The caches of this process that are open."""
+    with _lock:
+        return [one for one in _made if one._handle is not None]
 
 
 class _Memory:
@@ -191,6 +202,8 @@ class TensorCache:
         pools = (ctypes.c_void_p * 1)(self._tensors.pool)
         check(library().forebay_cache_create(pools, 1, ctypes.byref(config), ctypes.byref(handle)))
         self._handle = handle
+        with _lock:
+            _made.add(self)
 
     def _key(self, shape, dtype):
         dtype = self._tensors.dtype(dtype)
