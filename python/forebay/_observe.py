@@ -7,9 +7,9 @@ Nobody, as long as nobody watches: a pool looks whether the list is empty, and t
     if observers:
         tell(pool, address, -size)    # before a free: behind it the address may be another's
 
-An observer is called with ``pool`` (a ``forebay.Pool``), ``address`` and the bytes that were asked
-for, below zero for a free; on any thread, in finalizers too. It must not raise, allocate from a
-pool, or wait for a lock.
+An observer is called with ``pool`` (a ``forebay.Pool``), ``address`` and the bytes that were asked for,
+below zero for a free; on any thread, in finalizers too. It must not raise, allocate from a pool, or
+wait for a lock.
 """
 
 import os

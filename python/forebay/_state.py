@@ -31,13 +31,18 @@ _WALKED = (
 _PAGE = os.sysconf("SC_PAGESIZE")
 
 
+#: Those behind PyTorch, by device: nobody else need keep them.
+_torch_pools = {}
+
+
 def every_pool():
     """``forebay.pools()``, with those that PyTorch's tensors came from by now."""
     if "forebay.torch._pool" in sys.modules:
         from .torch._pool import used_devices
 
         for device in used_devices():
-            Pool.of_torch(device)
+            if device not in _torch_pools:
+                _torch_pools[device] = Pool.of_torch(device)
     return pools()
 
 
