@@ -14,6 +14,7 @@ least, before anything is out of memory.
 
 import ctypes
 import math
+import os
 import threading
 import weakref
 
@@ -30,9 +31,20 @@ _lock = threading.Lock()
 
 
 def caches():
-    """The caches of this process that are open."""
+    """The caches of this process that are open, oldest first."""
     with _lock:
-        return [one for one in _made if one._handle is not None]
+        return sorted((one for one in _made if one._handle is not None), key=lambda one: one.number)
+
+
+def _after_fork():
+    """Threads that held a lock are not in the child to let it go."""
+    global _lock
+    _lock = threading.Lock()
+    for one in list(_made):
+        one._reading = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class _Memory:
@@ -173,6 +185,7 @@ class TensorCache:
 
     #: None before the cache is there, and when it is closed.
     _handle = None
+    _numbers = 0
 
     def __init__(
         self,
@@ -193,7 +206,9 @@ class TensorCache:
             raise ValueError(f"max_size is {max_size!r}; it must be 1 or more tensors")
         if max_bytes is not None and max_bytes < 1:
             raise ValueError(f"max_bytes is {max_bytes!r}; it must be 1 or more bytes, or None")
-        self.ttl = ttl
+        self.ttl, self.eviction_policy, self.device = ttl, eviction_policy, str(device)
+        #: Held while the counters are read: the cache is not ended meanwhile.
+        self._reading = threading.RLock()
         self._tensors = _Host(max_bytes) if str(device) == "cpu" else _Cuda(device)
         config = CacheConfig(struct_size=ctypes.sizeof(CacheConfig))
         config.max_entries, config.max_bytes = max_size, max_bytes or 0
@@ -203,6 +218,8 @@ class TensorCache:
         check(library().forebay_cache_create(pools, 1, ctypes.byref(config), ctypes.byref(handle)))
         self._handle = handle
         with _lock:
+            TensorCache._numbers += 1
+            self.number = TensorCache._numbers
             _made.add(self)
 
     def _key(self, shape, dtype):
@@ -329,7 +346,8 @@ class TensorCache:
         """The counters: ``hits``, ``misses``, ``cache_efficiency`` (hits of all gets and takes, 0 to 1),
         ``size`` (tensors), ``bytes``, and those of ``forebay_cache_statistics``."""
         stats = CacheStatistics(struct_size=ctypes.sizeof(CacheStatistics))
-        check(library().forebay_cache_stats(self._open(), ctypes.byref(stats)))
+        with self._reading:
+            check(library().forebay_cache_stats(self._open(), ctypes.byref(stats)))
         counted = {name: getattr(stats, name) for name, _ in CacheStatistics._fields_[1:]}
         asked = stats.hits + stats.misses
         counted["size"] = stats.entries
@@ -345,8 +363,9 @@ class TensorCache:
         handle, self._handle = self._handle, None
         if handle is None:
             return
-        # It is destroyed even if it says that tensors are being read.
-        library().forebay_cache_destroy(handle)
+        with self._reading:
+            # It is destroyed even if it says that tensors are being read.
+            library().forebay_cache_destroy(handle)
 
     def __enter__(self):
         return self

@@ -6,7 +6,7 @@ import os
 import threading
 import weakref
 
-from . import _abi
+from . import _abi, _peaks
 from ._library import check, json_of, library, pool_statistics
 
 __all__ = ["POLICIES", "Pool", "pools"]
@@ -96,6 +96,8 @@ class Pool:
 
     def _own(self, handle, device, name, owned):
         self.handle, self.device, self._owned = handle, device, owned
+        #: Held while other threads than its user's look at the pool: it is not ended meanwhile.
+        self.reading = threading.RLock()
         self.kind, self.index = device_of(device)
         # A child of fork has the memory, and must not end what is the parent's.
         self._process = os.getpid()
@@ -112,17 +114,22 @@ class Pool:
     def statistics(self):
         """The counters of ``forebay_pool_statistics`` by name: bytes as requested, allocated and
         reserved, each with its peak, and how often what happened."""
-        counted = pool_statistics(self.handle)
-        return {name: getattr(counted, name) for name, _ in counted._fields_[1:]}
+        with self.reading:
+            handle = self.handle
+            counted = pool_statistics(handle)
+        found = {name: getattr(counted, name) for name, _ in counted._fields_[1:]}
+        return _peaks.raised(found, _peaks.before(handle) or found)
 
     def report(self):
         """Everything the pool tells of itself, as the object that ``forebay_pool_stats_json`` in
         ``forebay.h`` describes. Walks over every block."""
-        return json_of(library().forebay_pool_stats_json, self.handle)
+        with self.reading:
+            return json_of(library().forebay_pool_stats_json, self.handle)
 
     def snapshot(self):
         """Every stretch of memory and every block, as ``forebay_pool_snapshot_json`` describes."""
-        return json_of(library().forebay_pool_snapshot_json, self.handle)
+        with self.reading:
+            return json_of(library().forebay_pool_snapshot_json, self.handle)
 
     def trim(self, keep_bytes=0):
         """Gives idle memory back until at most ``keep_bytes`` are reserved; returns the bytes."""
@@ -145,7 +152,9 @@ class Pool:
         """Ends the pool. What was allocated from it must not be used any more."""
         handle, self.handle = self.handle, None
         if handle is not None and self._owned and self._process == os.getpid():
-            library().forebay_pool_destroy(handle)
+            with self.reading:
+                library().forebay_pool_destroy(handle)
+            _peaks.forget(handle)
 
     def __enter__(self):
         return self
@@ -158,3 +167,14 @@ class Pool:
 
     def __repr__(self):
         return f"<forebay.Pool {self.name!r} on {self.device}{'' if self.handle else ', closed'}>"
+
+
+def _after_fork():
+    """Threads that held a lock are not in the child to let it go."""
+    global _lock
+    _lock = threading.Lock()
+    for pool in list(_open):
+        pool.reading = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork)

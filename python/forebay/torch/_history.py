@@ -42,6 +42,8 @@ class History:
         self.frames = {}
         #: Called when there is no memory, with device, bytes asked for, bytes limit, bytes free.
         self.oom_observers = []
+        #: Called with each allocation and free: device, address, and bytes, below zero for a free.
+        self.watchers = []
         # Kept as long as the library may call it.
         self._callback = TorchObserver(self._observe)
         self._watching = False
@@ -68,12 +70,21 @@ class History:
         self.oom_observers.append(observer)
         self._watch()
 
+    def watch(self, watcher):
+        self.watchers.append(watcher)
+        self._watch()
+
+    def unwatch(self, watcher):
+        if watcher in self.watchers:
+            self.watchers.remove(watcher)
+            self._watch()
+
     def _ring(self, entries=()):
         limit = self.max_entries
         return collections.deque(entries, None if limit >= sys.maxsize else limit)
 
     def _watch(self):
-        wanted = bool(self.enabled or self.oom_observers)
+        wanted = bool(self.enabled or self.oom_observers or self.watchers)
         if wanted != self._watching:
             library().forebay_torch_set_observer(self._callback if wanted else NOBODY)
             self._watching = wanted
@@ -93,6 +104,9 @@ class History:
         return tuple(frames)
 
     def _observe(self, happening, address, size, device, stream):
+        if happening in (ALLOC, FREE):
+            for watcher in list(self.watchers):
+                watcher(device, address, size if happening == ALLOC else -size)
         if not self.enabled:
             if happening not in (ALLOC, FREE):
                 self._tell(device, size)

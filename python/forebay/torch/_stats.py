@@ -7,9 +7,10 @@ of mapped addresses; its peak, and that of inactive memory, is the highest that 
 
 import ctypes
 
+from .. import _peaks
 from .._abi import TorchStatistics
 from .._library import check, library
-from ._pool import device_index, is_used
+from ._pool import device_index, is_used, pool_of
 
 _KINDS = {"all": "all", "small_pool": "small", "large_pool": "large"}
 
@@ -22,6 +23,9 @@ def statistics(device):
     stats = TorchStatistics(struct_size=ctypes.sizeof(TorchStatistics))
     if is_used(device):
         check(library().forebay_torch_stats(device, ctypes.byref(stats)))
+        # The pool's own peak may have been started again.
+        earlier = _peaks.before(pool_of(device)).get("reserved_peak", 0)
+        stats.reserved_peak = max(stats.reserved_peak, earlier)
     return stats
 
 
@@ -94,6 +98,7 @@ def reset_peaks(device):
         del _read_peaks[key]
     if is_used(device):
         check(library().forebay_torch_reset_peaks(device))
+        _peaks.forget(pool_of(device))
 
 
 def reset_totals(device):

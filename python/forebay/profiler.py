@@ -1,0 +1,654 @@
+"""What memory a program used, when, and which of its lines held it.
+
+    tracker = MemoryTracker()
+    with tracker:
+        for batch in loader:
+            with tracker.track("forward"):
+                output = model(batch)
+            tracker.step()
+    tracker.print_summary()
+
+See ``MemoryTracker``.
+"""
+
+import contextlib
+import json
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+from . import _advice, _observe, _summary
+from ._ledger import HERE, Ledger, fit
+from ._library import ForebayError
+from ._peaks import Mark
+from ._state import Reader, cache_states, every_pool, process_memory
+from ._timeline import Timeline
+from .pool import Pool
+
+__all__ = ["MemoryDelta", "MemorySnapshot", "MemoryTracker"]
+
+_MIB = 1 << 20
+
+#: Counters that are told as what was added.
+_ADDED = (
+    "allocations",
+    "frees",
+    "hits",
+    "misses",
+    "failed",
+    "invalid_frees",
+    "system_calls",
+    "trims",
+    "requested_total",
+    "allocated_total",
+    "reserved_total",
+)
+
+_LEVELS = ("requested", "allocated", "reserved")
+
+
+@dataclass(frozen=True)
+class MemorySnapshot:
+    """Bytes at one moment, over all pools that are watched; ``max_`` is since the tracker began."""
+
+    name: str
+    time_s: float
+    requested_bytes: int
+    allocated_bytes: int
+    reserved_bytes: int
+    max_requested_bytes: int
+    max_allocated_bytes: int
+    max_reserved_bytes: int
+    rss_bytes: int
+    live_blocks: int
+
+    @property
+    def allocated_mb(self) -> float:
+        """MiB, as all that end in ``_mb``."""
+        return self.allocated_bytes / _MIB
+
+    @property
+    def reserved_mb(self) -> float:
+        return self.reserved_bytes / _MIB
+
+    @property
+    def max_allocated_mb(self) -> float:
+        return self.max_allocated_bytes / _MIB
+
+    @property
+    def max_reserved_mb(self) -> float:
+        return self.max_reserved_bytes / _MIB
+
+
+@dataclass(frozen=True)
+class MemoryDelta:
+    """Bytes at two moments, and the most between them."""
+
+    name: str
+    start_allocated_bytes: int
+    end_allocated_bytes: int
+    peak_allocated_bytes: int
+    delta_bytes: int
+    delta_requested_bytes: int
+    delta_reserved_bytes: int
+    delta_rss_bytes: int
+    delta_blocks: int
+    seconds: float
+
+    @property
+    def delta_mb(self) -> float:
+        return self.delta_bytes / _MIB
+
+    @property
+    def peak_mb(self) -> float:
+        return self.peak_allocated_bytes / _MIB
+
+
+def _pool_of(thing):
+    """The ``forebay.Pool`` that ``thing`` is, or is built on."""
+    for one in (thing, getattr(thing, "pool", None), getattr(thing, "_pool", None)):
+        if isinstance(one, Pool):
+            return one
+    raise TypeError(f"pools has {thing!r}; each must be a forebay pool")
+
+
+class _TorchDevice:
+    """Where PyTorch's tensors of a device come from, for the books."""
+
+    handle = True
+
+    def __init__(self, device):
+        self.number = -1 - device
+
+
+class _Levels:
+    """What the pools hold, and held at most since a mark."""
+
+    def __init__(self, tracker, mark):
+        found = [(pool, mark.counters(pool)) for pool in tracker._pools()]
+        self.pools = [(pool, counted) for pool, counted in found if counted is not None]
+        self.rss, _ = process_memory()
+        self.live_blocks = sum(counted["live_blocks"] for _, counted in self.pools)
+        self.now = {name: self._sum(f"{name}_bytes") for name in _LEVELS}
+        # Exact of one pool. Several need not have had their peaks at one time: at least the highest
+        # of them, and at most their sum.
+        self.peaks = {
+            name: max([self.now[name], *(counted[f"{name}_peak"] for _, counted in self.pools)])
+            for name in _LEVELS
+        }
+        self.bounds = {name: self._sum(f"{name}_peak") for name in _LEVELS}
+
+    def _sum(self, name):
+        return sum(counted[name] for _, counted in self.pools)
+
+
+class MemoryTracker:
+    """Watches memory while a ``with`` block runs.
+
+    ``pools`` are those to watch; None is all of forebay's in this process, PyTorch's among them,
+    also those that are made later. ``track_allocations`` keeps books on which line of Python holds
+    how many bytes, of blocks that come from ``forebay.memory``'s pools, and PyTorch's tensors where
+    ``forebay.torch`` is enabled in mode ``"global"``: exactly, some three microseconds for an
+    allocation and its free. ``track_timeline`` reads all counters every ``interval`` milliseconds,
+    on a thread that lives as long as the block. ``trace_python`` lets ``tracemalloc`` watch what
+    Python and numpy allocate besides, which makes that some times slower.
+
+    The resident bytes of the process are read beside them. Where no pool is open while the block
+    runs they are all there is: ``get_stats()["source"]`` is then ``"process"``, and what is called
+    allocated and reserved there is what is resident.
+
+    Peaks of a pool are exact however short they were: the pool keeps them, and they start again
+    with every block that begins. Inner blocks do not hide anything from outer ones, nor from
+    ``Pool.statistics()``; who calls ``forebay_pool_stats`` from C sees peaks since the last block
+    began.
+
+    It can be entered again, and begins anew. All numbers are bytes and seconds unless they say
+    otherwise. A child of fork is not watched. Raises ``ValueError`` and ``TypeError`` for what
+    cannot be, ``ForebayError`` for what comes in the wrong order.
+    """
+
+    def __init__(
+        self,
+        pools=None,
+        track_allocations: bool = True,
+        track_timeline: bool = True,
+        interval: float = 100,
+        *,
+        trace_python: bool = False,
+        name: str = "",
+    ):
+        if isinstance(interval, bool) or not isinstance(interval, (int, float)) or not interval > 0:
+            raise ValueError(f"interval is {interval!r}; it must be more than 0 milliseconds")
+        if pools is not None and not isinstance(pools, (list, tuple, set, frozenset)):
+            pools = [pools]
+        self._chosen = None if pools is None else [_pool_of(one) for one in pools]
+        self.track_allocations, self.track_timeline = track_allocations, track_timeline
+        self.interval, self.trace_python, self.name = interval, trace_python, name
+        self._reset()
+
+    def _reset(self):
+        self._begun = self._ended = self._mark = self._ledger = self._observer = self._thread = None
+        self._lock = threading.Lock()
+        self._timeline = Timeline()
+        self._snapshots, self._deltas, self._counts = {}, {}, Counter()
+        self._entry, self._entry_caches, self._last = {}, {}, {}
+        #: Highest sums that were seen, of what has no exact peak.
+        self._seen = dict.fromkeys((*_LEVELS, "rss"), 0)
+        self._steps, self._sums = 0, {"requested": [0, 0, 0], "rss": [0, 0, 0]}
+        self._result = self._python = None
+        self._had_pools, self._torch = False, {}
+
+    # ----- watching
+
+    def _pools(self):
+        return every_pool() if self._chosen is None else self._chosen
+
+    @property
+    def _running(self):
+        return self._begun is not None and self._ended is None
+
+    def __enter__(self):
+        if self._running:
+            raise ForebayError("the tracker is in a block already; make another one")
+        self._reset()
+        if self.trace_python:
+            self._start_tracemalloc()
+        self._mark = Mark(self._pools())
+        self._begun = time.perf_counter()
+        levels = _Levels(self, self._mark)
+        self._entry = {pool.number: counted for pool, counted in levels.pools}
+        self._entry_rss = levels.rss
+        self._entry_caches = {one["number"]: one for one in cache_states()}
+        if self.track_allocations:
+            self._ledger = Ledger()
+            self._observer = self._ledger if self._chosen is None else self._of_chosen
+            _observe.observers.append(self._observer)
+            self._watch_torch(True)
+        self._take(levels)
+        if self.track_timeline:
+            self._stop = threading.Event()
+            self._thread = threading.Thread(
+                target=self._sample, name="forebay-tracker", daemon=True
+            )
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        if not self._running:
+            raise ForebayError("the tracker is in no block")
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._stop.set()
+            thread.join()
+        if self.track_allocations:
+            if self._observer in _observe.observers:
+                _observe.observers.remove(self._observer)
+            self._watch_torch(False)
+        if self.trace_python:
+            self._stop_tracemalloc()
+        self._ended = time.perf_counter()
+        self._result = self._collect()
+        self._mark.end()
+
+    def _of_chosen(self, pool, address, size):
+        if pool in self._chosen:
+            self._ledger(pool, address, size)
+
+    def _watch_torch(self, on):
+        module = sys.modules.get("forebay.torch._history")
+        if module is None or sys.modules["forebay.torch"].mode() != "global":
+            return
+        (module.HISTORY.watch if on else module.HISTORY.unwatch)(self._torch_block)
+
+    def _torch_block(self, device, address, size):
+        source = self._torch.get(device)
+        if source is None:
+            # No lock here: the pool of the device itself is not looked up.
+            source = self._torch.setdefault(device, _TorchDevice(device))
+        if self._chosen is None or any(
+            not one._owned and one.index == device for one in self._chosen
+        ):
+            self._ledger(source, address, size)
+
+    def _sample(self):
+        while not self._stop.wait(self.interval / 1000):
+            self._take()
+
+    def _take(self, levels=None):
+        """One reading, for the timeline."""
+        with self._lock:
+            if levels is None:
+                levels = _Levels(self, self._mark)
+            self._had_pools = self._had_pools or bool(levels.pools)
+            for pool, counted in levels.pools:
+                self._last[pool.number] = (pool.name, pool.device, counted)
+            seen = self._seen
+            for name in _LEVELS:
+                seen[name] = max(seen[name], levels.now[name], levels.peaks[name])
+            seen["rss"] = max(seen["rss"], levels.rss)
+            point = {"time_s": time.perf_counter() - self._begun, "step": self._steps}
+            point.update((f"{name}_bytes", levels.now[name]) for name in _LEVELS)
+            point["rss_bytes"] = levels.rss
+            self._timeline.add(point)
+            return levels
+
+    def step(self):
+        """A step of a loop ended. Growth is told per step, and peaks say in which step they
+        were."""
+        self._need_running()
+        levels = self._take()
+        x, self._steps = self._steps, self._steps + 1
+        for name, y in (("requested", levels.now["requested"]), ("rss", levels.rss)):
+            sums = self._sums[name]
+            sums[0] += y
+            sums[1] += x * y
+            sums[2] += y * y
+        if self._ledger is not None:
+            self._ledger.step()
+
+    def _need_running(self):
+        if not self._running:
+            raise ForebayError("the tracker is in no block: `with tracker:` begins one")
+
+    @contextlib.contextmanager
+    def track(self, name: str):
+        """A part of the block: its own peak and change go to ``get_delta(name)``, and what its
+        lines allocate is told apart from the rest. Parts may be within each other, on any thread;
+        one that comes again replaces the one before, its peak the higher of both."""
+        self._need_running()
+        name = str(name)
+        mark = Mark(self._pools())
+        begun, start = time.perf_counter(), _Levels(self, mark)
+        before = self._ledger.label(name) if self._ledger is not None else None
+        try:
+            yield self
+        finally:
+            if self._ledger is not None:
+                self._ledger.label(before)
+            end = _Levels(self, mark)
+            mark.end()
+            delta = self._delta(
+                name, start, end, end.peaks["allocated"], time.perf_counter() - begun
+            )
+            with self._lock:
+                self._counts[name] += 1
+                known = self._deltas.get(name)
+                if known is not None and known.peak_allocated_bytes > delta.peak_allocated_bytes:
+                    fields = {**delta.__dict__, "peak_allocated_bytes": known.peak_allocated_bytes}
+                    delta = MemoryDelta(**fields)
+                self._deltas[name] = delta
+
+    @staticmethod
+    def _delta(name, start, end, peak, seconds):
+        return MemoryDelta(
+            name=name,
+            start_allocated_bytes=start.now["allocated"],
+            end_allocated_bytes=end.now["allocated"],
+            peak_allocated_bytes=peak,
+            delta_bytes=end.now["allocated"] - start.now["allocated"],
+            delta_requested_bytes=end.now["requested"] - start.now["requested"],
+            delta_reserved_bytes=end.now["reserved"] - start.now["reserved"],
+            delta_rss_bytes=end.rss - start.rss,
+            delta_blocks=end.live_blocks - start.live_blocks,
+            seconds=seconds,
+        )
+
+    def snapshot(self, name: str = "") -> MemorySnapshot:
+        """The bytes now, kept under ``name`` for ``compare``."""
+        self._need_running()
+        levels = self._take()
+        made = MemorySnapshot(
+            name=name or f"snapshot {len(self._snapshots) + 1}",
+            time_s=time.perf_counter() - self._begun,
+            **{f"{level}_bytes": levels.now[level] for level in _LEVELS},
+            **{f"max_{level}_bytes": self._seen[level] for level in _LEVELS},
+            rss_bytes=levels.rss,
+            live_blocks=levels.live_blocks,
+        )
+        self._snapshots[made.name] = made
+        return made
+
+    def get_snapshot(self, name: str):
+        """What ``snapshot(name)`` saw; None if there was none."""
+        return self._snapshots.get(name)
+
+    def get_delta(self, name: str):
+        """What the last ``track(name)`` saw; None if there was none."""
+        return self._deltas.get(name)
+
+    def compare(self, first, second) -> MemoryDelta:
+        """From one snapshot, or name of one, to another. Its peak is the highest of the timeline
+        between them."""
+        one, other = self._snapshot_of("first", first), self._snapshot_of("second", second)
+        between = [
+            point["allocated_bytes"]
+            for point in self._timeline.points()
+            if one.time_s <= point["time_s"] <= other.time_s
+        ]
+        return MemoryDelta(
+            name=f"{one.name} to {other.name}",
+            start_allocated_bytes=one.allocated_bytes,
+            end_allocated_bytes=other.allocated_bytes,
+            peak_allocated_bytes=max([one.allocated_bytes, other.allocated_bytes, *between]),
+            delta_bytes=other.allocated_bytes - one.allocated_bytes,
+            delta_requested_bytes=other.requested_bytes - one.requested_bytes,
+            delta_reserved_bytes=other.reserved_bytes - one.reserved_bytes,
+            delta_rss_bytes=other.rss_bytes - one.rss_bytes,
+            delta_blocks=other.live_blocks - one.live_blocks,
+            seconds=other.time_s - one.time_s,
+        )
+
+    def _snapshot_of(self, argument, given):
+        if isinstance(given, MemorySnapshot):
+            return given
+        if given not in self._snapshots:
+            known = ", ".join(map(repr, self._snapshots)) or "none"
+            raise ValueError(f"{argument} is {given!r}, and no snapshot; there are: {known}")
+        return self._snapshots[given]
+
+    # ----- Python's own memory
+
+    def _start_tracemalloc(self):
+        import tracemalloc
+
+        self._was_tracing = tracemalloc.is_tracing()
+        if not self._was_tracing:
+            tracemalloc.start()
+        tracemalloc.reset_peak()
+        self._python_entry = tracemalloc.get_traced_memory()[0]
+        self._python_before = tracemalloc.take_snapshot()
+
+    def _stop_tracemalloc(self):
+        import tracemalloc
+
+        if not tracemalloc.is_tracing():
+            # Somebody else ended it.
+            return
+        current, peak = tracemalloc.get_traced_memory()
+        changes = tracemalloc.take_snapshot().compare_to(self._python_before, "lineno")
+        if not self._was_tracing:
+            tracemalloc.stop()
+        lines = [
+            {
+                "file": change.traceback[0].filename,
+                "line": change.traceback[0].lineno,
+                "bytes": change.size_diff,
+                "blocks": change.count_diff,
+            }
+            for change in changes
+            if change.size_diff > 0 and not change.traceback[0].filename.startswith(HERE)
+        ]
+        lines.sort(key=lambda line: -line["bytes"])
+        self._python_before = None
+        self._python = {
+            "entry_bytes": self._python_entry,
+            "current_bytes": current,
+            "peak_bytes": peak,
+            "grown": lines[:10],
+        }
+
+    # ----- what it comes to
+
+    def _pool_result(self, number, name, device, counted, walked):
+        entry = self._entry.get(number, {})
+        closed = walked is None
+        found = {"number": number, "name": name, "device": device, "closed": closed}
+        for level in _LEVELS:
+            found[level] = {
+                "entry": entry.get(f"{level}_bytes", 0),
+                "current": 0 if closed else counted[f"{level}_bytes"],
+                "peak": counted[f"{level}_peak"],
+            }
+        found["limit_bytes"] = counted["limit_bytes"]
+        found["live_blocks"] = {
+            "entry": entry.get("live_blocks", 0),
+            "current": 0 if closed else counted["live_blocks"],
+        }
+        found.update((key, counted[key] - entry.get(key, 0)) for key in _ADDED)
+        found.update(walked or {})
+        return found
+
+    def _collect(self):
+        """Everything, as ``to_dict`` has it but for the timeline."""
+        self._take()
+        seconds = (self._ended or time.perf_counter()) - self._begun
+        state = Reader().read()
+        walked = {pool["number"]: pool for pool in state["pools"]}
+        names = ("policy", "external_fragmentation", "internal_fragmentation", "free_bytes")
+        names += ("idle_bytes", "waiting_bytes", "front_cache_bytes", "largest_free_run")
+        pools = []
+        with self._lock:
+            for number, (name, device, counted) in sorted(self._last.items()):
+                tells = walked.get(number)
+                if tells is not None:
+                    tells = {key: tells[key] for key in names if key in tells}
+                pools.append(self._pool_result(number, name, device, counted, tells))
+            seen, steps, deltas = dict(self._seen), self._steps, dict(self._deltas)
+            counts, rss = dict(self._counts), state["process"]["rss_bytes"]
+        found = {
+            "schema": 1,
+            "name": self.name,
+            "source": "pools" if self._had_pools else "process",
+            "seconds": seconds,
+            "steps": steps,
+            "pools": pools,
+            "process": {
+                "entry_rss_bytes": self._entry_rss,
+                "rss_bytes": rss,
+                "peak_rss_bytes": max(seen["rss"], rss),
+            },
+            "peaks": {level: seen[level] for level in _LEVELS},
+            "peak": self._peak_result(pools),
+            "live": self._live_result(pools),
+            "growth": self._growth_result(),
+            "blocks": [{**delta.__dict__, "times": counts[name]} for name, delta in deltas.items()],
+            "caches": self._cache_results(state["caches"]),
+            "prefetchers": state["prefetchers"],
+            "python": self._python,
+        }
+        found["actions"] = _advice.actions(found)
+        return found
+
+    def _peak_result(self, pools):
+        ledger, total = self._ledger, sum(pool["requested"]["peak"] for pool in pools)
+        if ledger is not None:
+            ledger.settle()
+        if ledger is not None and ledger.peak:
+            return {
+                "bytes": ledger.peak,
+                "time_s": (ledger.peak_at - ledger.begun) / 1e9,
+                "step": ledger.peak_step,
+                "block": ledger.peak_label,
+                "holders": ledger.at_peak(10),
+                # Of caches, prefetchers, C, and of what was there before.
+                "unseen_bytes": max(total - ledger.peak, 0),
+            }
+        points = self._timeline.points()
+        name = "requested_bytes" if self._had_pools else "rss_bytes"
+        highest = max(points, key=lambda point: point[name])
+        return {
+            "bytes": highest[name],
+            "time_s": highest["time_s"],
+            "step": highest["step"],
+            "block": "",
+            "holders": [],
+            "unseen_bytes": highest[name],
+        }
+
+    def _live_result(self, pools):
+        still = [pool for pool in pools if not pool["closed"]]
+        added = [pool["requested"]["current"] - pool["requested"]["entry"] for pool in still]
+        blocks = [pool["live_blocks"]["current"] - pool["live_blocks"]["entry"] for pool in still]
+        holders = self._ledger.live(10) if self._ledger is not None else []
+        return {"bytes": sum(added), "blocks": sum(blocks), "holders": holders}
+
+    def _growth_result(self):
+        found = {}
+        for name, sums in self._sums.items():
+            slope, determined = fit(self._steps, *sums)
+            certain = slope >= 1 and determined > 0.9
+            found[f"{name}_bytes_per_step"] = round(slope) if certain else 0
+        found["lines"] = self._ledger.growth(5) if self._ledger is not None else []
+        return found
+
+    def _cache_results(self, caches):
+        found = []
+        for one in caches:
+            entry = self._entry_caches.get(one["number"], {})
+            asked = {name: one[name] - entry.get(name, 0) for name in ("hits", "misses", "evicted")}
+            found.append(
+                {
+                    "name": one["name"],
+                    "policy": one["policy"],
+                    "bytes": one["bytes"],
+                    "entries": one["entries"],
+                    **asked,
+                }
+            )
+        return found
+
+    def _now(self):
+        """The result, at the end or so far."""
+        if self._result is not None:
+            return self._result
+        self._need_running()
+        return self._collect()
+
+    def get_stats(self) -> dict:
+        """The numbers of all pools together: ``current_``, ``peak_`` and ``entry_`` of
+        ``requested``, ``allocated`` and ``reserved``, the peaks exact of one pool; of several the
+        highest sum that was read, or peak of one of them, and at most ``peak_..._bound``.
+        ``num_allocations``, ``num_frees``, ``hit_rate`` and ``fragmentation`` (1 - largest free run
+        / free bytes, of the pool where it is worst) are of the block. ``source`` is ``"pools"`` or
+        ``"process"``."""
+        found = self._now()
+        pools, process = found["pools"], found["process"]
+        stats = {"source": found["source"], "seconds": found["seconds"], "steps": found["steps"]}
+        for level in _LEVELS:
+            for moment in ("current", "entry"):
+                stats[f"{moment}_{level}"] = sum(pool[level][moment] for pool in pools)
+            stats[f"peak_{level}"] = found["peaks"][level]
+            stats[f"peak_{level}_bound"] = sum(pool[level]["peak"] for pool in pools)
+        if found["source"] == "process":
+            for level in _LEVELS:
+                stats[f"current_{level}"] = process["rss_bytes"]
+                stats[f"entry_{level}"] = process["entry_rss_bytes"]
+                stats[f"peak_{level}"] = stats[f"peak_{level}_bound"] = process["peak_rss_bytes"]
+        for name in _ADDED:
+            stats[name] = sum(pool[name] for pool in pools)
+        asked = stats["hits"] + stats["misses"]
+        stats["num_allocations"], stats["num_frees"] = stats["allocations"], stats["frees"]
+        stats["hit_rate"] = stats["hits"] / asked if asked else 0.0
+        stats["live_allocations"] = sum(pool["live_blocks"]["current"] for pool in pools)
+        stats["fragmentation"] = max(
+            (pool.get("external_fragmentation", 0) for pool in pools), default=0
+        )
+        stats["rss_bytes"], stats["peak_rss_bytes"] = (
+            process["rss_bytes"],
+            process["peak_rss_bytes"],
+        )
+        stats["leaked_bytes"], stats["leaked_blocks"] = (
+            found["live"]["bytes"],
+            found["live"]["blocks"],
+        )
+        if found["python"] is not None:
+            stats["peak_python"] = found["python"]["peak_bytes"]
+        return stats
+
+    def get_allocation_timeline(self) -> list:
+        """Readings in the order of time, each a dictionary with ``time_s`` since the block began,
+        ``step``, ``requested_bytes``, ``allocated_bytes``, ``reserved_bytes`` and ``rss_bytes``:
+        one each ``interval``, one at each step and snapshot, the first and the last. At most
+        10,000: of longer runs each stands for several, with the highest of each number."""
+        with self._lock:
+            return self._timeline.points()
+
+    def to_dict(self) -> dict:
+        """Everything, with exact bytes, as an object that JSON can have."""
+        return {**self._now(), "timeline": self.get_allocation_timeline()}
+
+    def to_json(self, indent=None) -> str:
+        """``to_dict()`` as text."""
+        return json.dumps(self.to_dict(), indent=indent)
+
+    def summary(self) -> str:
+        """What ``print_summary`` prints."""
+        return _summary.text(self._now())
+
+    def print_summary(self, file=None):
+        """Prints at most 40 lines of at most 80 columns: what the pools and the process hold and
+        held, who held most at the peak, how often memory was asked for, how it is torn, what is
+        left and grows, and, where the numbers say so, up to three things to do and what each
+        gains."""
+        print(self.summary(), file=file or sys.stdout)
+
+    def _repr_html_(self):
+        if self._begun is None:
+            return None
+        return _summary.html(self._now(), self.get_allocation_timeline())
+
+    def __repr__(self):
+        state = "running" if self._running else "not begun" if self._begun is None else "ended"
+        return f"<forebay.profiler.MemoryTracker{' ' + self.name if self.name else ''}, {state}>"
