@@ -15,7 +15,7 @@ import sys
 from collections import UserDict
 from collections.abc import Mapping
 
-from ._library import PrefetchLeaf
+from ._abi import PrefetchLeaf
 
 #: A leaf begins at a multiple of this in a slot, in bytes.
 ALIGNMENT = 256
