@@ -147,7 +147,7 @@ impl Group {
     }
 
     /// What the group's limits leave of memory.
-    pub(super) fn bounds(&self, usage: &Usage) -> impl Iterator<Item = Bound> {
+    pub(super) fn bounds(&self, usage: &Usage) -> impl Iterator<Item = Bound> + use<> {
         let second_used = match self.version {
             Version::One => usage.with_swap.max(usage.used),
             Version::Two => usage.used,
