@@ -403,6 +403,10 @@ fn being_slowed_down_is_critical_for_a_while() {
     root.set("sys/fs/cgroup/c/memory.events", "high 500\n");
     root.set("proc/self/cgroup", "0::/c\n");
     assert_eq!([level(14), level(15)], [Level::Ok; 2]);
+    // No count is too large to go on from.
+    root.set("sys/fs/cgroup/memory.high", "99999999999\n");
+    root.set("sys/fs/cgroup/memory.events.local", format!("high {}\n", u64::MAX));
+    assert_eq!([level(16), level(26)], [Level::Critical, Level::Ok]);
 }
 
 #[test]
@@ -678,7 +682,7 @@ proptest! {
         let short = info.bounds.iter().filter(|bound| {
             matches!(bound.source, Source::Machine | Source::Group { .. })
         });
-        prop_assert_eq!(root.is_short(), short.into_iter().any(|bound| bound.left < bound.limit / 16));
+        prop_assert_eq!(root.is_short(), short.into_iter().any(|bound| bound.left == 0 || bound.left < bound.limit / 16));
         let json = info.json(&Gpus::default());
         prop_assert_eq!(json.matches("\"version\":").count(), levels.len() + 1);
     }
