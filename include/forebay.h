@@ -2360,7 +2360,7 @@ forebay_status forebay_memory_info(struct forebay_memory_info_t *out);
 /// object of bytes; "limits", all that bound this process, a list of {"source", "limit_bytes",
 /// "left_bytes"}; "groups", the control groups from the inmost outwards, a list of {"version",
 /// "path", "max_bytes", "high_bytes" (version 1: "with_swap_max_bytes"), "used_bytes",
-/// "reclaimable_bytes"}, where used is read of the inmost and of those with a limit; "pressure",
+/// "reclaimable_bytes"}, the last two null of those without a limit but the inmost; "pressure",
 /// {"machine", "group"}, each null or {"some", "full"}, each {"avg10", "avg60", "avg300",
 /// "total_us"}; "events" of the control group, null or {"high", "max", "oom", "oom_kill"}; "nvml"
 /// ("ok", "none" without the library, or what went wrong), "driver_version", and "gpus", a list of

@@ -137,7 +137,7 @@ fn version_2_with_the_tighter_limit_in_the_middle() {
     let info = root.info();
     assert_eq!((info.total, info.groups.len()), (9 * GIB, 4));
     assert_eq!(info.groups[1].0.max, Some(9 * GIB));
-    assert_eq!((info.groups[0].0.max, info.groups[0].1.used), (None, 6 * GIB));
+    assert_eq!((info.groups[0].0.max, info.groups[0].1.unwrap().used), (None, 6 * GIB));
     assert!(!root.is_short());
 
     // memory.high binds before memory.max does.
@@ -403,6 +403,10 @@ fn being_slowed_down_is_critical_for_a_while() {
     root.set("sys/fs/cgroup/c/memory.events", "high 500\n");
     root.set("proc/self/cgroup", "0::/c\n");
     assert_eq!([level(14), level(15)], [Level::Ok; 2]);
+    // No count is too large to go on from.
+    root.set("sys/fs/cgroup/memory.high", "99999999999\n");
+    root.set("sys/fs/cgroup/memory.events.local", format!("high {}\n", u64::MAX));
+    assert_eq!([level(16), level(26)], [Level::Critical, Level::Ok]);
 }
 
 #[test]
@@ -452,7 +456,8 @@ fn the_report_has_all_of_it() {
     for part in [
         r#"{"schema":1,"available_bytes":7247757312,"left_bytes":7516192768,"reserve_bytes":268435456,"limit_bytes":8589934592,"#,
         r#""limit_source":"cgroup v2 /say \"hi\" memory.high","total_bytes":8589934592,"swap_available_bytes":4294967296,"level":"ok","#,
-        r#""groups":[{"version":2,"path":"/say \"hi\"","max_bytes":null,"high_bytes":8589934592,"used_bytes":1073741824,"reclaimable_bytes":0},{"#,
+        r#""groups":[{"version":2,"path":"/say \"hi\"","max_bytes":null,"high_bytes":8589934592,"used_bytes":1073741824,"reclaimable_bytes":0"#,
+        r#"},{"version":2,"path":"/","max_bytes":null,"high_bytes":null,"used_bytes":null,"reclaimable_bytes":null}],"#,
         r#""pressure":{"machine":null,"group":null},"events":null,"nvml":"ok","driver_version":null,"#,
         r#""gpus":[{"index":1,"name":"card","uuid":null,"total_bytes":80,"free_bytes":null,"used_bytes":null,"reserved_bytes":null,"process_bytes":null}]}"#,
     ] {
@@ -677,7 +682,7 @@ proptest! {
         let short = info.bounds.iter().filter(|bound| {
             matches!(bound.source, Source::Machine | Source::Group { .. })
         });
-        prop_assert_eq!(root.is_short(), short.into_iter().any(|bound| bound.left < bound.limit / 16));
+        prop_assert_eq!(root.is_short(), short.into_iter().any(|bound| bound.left == 0 || bound.left < bound.limit / 16));
         let json = info.json(&Gpus::default());
         prop_assert_eq!(json.matches("\"version\":").count(), levels.len() + 1);
     }
