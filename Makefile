@@ -46,6 +46,7 @@ help:
 	@echo 'make bench-cache     caches beside others'
 	@echo 'make bench-prefetch  reading and copying ahead, beside the limit of the machine'
 	@echo 'make bench-preload   programs under the preloaded library beside other allocators'
+	@echo 'make bench-python    arrays of a pool in Python, beside those of numpy'
 	@echo 'make bench-plan      plans: how high, how long they take (PLANS=folder TRACES=folder)'
 	@echo 'make clean           removes what was made'
 

@@ -143,7 +143,8 @@ def _tensor_type():
 
         def __setitem__(self, key, value):
             if isinstance(value, (numpy.ndarray, numpy.generic)):
-                value = torch.as_tensor(value, device=self.device)
+                # Converted on the host: the copy has fewer bytes, or as many.
+                value = torch.as_tensor(value, dtype=self.dtype).to(self.device)
             super().__setitem__(key, value)
 
         def __array__(self, dtype=None, copy=None):

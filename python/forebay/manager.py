@@ -92,7 +92,7 @@ class MemoryManager:
         #: Those that are there: replaced, never changed, so that it can be read without the lock.
         self._made = ()
         self._lock = threading.Lock()
-        self._fallbacks = 0
+        self._fallbacks = self._own_allocations = 0
 
     @property
     def policy(self) -> MemoryPolicy:
@@ -115,25 +115,30 @@ class MemoryManager:
                         MIB,
                         device,
                         policy=self._policy,
+                        initial_bytes=self._ready_bytes(self._limits[place]),
                         # On the GPU there is another place to try.
                         strict=self.strict and place == "cpu",
                         strict_device=True,
                     )
-                    self._warm(made)
                     self._made += (made,)
                 self._pools[place] = made
             return self._pools[place]
 
-    def _warm(self, pool):
-        """With ``LATENCY_FIRST``, memory that is mapped and touched before anybody waits for it."""
+    def _ready_bytes(self, limit):
+        """Bytes that are mapped and touched before anybody waits for them."""
         if self._policy is not MemoryPolicy.LATENCY_FIRST:
-            return
-        limit = pool.get_usage()["max_size"]
-        block = pool.allocate(max(min(self.warm_bytes, limit // 2), 1))
+            return 0
+        return self.warm_bytes if limit is None else min(self.warm_bytes, limit // 2)
+
+    def _warm(self, pool):
+        """What the library does with the first bytes of a pool, for one that is there."""
+        size = self._ready_bytes(pool.get_usage()["max_size"])
+        block = pool.allocate(size) if size else None
         if block is not None:
             if pool.device == "cpu":
                 block.data[::4096] = 0
             pool.free(block)
+            self._own_allocations += 1
 
     def allocate_tensor(self, shape, dtype="float32", prefer_gpu: bool = True):
         """A tensor of ``shape`` and ``dtype``: on the GPU if ``prefer_gpu`` says so, there is one, and it
@@ -237,7 +242,7 @@ class MemoryManager:
                 "total_cached_bytes": idle,
                 "cache_efficiency": efficiency,
             },
-            "allocations_count": total("allocations_count"),
+            "allocations_count": total("allocations_count") - self._own_allocations,
             "live_allocations": total("live_allocations"),
             "policy_effects": {
                 "policy": self._policy.value,

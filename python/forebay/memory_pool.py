@@ -178,14 +178,26 @@ class MemoryPool:
         source = self._source
         try:
             block = tensor.base
-            mine = block.source is source
-        except AttributeError:
-            block = _block_of(tensor)
-            mine = block is not None and getattr(block, "source", None) is source
-        if not mine:
-            return self._not_mine(tensor)
-        try:
+            if block.source is not source:
+                return self._not_mine(tensor)
             # Of two threads that free a tensor one gets past this.
+            del block.source
+        except AttributeError:
+            return self._free_found(source, tensor)
+        block.source = None
+        if observers:
+            tell(source.pool, ctypes.addressof(block), -ctypes.sizeof(block))
+        status = source.free(source.handle, block, None)
+        if status:
+            check(status)
+        return True
+
+    def _free_found(self, source, tensor):
+        """``free`` for all but arrays of numpy that lie on their block."""
+        block = _block_of(tensor)
+        try:
+            if block is None or block.source is not source:
+                return self._not_mine(tensor)
             del block.source
         except AttributeError:
             return self._not_mine(tensor)
@@ -195,8 +207,11 @@ class MemoryPool:
                 tell(source.pool, ctypes.addressof(block), -ctypes.sizeof(block))
             status = source.free(source.handle, block, None)
         else:
-            status = self._free_on_device(source, block)
-        if tensor.__class__ is MemoryBlock:
+            from . import _device
+
+            stream = _device.current_stream(source.pool.index)
+            status = _device.give_back(source, block, stream)
+        if isinstance(tensor, MemoryBlock):
             tensor._ended()
         if status:
             check(status)
@@ -247,11 +262,6 @@ class MemoryPool:
             return _device.view(block, index, shape, dtype)
 
         return MemoryBlock._of(block, block.address, size, make) if whole else make(block, shape, dtype)
-
-    def _free_on_device(self, source, block):
-        from . import _device
-
-        return _device.give_back(source, block, _device.current_stream(self.pool.index))
 
     def _failed(self, status):
         message = library().forebay_last_error().decode(errors="replace")

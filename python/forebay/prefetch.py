@@ -24,6 +24,7 @@ import weakref
 from collections import deque
 
 from . import _tree
+from ._device import usable
 from ._library import ForebayError
 from ._slots import Slots
 from .double_buffer import DoubleBuffer, ShapeMismatch
@@ -428,7 +429,8 @@ class Prefetcher:
     ``lookahead`` batches are ready, or on their way, beside the one that is worked on; 0 does
     everything when it is asked for, on the caller's thread. ``num_workers`` are threads that copy: one
     more takes batches from the loader. ``device`` is ``"cpu"`` (arrays and tensors stay what they are)
-    or a CUDA device (PyTorch's tensors; arrays become tensors). ``pin_memory=False`` stages in memory
+    or a CUDA device (PyTorch's tensors; arrays become tensors; ``"cpu"`` with one warning where there
+    is none). ``pin_memory=False`` stages in memory
     that is not pinned. ``keep`` batches stay valid beside the last one. ``copy`` gives tensors that
     stay. ``debug`` overwrites a batch when it is not valid any more. ``max_batch_bytes`` and
     ``max_pinned_bytes`` bound memory.
@@ -456,6 +458,7 @@ class Prefetcher:
                 raise ValueError(f"{name} is {number!r}; it must be 0 to {most}")
         if lookahead + keep > 62:
             raise ValueError(f"lookahead and keep are {lookahead + keep} together; 62 is the most")
+        device = usable(device)
         self.lookahead, self.num_workers, self.keep = lookahead, num_workers, keep
         self.pin_memory, self.device, self.copy, self.debug = pin_memory, device, copy, debug
         self.max_batch_bytes, self.max_pinned_bytes = max_batch_bytes, max_pinned_bytes
