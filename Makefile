@@ -36,6 +36,7 @@ help:
 	@echo 'make test            everything that is checked, tools it needs included'
 	@echo 'make test-torch      forebay under PyTorch, on a simulated CUDA runtime; installs PyTorch'
 	@echo '                     (TORCH=2.13.0: one version; 5 GB each)'
+	@echo 'make test-ray        forebay in workers of Ray; installs Ray'
 	@echo 'make release         $(LIBRARIES)'
 	@echo 'make examples        the programs of examples_c/, in build/'
 	@echo 'make install         libraries, headers, pkg-config and CMake files'
@@ -66,6 +67,11 @@ TORCH ?= 2.13.0 2.6.0
 test-torch: release
 	scripts/test_torch.sh $(TORCH)
 	scripts/test_torch.sh --python
+
+# Not a part of make test: Ray is large, and its agents take ports.
+.PHONY: test-ray
+test-ray: release
+	scripts/test_ray.sh
 
 release: $(LIBRARIES)
 

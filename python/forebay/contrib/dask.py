@@ -16,9 +16,8 @@ import socket
 
 from distributed import WorkerPlugin, get_worker
 
-from .. import sizes, workers
-from ..pool import POLICIES, device_of
-from ..settings import configure
+from .. import workers
+from ..settings import check_arguments, configure
 
 __all__ = ["ForebaySetup", "aggregate", "worker_pool"]
 
@@ -49,14 +48,7 @@ class ForebaySetup(WorkerPlugin):
     idempotent = True
 
     def __init__(self, pool_size=None, max_pinned=None, policy=None, device=None, *, torch=False):
-        # Whatever the whole is: this is about how they are written.
-        sizes.parse(pool_size, 1 << 40, name="pool_size")
-        sizes.parse(max_pinned, 1 << 40, name="max_pinned")
-        if policy is not None and policy not in POLICIES:
-            known = ", ".join(map(repr, POLICIES))
-            raise ValueError(f"policy is {policy!r}; it must be one of {known}")
-        if device not in (None, "local"):
-            device_of(device)
+        check_arguments(pool_size, max_pinned, policy, device)
         self.pool_size, self.max_pinned, self.policy = pool_size, max_pinned, policy
         self.device, self.torch = device, torch
         self.settings = None
