@@ -37,6 +37,7 @@ help:
 	@echo 'make test-python     of that the Python package alone (TESTS=tests/python/test_cache.py)'
 	@echo 'make test-torch      forebay under PyTorch, on a simulated CUDA runtime; installs PyTorch'
 	@echo '                     (TORCH=2.13.0: one version; 5 GB each)'
+	@echo 'make test-ray        forebay in workers of Ray; installs Ray'
 	@echo 'make release         $(LIBRARIES)'
 	@echo 'make examples        the programs of examples_c/, in build/'
 	@echo 'make install         libraries, headers, pkg-config and CMake files'
@@ -72,6 +73,11 @@ test-python: release
 TORCH ?= 2.13.0 2.6.0
 test-torch: release
 	scripts/test_torch.sh $(TORCH)
+
+# Not a part of make test: Ray is large, and its agents take ports.
+.PHONY: test-ray
+test-ray: release
+	scripts/test_ray.sh
 
 release: $(LIBRARIES)
 

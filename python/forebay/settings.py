@@ -14,7 +14,10 @@ import threading
 from . import sizes
 from .pool import POLICIES, Pool, device_of
 
-__all__ = ["Settings", "configure", "current"]
+__all__ = ["Settings", "check_arguments", "configure", "current"]
+
+#: A whole to see whether a size can be read.
+_ANY = 1 << 40
 
 _lock = threading.Lock()
 _current = None
@@ -117,9 +120,7 @@ def configure(
     """
     global _current
     policy, named = _given("policy", policy, "balanced")
-    if policy not in POLICIES:
-        known = ", ".join(map(repr, POLICIES))
-        raise ValueError(f"{named} is {policy!r}; it must be one of {known}")
+    _check_policy(policy, named)
     local_rank = _number("local_rank", local_rank, None, 0)
     local_world_size = _number("local_world_size", local_world_size, 1, 1)
     if local_rank is not None and local_world_size <= local_rank and local_world_size != 1:
@@ -143,6 +144,17 @@ def configure(
     return made
 
 
+def check_arguments(pool_size=None, max_pinned=None, policy=None, device=None):
+    """Raises what ``configure`` would for how its arguments are written, on any machine: what they
+    are parts of, and which devices there are, is not asked."""
+    sizes.parse(pool_size, _ANY, name="pool_size")
+    sizes.parse(max_pinned, _ANY, name="max_pinned")
+    if policy is not None:
+        _check_policy(policy, "policy")
+    if device is not None and device != "local":
+        _device(device, "device")
+
+
 def current() -> Settings:
     """What was configured; what the environment says, if nothing was."""
     found = _current
@@ -155,6 +167,12 @@ def _given(name, value, default):
         return value, name
     variable = f"FOREBAY_{name.upper()}"
     return os.environ.get(variable) or default, variable
+
+
+def _check_policy(policy, named):
+    if policy not in POLICIES:
+        known = ", ".join(map(repr, POLICIES))
+        raise ValueError(f"{named} is {policy!r}; it must be one of {known}")
 
 
 def _number(name, value, default, least):

@@ -1,5 +1,7 @@
 """What `forebay.configure` finds: on a machine with no GPU, and on the simulated driver."""
 
+# Needs: numpy
+
 import os
 import subprocess
 import sys

@@ -1,5 +1,7 @@
 """Sizes as people write them."""
 
+# Needs: numpy
+
 import fractions
 import unittest
 

@@ -1,5 +1,7 @@
 """Records of workers: what adds up, side by side, and from this process."""
 
+# Needs: numpy
+
 import argparse
 import contextlib
 import io
