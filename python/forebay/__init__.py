@@ -9,7 +9,17 @@ loads nothing: the library comes with the first use.
 from ._abi import VERSION as _VERSION
 from ._library import ForebayError, library_path, version
 
-__all__ = ["ForebayError", "Pool", "__version__", "library_path", "pools", "version"]
+__all__ = [
+    "ForebayError",
+    "Pool",
+    "__version__",
+    "library_path",
+    "pools",
+    "publish",
+    "top",
+    "unpublish",
+    "version",
+]
 
 __version__ = ".".join(map(str, _VERSION))
 
@@ -19,4 +29,13 @@ def __getattr__(name):
         from . import pool
 
         return getattr(pool, name)
+    if name in ("publish", "unpublish"):
+        from . import publishing
+
+        return getattr(publishing, name)
+    if name == "top":
+        import importlib
+
+        # The module, which can be called.
+        return importlib.import_module(".top", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
