@@ -94,7 +94,7 @@ def _hits(now, before):
 
 
 def _by_number(things):
-    return {one.get("number", one.get("name")): one for one in things}
+    return {one["number"]: one for one in things}
 
 
 def _scale(pool):
@@ -156,14 +156,14 @@ def _cache_lines(paint, state, before, seconds):
 
 
 def _prefetch_lines(paint, state, before, seconds):
-    earlier = before["prefetchers"] if before else []
+    earlier = _by_number(before["prefetchers"]) if before else {}
     name = max(paint.width - 62, 12)
     head = (
         f"{'Prefetch':{name}} {'batches':>9}{'batch/s':>9}{'copied/s':>10}{'late':>7}{'slots':>7}  "
     )
     lines = [paint.line((head + "verdict", _BOLD))]
-    for place, one in enumerate(state["prefetchers"]):
-        old = earlier[place] if len(earlier) == len(state["prefetchers"]) else None
+    for one in state["prefetchers"]:
+        old = earlier.get(one["number"])
         copied = _rate(one, old, "bytes_copied", seconds)
         slots = f"{one.get('used_slots', 0)}/{one.get('slots', 0)}"
         verdict = _plain(one.get("verdict", "-"))
