@@ -249,8 +249,10 @@ class MemoryTracker:
         if self.trace_python:
             self._stop_tracemalloc()
         self._ended = time.perf_counter()
-        self._result = self._collect()
-        self._mark.end()
+        try:
+            self._result = self._collect()
+        finally:
+            self._mark.end()
 
     def _of_chosen(self, pool, address, size):
         if pool in self._chosen:
@@ -314,9 +316,9 @@ class MemoryTracker:
 
     @contextlib.contextmanager
     def track(self, name: str):
-        """A part of the block: its own peak and change go to ``get_delta(name)``, and what its
-        lines allocate is told apart from the rest. Parts may be within each other, on any thread;
-        one that comes again replaces the one before, its peak the higher of both."""
+        """A part of the block: its own peak and change go to ``get_delta(name)``, and what lines
+        allocate in it, on this thread, is told apart from the rest. Parts may be within each other;
+        of one that comes again ``get_delta`` tells the last, with the highest peak of all."""
         self._need_running()
         name = str(name)
         mark = Mark(self._pools())

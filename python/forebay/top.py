@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import types
+from unicodedata import combining, east_asian_width
 
 from . import publishing
 from ._library import ForebayError
@@ -31,8 +32,14 @@ _BOLD, _DIM, _LIVE, _HELD, _ALARM = "1", "2", "36", "34", "31"
 
 
 def _plain(text):
-    """A name as it can be shown: what it is called is up to the program that is watched."""
-    return "".join(one if one.isprintable() else "?" for one in str(text))
+    """A name as it can be shown, a column a character: what it is called is up to the program that
+    is watched."""
+    return "".join(
+        one
+        if one.isprintable() and not combining(one) and east_asian_width(one) not in "WF"
+        else "?"
+        for one in str(text)
+    )
 
 
 class _Painter:
@@ -248,13 +255,30 @@ def _shared(sections, room):
 
 
 class _Terminal:
-    """The screen and keys of a terminal, and as they were afterwards."""
+    """The screen and keys of a terminal, and as they were afterwards, and while it is stopped."""
 
     def __init__(self, out):
-        self.out, self._before = out, None
+        self.out, self._before, self._stopped = out, None, None
         self.keys = sys.stdin.isatty() if sys.stdin is not None else False
 
     def __enter__(self):
+        self._take()
+        if threading.current_thread() is threading.main_thread():
+            self._stopped = signal.signal(signal.SIGTSTP, self._stop)
+        return self
+
+    def __exit__(self, *_):
+        if self._stopped is not None:
+            signal.signal(signal.SIGTSTP, self._stopped)
+        self._leave()
+
+    def _stop(self, *_):
+        """Ctrl-Z: who had the terminal before has it until this goes on."""
+        self._leave()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        self._take()
+
+    def _take(self):
         if self.keys:
             import termios
             import tty
@@ -264,9 +288,8 @@ class _Terminal:
         # The other screen, without a cursor.
         self.out.write("\x1b[?1049h\x1b[?25l")
         self.out.flush()
-        return self
 
-    def __exit__(self, *_):
+    def _leave(self):
         with contextlib.suppress(OSError, ValueError):
             self.out.write("\x1b[?25h\x1b[?1049l")
             self.out.flush()

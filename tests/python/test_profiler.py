@@ -246,6 +246,16 @@ class Books(unittest.TestCase):
         books.settle()
         self.assertEqual((books.held, books.live()), (0, []))
 
+    def test_a_free_that_nobody_told_of(self):
+        books, pool = _ledger.Ledger(), FakePool(1)
+        books(pool, 5, 100)
+        books(pool, 5, 30)
+        books.settle()
+        self.assertEqual((books.held, books.peak), (30, 100))
+        books(pool, 5, -30)
+        books.settle()
+        self.assertEqual((books.held, books.live()), (0, []))
+
     def test_finalizers_may_free_while_books_are_kept(self):
         """A free that comes out of the garbage collector, in the middle of a call on that
         thread."""

@@ -360,8 +360,11 @@ class View(unittest.TestCase):
         for section in ("pools", "caches", "prefetchers"):
             state[section][-1]["name"] = "\x1b]0;title\x07\n"
         state["caches"][-1]["policy"] = "\x9b31m"
+        # Two columns wide, and none.
+        state["pools"][-1]["name"] += "\u4e00\u0301"
         for line in top.render(state, width=200):
             self.assertTrue(line.isprintable(), line)
+            self.assertNotRegex(line, "\u4e00|\u0301")
 
     def test_colour_changes_no_column(self):
         state = rich_state()
@@ -568,6 +571,21 @@ class InTerminal(Folders):
             self.assertEqual(process.wait(30), status)
             self.until(lambda _: not self.screen.other)
             self.assertEqual(termios.tcgetattr(self.slave), self.before)
+
+    def test_stopped_it_leaves_the_terminal(self):
+        watched = self.publisher()
+        process = self.start(watched.pid)
+        self.until(lambda text: "activations" in text)
+        process.send_signal(signal.SIGTSTP)
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        self.assertTrue(os.WIFSTOPPED(status))
+        self.assertEqual(termios.tcgetattr(self.slave), self.before)
+        self.until(lambda _: not self.screen.other)
+        process.send_signal(signal.SIGCONT)
+        self.until(lambda text: self.screen.other and "activations" in text)
+        os.write(self.master, b"q")
+        self.assertEqual(process.wait(30), 0)
+        self.assertEqual(termios.tcgetattr(self.slave), self.before)
 
     def test_a_terminal_that_knows_nothing_gets_it_once(self):
         watched = self.publisher()
