@@ -65,9 +65,14 @@ def prefetchers():
 
 def process_memory():
     """Resident bytes of this process: all of them, and those that are no file's."""
-    with open("/proc/self/statm", "rb") as file:
-        _, resident, shared = file.read().split()[:3]
-    return int(resident) * _PAGE, (int(resident) - int(shared)) * _PAGE
+    # Without a file object, which takes longer than the kernel does.
+    descriptor = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _, resident, shared, _ = os.read(descriptor, 128).split(None, 3)
+    finally:
+        os.close(descriptor)
+    resident = int(resident)
+    return resident * _PAGE, (resident - int(shared)) * _PAGE
 
 
 def started(pid):

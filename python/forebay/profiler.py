@@ -48,6 +48,9 @@ _ADDED = (
 
 _LEVELS = ("requested", "allocated", "reserved")
 
+#: Each with the names of what it is and was at most.
+_KEYS = tuple((level, f"{level}_bytes", f"{level}_peak") for level in _LEVELS)
+
 
 @dataclass(frozen=True)
 class MemorySnapshot:
@@ -127,21 +130,22 @@ class _Levels:
     """What the pools hold, and held at most since a mark."""
 
     def __init__(self, tracker, mark):
-        found = [(pool, mark.counters(pool)) for pool in tracker._pools()]
-        self.pools = [(pool, counted) for pool, counted in found if counted is not None]
+        self.pools = pools = mark.counters(tracker._pools())
         self.rss, _ = process_memory()
-        self.live_blocks = sum(counted["live_blocks"] for _, counted in self.pools)
-        self.now = {name: self._sum(f"{name}_bytes") for name in _LEVELS}
+        self.live_blocks = 0
+        self.now = now = dict.fromkeys(_LEVELS, 0)
         # Exact of one pool. Several need not have had their peaks at one time: at least the highest
         # of them, and at most their sum.
-        self.peaks = {
-            name: max([self.now[name], *(counted[f"{name}_peak"] for _, counted in self.pools)])
-            for name in _LEVELS
-        }
-        self.bounds = {name: self._sum(f"{name}_peak") for name in _LEVELS}
-
-    def _sum(self, name):
-        return sum(counted[name] for _, counted in self.pools)
+        self.peaks = peaks = dict.fromkeys(_LEVELS, 0)
+        for _, counted in pools:
+            self.live_blocks += counted["live_blocks"]
+            for name, current, peak in _KEYS:
+                now[name] += counted[current]
+                if counted[peak] > peaks[name]:
+                    peaks[name] = counted[peak]
+        for name in _LEVELS:
+            if now[name] > peaks[name]:
+                peaks[name] = now[name]
 
 
 class MemoryTracker:
