@@ -6,6 +6,8 @@ them are thin: the work is done by ``libforebay.so``, called through ctypes. Imp
 loads nothing: the library comes with the first use.
 """
 
+import importlib
+
 from ._abi import VERSION as _VERSION
 from ._library import ForebayError, library_path, version
 
@@ -16,19 +18,28 @@ __all__ = [
     "configure",
     "library_path",
     "pools",
+    "publish",
+    "top",
+    "unpublish",
     "version",
 ]
 
 __version__ = ".".join(map(str, _VERSION))
 
+#: What is imported when it is asked for, and from where.
+_LATER = {
+    "Pool": "pool",
+    "configure": "settings",
+    "pools": "pool",
+    "publish": "publishing",
+    "unpublish": "publishing",
+}
+
 
 def __getattr__(name):
-    if name in ("Pool", "pools"):
-        from . import pool
-
-        return getattr(pool, name)
-    if name == "configure":
-        from . import settings
-
-        return settings.configure
+    if name in _LATER:
+        return getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
+    if name == "top":
+        # The module, which can be called.
+        return importlib.import_module(".top", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

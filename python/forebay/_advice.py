@@ -2,7 +2,7 @@
 
 import os
 
-from ._units import fitted, size
+from ._units import count, fitted, many, size
 
 __all__ = ["actions", "where"]
 
@@ -65,29 +65,20 @@ def _growth(found, advise):
             "growth",
             grown,
             f"let go of what each step keeps: {size(per_step)} a step, "
-            f"{size(grown)} in {steps} steps{holder}",
-        )
-        return
-    live = found["live"]
-    if found["steps"] == 0 and live["bytes"] > 0 and live["holders"]:
-        holder = live["holders"][0]
-        advise(
-            "left",
-            holder["bytes"],
-            f"{size(holder['bytes'])} in {holder['blocks']} blocks from {fitted(where(holder), 40)} "
-            "are still there: free them where they are not needed any more",
+            f"{size(grown)} in {many(steps, 'step')}{holder}",
         )
 
 
 def _limit(pool, advise):
     if pool["failed"]:
-        peak, limit = pool["requested"]["peak"], pool["limit_bytes"]
+        peak, reserved = pool["requested"]["peak"], pool["reserved"]["peak"]
+        limit = pool["limit_bytes"]
         advise(
             "limit",
-            pool["reserved"]["peak"],
-            f"{pool['failed']} allocations of {_name(pool)} failed: at most {size(peak)} were "
-            f"asked for at a time and {size(pool['reserved']['peak'])} of {size(limit)} taken; "
-            "raise the limit, or make batches smaller",
+            reserved,
+            f"{many(pool['failed'], 'allocation')} of {_name(pool)} failed: "
+            f"at most {size(peak)} were asked for at a time, and {size(reserved)} of {size(limit)} "
+            "taken; raise the limit, or make batches smaller",
         )
 
 
@@ -130,6 +121,6 @@ def _misses(pool, advise):
         advise(
             "misses",
             peak,
-            f"{pool['misses']} of {asked} allocations of {_name(pool)} waited for pages: "
-            f"initial_bytes={peak} takes {size(peak)} once",
+            f"{count(pool['misses'])} of {count(asked)} allocations of {_name(pool)} waited for "
+            f"pages: initial_bytes={peak} takes {size(peak)} once",
         )

@@ -113,6 +113,10 @@ class Ledger:
                 line = lines.get(key) or self._line(key, code)
                 line.allocations += 1
                 line.total += size
+                if where in live:
+                    # Somebody freed what was there without telling.
+                    gone, owner = live[where]
+                    self._leave(owner, gone)
                 live[where] = (size, line)
                 self.allocations += 1
                 line.held += size

@@ -71,6 +71,10 @@ def library():
             raise ForebayError(
                 f"{candidate} is version {_dotted(found)}; this package is for {_dotted(_abi.VERSION)}"
             )
+        if os.environ.get("FOREBAY_PUBLISH", "0") not in ("", "0"):
+            from .publishing import begin
+
+            begin(os.environ["FOREBAY_PUBLISH"])
         return loaded
     raise ForebayError(
         "libforebay.so was not found: build it with `make release`, install it with `make install`, "

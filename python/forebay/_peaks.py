@@ -37,7 +37,8 @@ def forget(handle):
 def raised(into, peaks):
     """``into`` with each peak at least as high as in ``peaks``."""
     for name in PEAKS:
-        into[name] = max(into.get(name, 0), peaks[name])
+        if peaks[name] >= into.get(name, 0):
+            into[name] = peaks[name]
     return into
 
 
@@ -72,15 +73,19 @@ class Mark:
                     raised(mark._most.setdefault(pool.number, {}), counted)
             _marks.append(self)
 
-    def counters(self, pool):
-        """The counters of ``pool`` now, with the peaks since the mark; None when it is closed."""
+    def counters(self, pools):
+        """Each of ``pools`` that is open, and its counters now, with the peaks since the mark."""
+        told = []
         with _lock:
-            found = _counted(pool)
-            if found is None:
-                return None
-            counted = found[1]
-            counted.update(raised(dict(self._most.get(pool.number, {})), counted))
-            return counted
+            for pool in pools:
+                found = _counted(pool)
+                if found is None:
+                    continue
+                counted, most = found[1], self._most.get(pool.number)
+                if most is not None:
+                    raised(counted, most)
+                told.append((pool, counted))
+        return told
 
     def end(self):
         with _lock:

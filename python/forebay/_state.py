@@ -4,9 +4,11 @@
 turns into text.
 """
 
+import itertools
 import os
 import sys
 import time
+import weakref
 
 from ._library import ForebayError
 from .pool import Pool, pools
@@ -46,17 +48,31 @@ def every_pool():
     return pools()
 
 
+#: Prefetched loaders, in the order in which they were first seen.
+_loaders = weakref.WeakKeyDictionary()
+_loader_numbers = itertools.count(1)
+
+
 def prefetchers():
-    """Loaders that are wrapped and open."""
+    """Loaders that are wrapped and open, with their numbers."""
     module = sys.modules.get("forebay.prefetch")
-    return list(getattr(module, "_OPEN", ()))
+    found = list(getattr(module, "_OPEN", ()))
+    for one in found:
+        if one not in _loaders:
+            _loaders[one] = next(_loader_numbers)
+    return sorted(((_loaders[one], one) for one in found), key=lambda numbered: numbered[0])
 
 
 def process_memory():
     """Resident bytes of this process: all of them, and those that are no file's."""
-    with open("/proc/self/statm", "rb") as file:
-        _, resident, shared = file.read().split()[:3]
-    return int(resident) * _PAGE, (int(resident) - int(shared)) * _PAGE
+    # Without a file object, which takes longer than the kernel does.
+    descriptor = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _, resident, shared, _ = os.read(descriptor, 128).split(None, 3)
+    finally:
+        os.close(descriptor)
+    resident = int(resident)
+    return resident * _PAGE, (resident - int(shared)) * _PAGE
 
 
 def started(pid):
@@ -113,11 +129,12 @@ def _cache_of(one):
     return counted
 
 
-def _prefetcher_of(one):
+def _prefetcher_of(numbered):
+    number, one = numbered
     stats = one.stats()
     found = {name: value for name, value in stats.items() if isinstance(value, (int, float, str))}
     found["stall_ms"] = stats.get("stall_ms", {})
-    found["name"] = type(one.loader).__name__
+    found["number"], found["name"] = number, type(one.loader).__name__
     found["device"] = str(one.prefetcher.device)
     found["lookahead"] = one.prefetcher.lookahead
     return found

@@ -4,7 +4,7 @@ import html as _html
 import textwrap
 
 from ._advice import where
-from ._units import count, fitted, share, size, span
+from ._units import count, fitted, many, share, size, span
 
 __all__ = ["html", "text"]
 
@@ -35,7 +35,7 @@ def text(found):
 def _headline(found):
     parts = [span(found["seconds"])]
     if found["steps"]:
-        parts.append(f"{found['steps']} steps")
+        parts.append(many(found["steps"], "step"))
     if found["source"] == "process":
         parts.append("no forebay pool was open")
     name = f" {fitted(found['name'], 40)}" if found["name"] else ""
@@ -57,12 +57,11 @@ def _table(found):
         used = share(pool["reserved"]["peak"], pool["limit_bytes"])
         rows.append(f"{fitted(pool['name'], 13):14}{cells}{used:>10}")
     if len(pools) > len(shown):
-        rows.append(f"and {len(pools) - len(shown)} pools more")
+        rows.append(f"and {many(len(pools) - len(shown), 'pool')} more")
     process = found["process"]
-    rows.append(
-        f"process: {size(process['rss_bytes'])} resident, "
-        f"{size(process['peak_rss_bytes'])} at most, {size(process['entry_rss_bytes'])} at the start"
-    )
+    resident, most = size(process["rss_bytes"]), size(process["peak_rss_bytes"])
+    entry = size(process["entry_rss_bytes"])
+    rows.append(f"process: {resident} resident, {most} at most, {entry} at the start")
     python = found["python"]
     if python is not None:
         rows.append(
@@ -104,6 +103,10 @@ def _peak(found, most):
         others = peak["bytes"] - sum(one["bytes"] for one in held)
         if others > 0:
             rows.append(f"{size(others):>10} {share(others, peak['bytes']):>6}  other lines")
+        if peak["unseen_bytes"]:
+            rows.append(
+                f"{size(peak['unseen_bytes']):>10} at most besides: from before, and from C"
+            )
     return rows
 
 
@@ -117,9 +120,9 @@ def _churn(found):
 
     allocations, seconds = of("allocations"), found["seconds"]
     rate = f" ({count(allocations / seconds)}/s)" if seconds > 0 else ""
-    line = f"{count(allocations)} allocations{rate}, {count(of('frees'))} frees"
+    line = f"{many(allocations, 'allocation')}{rate}, {many(of('frees'), 'free')}"
     line += f", {share(of('hits'), of('hits') + of('misses'))} hits"
-    line += f", {count(of('system_calls'))} system calls"
+    line += f", {many(of('system_calls'), 'system call')}"
     if of("failed"):
         line += f", {count(of('failed'))} failed"
     rows = [line]
@@ -138,7 +141,7 @@ def _left(found, most):
     live, growth, rows = found["live"], found["growth"], []
     if live["bytes"] > 0:
         rows.append(
-            f"Not there at the start: {size(live['bytes'])} in {count(live['blocks'])} blocks"
+            f"Not there at the start: {size(live['bytes'])} in {many(live['blocks'], 'block')}"
         )
         rows += [_holder(one["bytes"], live["bytes"], one) for one in live["holders"][:most]]
     per_step = growth["requested_bytes_per_step"]
@@ -167,10 +170,10 @@ def _blocks(found, most):
 def _users(found):
     rows = []
     for one in sorted(found["caches"], key=lambda one: -one["bytes"])[:1]:
+        hits = share(one["hits"], one["hits"] + one["misses"])
         rows.append(
-            f"Cache {fitted(one['name'], 16)}: {size(one['bytes'])} in {count(one['entries'])} "
-            f"tensors, {share(one['hits'], one['hits'] + one['misses'])} hits, "
-            f"{count(one['evicted'])} evicted"
+            f"Cache {fitted(one['name'], 16)}: {size(one['bytes'])} "
+            f"in {many(one['entries'], 'tensor')}, {hits} hits, {count(one['evicted'])} evicted"
         )
     for one in found["prefetchers"][:1]:
         rows.append(

@@ -2,7 +2,7 @@
 
 import math
 
-__all__ = ["count", "fitted", "share", "size", "span"]
+__all__ = ["count", "fitted", "many", "share", "size", "span"]
 
 _PREFIXES = ("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
 
@@ -30,6 +30,11 @@ def count(number):
     number /= divisor
     digits = 0 if number >= 99.95 or (not letter and number == int(number)) else 1
     return f"{number:.{digits}f}{letter}"
+
+
+def many(number, what):
+    """So many of something: ``many(2, "step")`` is "2 steps"."""
+    return f"{count(number)} {what}{'' if number == 1 else 's'}"
 
 
 def share(part, whole):

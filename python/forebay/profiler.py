@@ -48,6 +48,9 @@ _ADDED = (
 
 _LEVELS = ("requested", "allocated", "reserved")
 
+#: Each with the names of what it is and was at most.
+_KEYS = tuple((level, f"{level}_bytes", f"{level}_peak") for level in _LEVELS)
+
 
 @dataclass(frozen=True)
 class MemorySnapshot:
@@ -127,21 +130,22 @@ class _Levels:
     """What the pools hold, and held at most since a mark."""
 
     def __init__(self, tracker, mark):
-        found = [(pool, mark.counters(pool)) for pool in tracker._pools()]
-        self.pools = [(pool, counted) for pool, counted in found if counted is not None]
+        self.pools = pools = mark.counters(tracker._pools())
         self.rss, _ = process_memory()
-        self.live_blocks = sum(counted["live_blocks"] for _, counted in self.pools)
-        self.now = {name: self._sum(f"{name}_bytes") for name in _LEVELS}
+        self.live_blocks = 0
+        self.now = now = dict.fromkeys(_LEVELS, 0)
         # Exact of one pool. Several need not have had their peaks at one time: at least the highest
         # of them, and at most their sum.
-        self.peaks = {
-            name: max([self.now[name], *(counted[f"{name}_peak"] for _, counted in self.pools)])
-            for name in _LEVELS
-        }
-        self.bounds = {name: self._sum(f"{name}_peak") for name in _LEVELS}
-
-    def _sum(self, name):
-        return sum(counted[name] for _, counted in self.pools)
+        self.peaks = peaks = dict.fromkeys(_LEVELS, 0)
+        for _, counted in pools:
+            self.live_blocks += counted["live_blocks"]
+            for name, current, peak in _KEYS:
+                now[name] += counted[current]
+                if counted[peak] > peaks[name]:
+                    peaks[name] = counted[peak]
+        for name in _LEVELS:
+            if now[name] > peaks[name]:
+                peaks[name] = now[name]
 
 
 class MemoryTracker:
@@ -249,8 +253,10 @@ class MemoryTracker:
         if self.trace_python:
             self._stop_tracemalloc()
         self._ended = time.perf_counter()
-        self._result = self._collect()
-        self._mark.end()
+        try:
+            self._result = self._collect()
+        finally:
+            self._mark.end()
 
     def _of_chosen(self, pool, address, size):
         if pool in self._chosen:
@@ -314,9 +320,9 @@ class MemoryTracker:
 
     @contextlib.contextmanager
     def track(self, name: str):
-        """A part of the block: its own peak and change go to ``get_delta(name)``, and what its
-        lines allocate is told apart from the rest. Parts may be within each other, on any thread;
-        one that comes again replaces the one before, its peak the higher of both."""
+        """A part of the block: its own peak and change go to ``get_delta(name)``, and what lines
+        allocate in it, on this thread, is told apart from the rest. Parts may be within each other;
+        of one that comes again ``get_delta`` tells the last, with the highest peak of all."""
         self._need_running()
         name = str(name)
         mark = Mark(self._pools())

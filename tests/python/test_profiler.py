@@ -1,6 +1,7 @@
 """MemoryTracker: exact peaks, who held what, and what is said of it."""
 
 import gc
+import importlib.util
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import random
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import unittest
@@ -241,6 +243,16 @@ class Books(unittest.TestCase):
         self.assertEqual(books.held, 50)
         # Nothing is kept that its user let go.
         del other
+        books.settle()
+        self.assertEqual((books.held, books.live()), (0, []))
+
+    def test_a_free_that_nobody_told_of(self):
+        books, pool = _ledger.Ledger(), FakePool(1)
+        books(pool, 5, 100)
+        books(pool, 5, 30)
+        books.settle()
+        self.assertEqual((books.held, books.peak), (30, 100))
+        books(pool, 5, -30)
         books.settle()
         self.assertEqual((books.held, books.live()), (0, []))
 
@@ -759,22 +771,30 @@ class Saying(unittest.TestCase):
             self.assertEqual(_units.span(number), text)
 
 
+@unittest.skipUnless(importlib.util.find_spec("forebay.memory"), "forebay.memory is not there")
 class Pages(unittest.TestCase):
     def test_examples_run(self):
-        """Each block of the pages, in order, as one program."""
+        """Each block of a page, in order, as one program."""
         for page in ("profiler.md", "top.md"):
-            path = REPOSITORY / "docs" / "python" / page
-            if not path.exists():
-                continue
-            blocks = re.findall(r"^```python\n(.*?)^```", path.read_text(), re.M | re.S)
+            text = (REPOSITORY / "docs" / "python" / page).read_text()
+            blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
             self.assertTrue(blocks, page)
-            done = subprocess.run(
-                [sys.executable, "-c", "\n".join(blocks)],
-                capture_output=True,
-                text=True,
-                env=os.environ,
-            )
+            with tempfile.TemporaryDirectory() as folder:
+                program = pathlib.Path(folder, "train.py")
+                program.write_text("\n".join(blocks))
+                done = subprocess.run(
+                    [sys.executable, program], capture_output=True, text=True, env=os.environ
+                )
             self.assertEqual((done.returncode, done.stderr), (0, ""), page)
+            if page == "profiler.md":
+                # What the page shows is what it prints, but for times and what the process has.
+                shown = text[text.index("```\nMemory:") :]
+                for line in (
+                    "40.0 MiB   91 %  train.py:",
+                    "Growth: 2.00 MiB a step of what is requested",
+                ):
+                    self.assertIn(line, shown)
+                    self.assertIn(line, done.stdout)
 
 
 if __name__ == "__main__":

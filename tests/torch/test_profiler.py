@@ -37,7 +37,9 @@ class Profiler(rig.Case):
         self.assertEqual((stats["leaked_bytes"], stats["leaked_blocks"]), (20 * MIB, 2))
         self.assertEqual(tracker.get_delta("backward").peak_mb, 20)
         holders = tracker.to_dict()["peak"]["holders"]
-        self.assertEqual(sorted((one["bytes"], one["block"]) for one in holders), [(24 * MIB, "forward")])
+        self.assertEqual(
+            sorted((one["bytes"], one["block"]) for one in holders), [(24 * MIB, "forward")]
+        )
         self.assertEqual(holders[0]["file"], __file__)
         # What PyTorch tells is what it was without a tracker.
         self.assertEqual(torch.cuda.max_memory_reserved(), highest)
