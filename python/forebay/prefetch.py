@@ -166,8 +166,10 @@ class _Iterator:
             return None if item is None else self._hold(item)
         with line.changed:
             line.times.ready += len(line.ready)
-            while not line.ready and not line.ended:
+            while not (line.ready or line.ended or line.closed):
                 line.changed.wait()
+            if line.closed:
+                raise ForebayError("the pass was closed while a batch was waited for")
             if line.ready:
                 item = self._hold(line.ready[0])
                 line.ready.popleft()
