@@ -50,6 +50,7 @@ fn generated() -> String {
 #define FOREBAY_PLAN_USAGE_INIT FOREBAY_INIT(forebay_plan_usage)
 #define FOREBAY_PREFETCHER_CONFIG_INIT FOREBAY_INIT(forebay_prefetcher_config)
 #define FOREBAY_PREFETCH_STATISTICS_INIT FOREBAY_INIT(forebay_prefetch_statistics)
+#define FOREBAY_REPORT_OPTIONS_INIT FOREBAY_INIT(forebay_report_options)
 #define FOREBAY_REPLAY_OPTIONS_INIT FOREBAY_INIT(forebay_replay_options)
 #define FOREBAY_REPLAY_REPORT_INIT FOREBAY_INIT(forebay_replay_report)
 #define FOREBAY_TORCH_STATISTICS_INIT FOREBAY_INIT(forebay_torch_statistics)
@@ -70,7 +71,7 @@ fn generated() -> String {
 }
 
 /// In the order of the header.
-const NOUNS: [&str; 15] = [
+const NOUNS: [&str; 16] = [
     "status",
     "log",
     "stream",
@@ -85,6 +86,7 @@ const NOUNS: [&str; 15] = [
     "lifetime",
     "plan",
     "planned",
+    "report",
     "prefetch",
 ];
 
