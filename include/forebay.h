@@ -2415,11 +2415,15 @@ forebay_status forebay_memory_info(struct forebay_memory_info_t *out);
 /// The object has "schema" (1); the numbers of `forebay_memory_info_t` under "available_bytes",
 /// "left_bytes", "reserve_bytes", "limit_bytes", "total_bytes", "swap_available_bytes",
 /// "pinned_bytes", "oom_kills"; "limit_source", such as "MemAvailable", "cgroup v2 /a/b
-/// memory.high", "RLIMIT_AS"; "level" ("ok", "elevated", "critical"); "machine", "process", each an
-/// object of bytes; "limits", all that bound this process, a list of {"source", "limit_bytes",
-/// "left_bytes"}; "groups", the control groups from the inmost outwards, a list of {"version",
+/// memory.high", "RLIMIT_AS"; "level" ("ok", "elevated", "critical"); "machine" {"total_bytes",
+/// "available_bytes", "free_bytes", "buffers_bytes", "cached_bytes", "shared_bytes" (tmpfs too),
+/// "swap_total_bytes", "swap_free_bytes", "huge_page_bytes", "huge_pages", "huge_pages_free"};
+/// "process" {"resident_bytes", "resident_peak", "anonymous_bytes", "shared_bytes",
+/// "mapped_bytes", "data_bytes", "locked_bytes", "pinned_bytes", "swapped_bytes", "huge_bytes"};
+/// "limits", all that bound this process, a list of {"source", "limit_bytes", "left_bytes"};
+/// "groups", the control groups from the inmost outwards, a list of {"version",
 /// "path", "max_bytes", "high_bytes" (version 1: "with_swap_max_bytes"), "used_bytes",
-/// "reclaimable_bytes"}, the last two null of those without a limit but the inmost; "pressure",
+/// "reclaimable_bytes"}, the last two null without a limit, unless it is the inmost; "pressure",
 /// {"machine", "group"}, each null or {"some", "full"}, each {"avg10", "avg60", "avg300",
 /// "total_us"}; "events" of the control group, null or {"high", "max", "oom", "oom_kill"}; "nvml"
 /// ("ok", "none" without the library, or what went wrong), "driver_version", and "gpus", a list of

@@ -11,6 +11,7 @@ keeps because nobody needed the room yet count as available. Each reading is one
 
 import ctypes
 import json
+from typing import Any
 
 from ._library import check, library
 
@@ -27,7 +28,7 @@ class SystemMemoryMonitor:
     #: Room for a report; it grows where there are many groups or GPUs.
     _room = 16384
 
-    def get_report(self):
+    def get_report(self) -> dict[str, Any]:
         """Everything that is known, as ``forebay_memory_info_json`` has it: control groups, all
         limits, time lost for want of memory, GPUs."""
         report = library().forebay_memory_info_json
@@ -42,7 +43,7 @@ class SystemMemoryMonitor:
             check(status)
             return json.loads(buffer.value)
 
-    def get_memory_info(self):
+    def get_memory_info(self) -> dict[str, Any]:
         """A dictionary of what matters most.
 
         ``process_rss``, ``process_vms``: what this process has, resident and mapped.
@@ -95,6 +96,6 @@ class SystemMemoryMonitor:
             ],
         }
 
-    def get_available_memory(self):
+    def get_available_memory(self) -> int:
         """Bytes that can be had now."""
         return self.get_report()["available_bytes"]

@@ -77,8 +77,9 @@ impl Monitor {
 
     /// Whether little is left, less than a sixteenth, of the machine's memory or of what a control
     /// group allows; false where the kernel does not say. Pools ask this every second: it reads
-    /// two files and two for each group with a limit, at most once in half a second as long as
-    /// there is enough.
+    /// two files and two or three for each group with a limit, at most once in half a second as
+    /// long as there is enough. Limits of the process itself do not count: giving pages back
+    /// leaves addresses mapped.
     pub fn is_short(&self, now: Instant) -> bool {
         let calm_until = self.last.try_lock().and_then(|last| last.calm_until);
         if calm_until.is_some_and(|until| now < until) {

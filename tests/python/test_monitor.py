@@ -1,5 +1,7 @@
 """SystemMemoryMonitor: its numbers beside the kernel's own, limits that bind, GPUs made up."""
 
+# Needs: numpy
+
 import json
 import os
 import pathlib
