@@ -16,7 +16,6 @@ from forebay.manager import MemoryManager, MemoryPolicy
 from forebay.memory_pool import MemoryPool, OutOfMemory
 
 MIB = 1 << 20
-warnings.filterwarnings("ignore", message="device is 'cuda'", category=RuntimeWarning)
 
 
 def manager_of(policy, **options):
@@ -33,6 +32,9 @@ def allocate_many(manager, chance, count, most=20):
 
 
 class Manager(unittest.TestCase):
+    def setUp(self):
+        warnings.filterwarnings("ignore", message="device is 'cuda'", category=RuntimeWarning)
+
     def test_the_documents_keys(self):
         manager = MemoryManager(policy=MemoryPolicy.BALANCED)
         tensor = manager.allocate_tensor((1024, 1024), np.float32, prefer_gpu=True)
