@@ -67,6 +67,29 @@ class DeviceBlock:
             source.dropped += 1
 
 
+class DeviceArray:
+    """An array over a block where neither PyTorch nor CuPy is there to make one: ``shape``, ``dtype``
+    (numpy's) and ``nbytes``, for whoever takes ``__cuda_array_interface__``, such as Numba."""
+
+    __slots__ = ("__weakref__", "dtype", "forebay_block", "shape")
+
+    def __init__(self, block, shape, dtype):
+        self.forebay_block, self.shape, self.dtype = block, shape, dtype
+
+    @property
+    def nbytes(self):
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def __cuda_array_interface__(self):
+        interface = self.forebay_block.__cuda_array_interface__
+        return {**interface, "shape": self.shape, "typestr": self.dtype.str}
+
+    def __repr__(self):
+        block = self.forebay_block
+        return f"<forebay array of {self.dtype} {self.shape} at {block.address:#x} on a GPU>"
+
+
 def item_size(dtype):
     """Bytes of an element, of types that only PyTorch has too."""
     torch = _module("torch")
@@ -104,22 +127,22 @@ def current_stream(index):
 
 
 def view(block, index, shape, dtype):
-    """An array over ``block``: PyTorch's tensor, else CuPy's array, else the block as it is, which has
-    ``__cuda_array_interface__``. It keeps the block."""
+    """An array over ``block``: PyTorch's tensor, else CuPy's array, else a ``DeviceArray``. It keeps the
+    block."""
     shape = shape_of(shape)
+    size = math.prod(shape) * item_size(dtype)
+    if size > block.size:
+        raise ValueError(f"shape {shape} of {dtype} has {size} bytes; the block has {block.size}")
     torch = _module("torch")
     if torch is not None:
         dtype = torch_dtype(torch, dtype)
-        size = math.prod(shape) * dtype.itemsize
-        if size > block.size:
-            raise ValueError(f"shape {shape} of {dtype} has {size} bytes; the block has {block.size}")
         flat = torch.as_tensor(block, device=f"cuda:{index}")
         made = flat[:size].view(dtype).view(shape).as_subclass(_tensor_type())
         made.forebay_block = block
         return made
     cupy = _module("cupy")
     if cupy is None:
-        return block
+        return DeviceArray(block, shape, dtype_of(dtype))
     memory = cupy.cuda.UnownedMemory(block.address, block.size, block, index)
     return cupy.ndarray(shape, dtype_of(dtype), cupy.cuda.MemoryPointer(memory, 0))
 

@@ -1,5 +1,7 @@
 """LifetimeAnalyzer and ReusePlan: what lives when, and plans that pools serve from."""
 
+# Needs: numpy
+
 import os
 import random
 import tempfile

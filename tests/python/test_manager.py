@@ -1,5 +1,7 @@
 """MemoryManager: one way to ask for memory, five policies, each with an effect that is measured."""
 
+# Needs: numpy
+
 import random
 import subprocess
 import sys

@@ -1,5 +1,7 @@
 """The examples in the pages of forebay.memory run, each page from its top to its end."""
 
+# Needs: numpy
+
 import contextlib
 import io
 import pathlib

@@ -1,5 +1,7 @@
 """MemoryPool and its kin on the host: arrays, blocks, their ends, and what is counted."""
 
+# Needs: numpy
+
 import os
 import random
 import threading
@@ -378,6 +380,32 @@ class Devices(unittest.TestCase):
             MemoryPool(4 * MIB, strict_device=True)
         with self.assertRaisesRegex(ValueError, "device is 'tpu'"):
             MemoryPool(device="tpu")
+
+    def test_a_gpu_without_pytorch(self):
+        try:
+            import torch  # noqa: F401
+        except ImportError:
+            pass
+        else:
+            self.skipTest("PyTorch makes the tensors")
+        try:
+            pool = MemoryPool(16 * MIB, strict_device=True)
+        except forebay.ForebayError:
+            self.skipTest("there is no GPU")
+        array = pool.allocate((512, 1024), np.float32)
+        found = array.__cuda_array_interface__
+        self.assertEqual((found["shape"], found["typestr"]), ((512, 1024), "<f4"))
+        self.assertEqual((array.shape, array.dtype, array.nbytes), ((512, 1024), np.float32, 2 * MIB))
+        largest = pool.pool.report()["largest_live_blocks"]
+        self.assertEqual(largest, [{"address": found["data"][0], "requested_bytes": 2 * MIB}])
+        self.assertTrue(pool.owns(array) and pool.free(array))
+        self.assertFalse(pool.owns(array) or pool.free(array))
+        block = pool.allocate(MIB)
+        data = block.data
+        self.assertEqual((data.shape, data.nbytes), ((MIB,), MIB))
+        del block, data
+        stats = pool.get_stats()
+        self.assertEqual((stats["live_allocations"], stats["finalized_frees"]), (0, 1))
 
     def test_a_child_of_fork_may_use_and_free_it(self):
         pool = CPUMemoryPool(16 * MIB)
