@@ -20,8 +20,8 @@ def fall_back(device, reason):
     if not _warned:
         _warned = True
         warnings.warn(
-            f"device is {str(device)!r}, and there is none: forebay uses system memory in its place "
-            f"({reason})",
+            f"device is {str(device)!r}, and there is none: forebay uses system memory in its "
+            f"place ({reason})",
             RuntimeWarning,
             stacklevel=4,
         )
@@ -29,7 +29,8 @@ def fall_back(device, reason):
 
 
 def usable(device):
-    """``device``, or ``"cpu"`` where PyTorch has no such GPU: for what hands out PyTorch's tensors."""
+    """``device``, or ``"cpu"`` where PyTorch has no such GPU: for what hands out PyTorch's
+    tensors."""
     if device_of(device)[0] != "cuda":
         return device
     try:
@@ -42,8 +43,8 @@ def usable(device):
 
 
 class DeviceBlock:
-    """A block of a GPU's memory. It goes back on the stream that it was allocated on, behind what is
-    queued there; ``pool.record_stream`` names others."""
+    """A block of a GPU's memory. It goes back on the stream that it was allocated on, behind what
+    is queued there; ``pool.record_stream`` names others."""
 
     __slots__ = ("__weakref__", "address", "size", "source", "stream")
 
@@ -68,8 +69,9 @@ class DeviceBlock:
 
 
 class DeviceArray:
-    """An array over a block where neither PyTorch nor CuPy is there to make one: ``shape``, ``dtype``
-    (numpy's) and ``nbytes``, for whoever takes ``__cuda_array_interface__``, such as Numba."""
+    """An array over a block where neither PyTorch nor CuPy is there to make one: ``shape``,
+    ``dtype`` (numpy's) and ``nbytes``, for whoever takes ``__cuda_array_interface__``, such as
+    Numba."""
 
     __slots__ = ("__weakref__", "dtype", "forebay_block", "shape")
 
@@ -127,8 +129,8 @@ def current_stream(index):
 
 
 def view(block, index, shape, dtype):
-    """An array over ``block``: PyTorch's tensor, else CuPy's array, else a ``DeviceArray``. It keeps the
-    block."""
+    """An array over ``block``: PyTorch's tensor, else CuPy's array, else a ``DeviceArray``. It
+    keeps the block."""
     shape = shape_of(shape)
     size = math.prod(shape) * item_size(dtype)
     if size > block.size:
@@ -156,8 +158,8 @@ def _module(name):
 
 @functools.cache
 def _tensor_type():
-    """PyTorch's tensors with what programs for numpy's arrays do to them. What is computed from them is
-    plain."""
+    """PyTorch's tensors with what programs for numpy's arrays do to them. What is computed from
+    them is plain."""
     import numpy
     import torch
 

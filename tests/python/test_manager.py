@@ -43,7 +43,13 @@ class Manager(unittest.TestCase):
         tensor[:] = np.random.rand(*tensor.shape)
         stats = manager.get_statistics()
         self.assertEqual(stats["policy"], "balanced")
-        usage = {"current_usage", "max_size", "available_blocks", "total_blocks", "usage_percentage"}
+        usage = {
+            "current_usage",
+            "max_size",
+            "available_blocks",
+            "total_blocks",
+            "usage_percentage",
+        }
         for place in ("cpu_pool", "gpu_pool"):
             self.assertLessEqual(usage, set(stats[place]))
         self.assertLessEqual(
@@ -160,9 +166,7 @@ class Policies(unittest.TestCase):
     def test_balanced_reserves_little_and_keeps_half(self):
         self.assertLessEqual(self.ratio("balanced"), 1.30)
         manager = manager_of("balanced")
-        held = [
-            manager.allocate_tensor((32 * MIB,), np.uint8, prefer_gpu=False) for _ in range(7)
-        ]
+        held = [manager.allocate_tensor((32 * MIB,), np.uint8, prefer_gpu=False) for _ in range(7)]
         while held:
             manager.free_tensor(held.pop())
         effects = manager.get_statistics()["policy_effects"]

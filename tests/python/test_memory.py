@@ -1,5 +1,5 @@
-"""forebay.memory as it was asked for: every name, argument, default and key of the two documents that
-describe it, in programs of our own."""
+"""forebay.memory as it was asked for: every name, argument, default and key of the two documents
+that describe it, in programs of our own."""
 
 # Needs: numpy
 
@@ -25,6 +25,7 @@ from forebay.memory import (
 )
 
 MIB = 1 << 20
+
 
 def on_host(tensor):
     return np.asarray(tensor.cpu() if hasattr(tensor, "cpu") else tensor)
@@ -73,8 +74,9 @@ class Names(unittest.TestCase):
 
     def test_every_name_is_there_and_no_other(self):
         documented = {
-            "MemoryPool", "CPUMemoryPool", "GPUMemoryPool", "MemoryBlock", "DoubleBuffer", "Prefetcher",
-            "LifetimeAnalyzer", "TensorCache", "MemoryManager", "MemoryPolicy", "SystemMemoryMonitor",
+            "MemoryPool", "CPUMemoryPool", "GPUMemoryPool", "MemoryBlock", "DoubleBuffer",
+            "Prefetcher", "LifetimeAnalyzer", "TensorCache", "MemoryManager", "MemoryPolicy",
+            "SystemMemoryMonitor",
         }  # fmt: skip
         self.assertLessEqual(documented, set(forebay.memory.__all__))
         self.assertEqual(dir(forebay.memory), sorted(forebay.memory.__all__))
@@ -189,7 +191,9 @@ class Programs(unittest.TestCase):
 
     def test_a_prefetcher(self):
         for workers in (0, 2):
-            prefetcher = Prefetcher(lookahead=2, num_workers=workers, pin_memory=False, device="cuda")
+            prefetcher = Prefetcher(
+                lookahead=2, num_workers=workers, pin_memory=False, device="cuda"
+            )
             batches = [(np.full(9, number), np.array([number])) for number in range(6)]
             loader = prefetcher.wrap(batches)
             for _ in range(2):

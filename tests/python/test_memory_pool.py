@@ -24,7 +24,12 @@ class Arrays(unittest.TestCase):
         self.pool = MemoryPool(pool_size=64 * MIB, device="cpu")
 
     def test_an_array_is_plain_numpy_with_its_shape_and_dtype(self):
-        for shape, dtype in (((3, 5), np.float64), ([7], "int16"), ((), "float32"), ((2, 0, 3), bool)):
+        for shape, dtype in (
+            ((3, 5), np.float64),
+            ([7], "int16"),
+            ((), "float32"),
+            ((2, 0, 3), bool),
+        ):
             array = self.pool.allocate(shape, dtype)
             self.assertIs(type(array), np.ndarray)
             self.assertEqual((array.shape, array.dtype), (tuple(shape), np.dtype(dtype)))
@@ -51,7 +56,12 @@ class Arrays(unittest.TestCase):
             self.assertEqual(self.pool.allocate((2,), "bfloat16").dtype, ml_dtypes.bfloat16)
 
     def test_bad_shapes_are_named(self):
-        for bad, error in (((-1,), ValueError), ((1.5,), TypeError), ("ab", TypeError), (0, ValueError)):
+        for bad, error in (
+            ((-1,), ValueError),
+            ((1.5,), TypeError),
+            ("ab", TypeError),
+            (0, ValueError),
+        ):
             with self.assertRaises(error):
                 self.pool.allocate(bad)
         with self.assertRaisesRegex(ValueError, "pool_size is 0"):
@@ -168,7 +178,13 @@ class Arrays(unittest.TestCase):
         self.assertTrue((outer == 1).all())
 
     def test_random_calls_beside_a_model(self):
-        for policy in ("balanced", "conservative", "aggressive_reuse", "quality_first", "latency_first"):
+        for policy in (
+            "balanced",
+            "conservative",
+            "aggressive_reuse",
+            "quality_first",
+            "latency_first",
+        ):
             pool = CPUMemoryPool(32 * MIB, policy=policy)
             chance, live = random.Random(7), []
             for step in range(1500):
@@ -371,7 +387,11 @@ class Devices(unittest.TestCase):
         _device._warned = False
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            pools = [MemoryPool(4 * MIB), GPUMemoryPool(4 * MIB), MemoryPool(4 * MIB, device="cuda:1")]
+            pools = [
+                MemoryPool(4 * MIB),
+                GPUMemoryPool(4 * MIB),
+                MemoryPool(4 * MIB, device="cuda:1"),
+            ]
         self.assertEqual([pool.device for pool in pools], ["cpu"] * 3)
         self.assertEqual(len(caught), 1)
         self.assertEqual(caught[0].filename, __file__)
@@ -395,7 +415,9 @@ class Devices(unittest.TestCase):
         array = pool.allocate((512, 1024), np.float32)
         found = array.__cuda_array_interface__
         self.assertEqual((found["shape"], found["typestr"]), ((512, 1024), "<f4"))
-        self.assertEqual((array.shape, array.dtype, array.nbytes), ((512, 1024), np.float32, 2 * MIB))
+        self.assertEqual(
+            (array.shape, array.dtype, array.nbytes), ((512, 1024), np.float32, 2 * MIB)
+        )
         largest = pool.pool.report()["largest_live_blocks"]
         self.assertEqual(largest, [{"address": found["data"][0], "requested_bytes": 2 * MIB}])
         self.assertTrue(pool.owns(array) and pool.free(array))
