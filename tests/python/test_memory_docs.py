@@ -16,6 +16,9 @@ PAGES = {
     "memory_block.md": ["1048576 1048576 True\n"],
     "memory_manager.md": ["'policy': 'aggressive_reuse'"],
     "lifetime.md": ["4194304 6 tensors", "2097152 bytes, optimal", "'served': 60, 'diverged': 0"],
+    "tensor_cache.md": ["True 0.5\n"],
+    "prefetcher.md": ["4 28\n5 "],
+    "double_buffer.md": ["0.0\n12.0\n24.0\n36.0\n48.0\n"],
     "which.md": ["2 3 [", "scratch"],
     "coming_from.md": ["8388608 "],
 }
