@@ -1,8 +1,9 @@
 """What arrays from a pool cost, beside numpy's own, and how much of that is Python.
 
-Run by `make bench-python`. Figures are nanoseconds of thread CPU time, the median over rounds of the
-least of a round; what is compared takes turns within one process. "touched" is written once, from end
-to end, as its first user does; "set of 4": four arrays live at a time, as in an expression.
+Run by `make bench-python`. Figures are nanoseconds of thread CPU time, the median over rounds of
+the least of a round; what is compared takes turns within one process. "touched" is written once,
+from end to end, as its first user does; "set of 4": four arrays live at a time, as in an
+expression.
 """
 
 import ctypes
@@ -122,7 +123,14 @@ def main():
         freed, dropped, two_calls, numpys = side_by_side(pairs(size), 2000)
         for name, ours in (("allocate and free", freed), ("allocate and drop", dropped)):
             part = ours - two_calls
-            tell(f"Python's part: {name}, {label}", part, "aim", PYTHON_AIM, PYTHON_AIM, part <= PYTHON_AIM)
+            tell(
+                f"Python's part: {name}, {label}",
+                part,
+                "aim",
+                PYTHON_AIM,
+                PYTHON_AIM,
+                part <= PYTHON_AIM,
+            )
             tell(f"{name}, {label}", ours, "numpy", numpys)
         tell(f"allocate and free, {label}", freed, "two ctypes calls", two_calls)
     for size in (MIB, 4 * MIB, 16 * MIB, 64 * MIB):

@@ -78,9 +78,9 @@ class Document(unittest.TestCase):
             raise unittest.SkipTest("what the two documents have in common")
 
     def run_blocks(self, cases):
-        """Runs the document's blocks in order, in one namespace: later ones go on with what earlier ones
-        made. A case is a function that gets the namespace, makes what its block takes for granted, runs
-        it, and checks what came of it."""
+        """Runs the document's blocks in order, in one namespace: later ones go on with what earlier
+        ones made. A case is a function that gets the namespace, makes what its block takes for
+        granted, runs it, and checks what came of it."""
         blocks = blocks_of(self.name)
         self.assertEqual(len(blocks), len(cases), "a block has no case, or a case no block")
         names = {"np": np, "time": time, "torch": torch or stand_in_for_torch()}
@@ -103,17 +103,19 @@ class Kitsune(Document):
     name = "kitsune_memory_api.md"
 
     def test_every_block(self):
-        self.run_blocks([
-            self.memory_pool,
-            self.double_buffer,
-            self.prefetcher,
-            self.suggestions,
-            self.frequent_allocations,
-            self.memory_tracker,
-            self.reuse_plan,
-            self.checkpoint,
-            self.optimizer,
-        ])
+        self.run_blocks(
+            [
+                self.memory_pool,
+                self.double_buffer,
+                self.prefetcher,
+                self.suggestions,
+                self.frequent_allocations,
+                self.memory_tracker,
+                self.reuse_plan,
+                self.checkpoint,
+                self.optimizer,
+            ]
+        )
 
     def memory_pool(self, names, run):
         self.assertRegex(run(), r"^Hit rate: \d+\.\d\d%\n$")
@@ -207,35 +209,37 @@ class Noodle(Document):
     name = "noodlevision_memory_api.md"
 
     def test_every_block(self):
-        self.run_blocks([
-            self.manager,
-            self.allocate_tensor,
-            self.free_tensor,
-            self.set_policy,
-            self.get_statistics,
-            self.cleanup,
-            self.pools,
-            self.allocate,
-            self.free,
-            self.get_stats,
-            self.get_usage,
-            self.memory_block,
-            self.is_expired,
-            self.tensor_cache,
-            self.cache_get,
-            self.cache_add,
-            self.cache_stats,
-            self.cache_cleanup,
-            self.monitor,
-            self.memory_info,
-            self.available_memory,
-            self.basic_management,
-            self.pool_usage,
-            self.cache_usage,
-            self.policy_comparison,
-            self.error_handling,
-            self.audio_processor,
-        ])
+        self.run_blocks(
+            [
+                self.manager,
+                self.allocate_tensor,
+                self.free_tensor,
+                self.set_policy,
+                self.get_statistics,
+                self.cleanup,
+                self.pools,
+                self.allocate,
+                self.free,
+                self.get_stats,
+                self.get_usage,
+                self.memory_block,
+                self.is_expired,
+                self.tensor_cache,
+                self.cache_get,
+                self.cache_add,
+                self.cache_stats,
+                self.cache_cleanup,
+                self.monitor,
+                self.memory_info,
+                self.available_memory,
+                self.basic_management,
+                self.pool_usage,
+                self.cache_usage,
+                self.policy_comparison,
+                self.error_handling,
+                self.audio_processor,
+            ]
+        )
 
     def manager(self, names, run):
         run()
