@@ -346,7 +346,11 @@ class ExportAndImport(Case):
             found = pickle.load(file)
         self.assertEqual(sum(one["total_size"] for one in found["segments"]), reserved)
         self.assertEqual([len(events) for events in found["device_traces"]], [0, 1])
-        for content in ("", "{}", '{"stretches": [{"pieces": [1]}]}', '{"stretches": 1}'):
+        for content in (
+            "", "{}", '{"stretches": 1}', '{"stretches": [{"address": 1, "size": 2, "pieces": [1]}]}',
+            '{"stretches": [{"address": 1, "size": 2, "pieces": [[1, 2, "a", "live", 0, 0]]}]}',
+            '{"stretches": [{"address": 1, "size": 2, "pieces": [[1, 2, 3, "x", 0, 0]]}]}',
+        ):  # fmt: skip
             with open(self.path("pool.json"), "w") as file:
                 file.write(content)
             self.fails(
