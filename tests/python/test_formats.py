@@ -315,7 +315,7 @@ class Pickles(Folder):
             self.fails(lambda: plain_pickle.load(path), f"byte {at}" if what else "as no pickler", what)
 
     def test_a_hostile_file_takes_no_more_memory_than_a_good_one(self):
-        tuples = b"\x80\x02)" + b"\x85" * 1_000_000
+        tuples = b"\x80\x02)" + b"\x85" * 150_000
         for content in (
             # A number that would be an index into a table of billions.
             b"\x80\x02Nr\xff\xff\xff\xffj\xff\xff\xff\xff\x86.",
@@ -572,9 +572,9 @@ class TorchSnapshots(Folder):
             finally:
                 tracemalloc.stop()
 
-        few, many = peak(5_000), peak(25_000)
+        few, many = peak(5_000), peak(10_000)
         # 48 bytes an event are kept, in an array that grows by an eighth.
-        self.assertLess(many - few, 20_000 * 48 * 1.3)
+        self.assertLess(many - few, 5_000 * 48 * 1.3)
 
     def test_a_snapshot_of_15_000_events_takes_well_below_a_second(self):
         frames = [{"name": f"f{number}", "filename": "a.py", "line": number} for number in range(500)]
