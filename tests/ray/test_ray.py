@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+import sys
 import time
 import unittest
 import urllib.request
@@ -11,6 +12,10 @@ import ray
 
 import forebay
 from forebay.contrib import ray as contrib
+
+sys.path.insert(1, os.path.join(os.path.dirname(__file__), "..", "python"))
+
+from test_workers_docs import run_example  # noqa: E402
 
 
 @ray.remote(num_cpus=0)
@@ -87,6 +92,13 @@ class Ray(unittest.TestCase):
         made = contrib.runtime_env(0.5, 1 << 30)
         wanted = {"FOREBAY_POOL_SIZE": "0.5", "FOREBAY_MAX_PINNED": str(1 << 30)}
         self.assertEqual(made["env_vars"], wanted)
+
+
+class Page(unittest.TestCase):
+    def test_the_example(self):
+        printed = run_example("ray.md")
+        self.assertIn(f"[{128 << 20}, {128 << 20}]\n", printed)
+        self.assertIn("2 workers\n", printed)
 
 
 if __name__ == "__main__":

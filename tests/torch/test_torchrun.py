@@ -11,6 +11,10 @@ import tempfile
 import textwrap
 import unittest
 
+sys.path.insert(1, os.path.join(os.path.dirname(__file__), "..", "python"))
+
+from test_workers_docs import run_example  # noqa: E402
+
 JOB = """
 import ctypes, datetime, json, os, sys, time
 import torch.distributed as dist
@@ -150,6 +154,14 @@ class Job(unittest.TestCase):
             kind, text, _ = found["one_path"]
             self.assertEqual(kind, "ValueError")
             self.assertIn("the same for all 2 ranks; put {rank} in it", text)
+
+
+class Page(unittest.TestCase):
+    def test_the_example(self):
+        launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+        printed = run_example("torchrun.md", *launcher)
+        self.assertEqual(printed.count("2 workers\n"), 1)
+        self.assertRegex(printed, "steps +5 +5 +5\n")
 
 
 class ByItself(unittest.TestCase):
