@@ -21,17 +21,11 @@ from test_workers_docs import run_example  # noqa: E402
 @ray.remote(num_cpus=0)
 class Worker:
     def take(self, size, times):
-        import ctypes
-
-        from forebay._library import check, library
-
         pool = forebay.settings.current().pool()
         for _ in range(times):
-            block = ctypes.c_void_p()
-            check(library().forebay_alloc(pool.handle, size, None, ctypes.byref(block)))
-            check(library().forebay_free(pool.handle, block, None))
+            pool.free(pool.allocate((size,), "uint8"))
         contrib.export_gauges()
-        return os.getpid(), pool.statistics()["limit_bytes"], pool.report()["policy"]
+        return os.getpid(), pool.pool.statistics()["limit_bytes"], pool.pool.report()["policy"]
 
 
 class Ray(unittest.TestCase):
@@ -97,7 +91,7 @@ class Ray(unittest.TestCase):
 class Page(unittest.TestCase):
     def test_the_example(self):
         printed = run_example("ray.md")
-        self.assertIn(f"[{128 << 20}, {128 << 20}]\n", printed)
+        self.assertIn("[4000000, 4000000]\n", printed)
         self.assertIn("2 workers\n", printed)
 
 

@@ -16,18 +16,15 @@ sys.path.insert(1, os.path.join(os.path.dirname(__file__), "..", "python"))
 from test_workers_docs import run_example  # noqa: E402
 
 JOB = """
-import ctypes, datetime, json, os, sys, time
+import datetime, json, os, sys, time
 import torch.distributed as dist
 import forebay
 from forebay import workers
-from forebay._library import check, library
 from forebay.contrib import torchrun
 
 def take(size, times=1):
     for _ in range(times):
-        block = ctypes.c_void_p()
-        check(library().forebay_alloc(pool.handle, size, None, ctypes.byref(block)))
-        check(library().forebay_free(pool.handle, block, None))
+        pool.free(pool.allocate((size,), "uint8"))
 
 def error_of(call):
     begun = time.monotonic()
