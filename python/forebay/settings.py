@@ -12,7 +12,9 @@ import os
 import threading
 
 from . import sizes
-from .pool import POLICIES, Pool, device_of
+from ._library import ForebayError
+from ._units import size
+from .pool import POLICIES, device_of
 
 __all__ = ["Settings", "check_arguments", "configure", "current"]
 
@@ -35,16 +37,19 @@ class Settings:
         self._process = os.getpid()
         self._lock = threading.Lock()
 
-    def pool(self) -> Pool:
-        """The process's pool within these bounds, opened the first time, and again after ``close``.
-        Raises ``ForebayError``."""
+    def pool(self):
+        """The process's ``forebay.memory.MemoryPool`` within these bounds, opened the first time,
+        and again after it was closed. Raises ``ForebayError`` when the device is not there."""
+        from .memory_pool import MemoryPool
+
         with self._lock:
             # A child of fork opens its own.
             if self._process != os.getpid():
                 self._pool, self._process = None, os.getpid()
-            if self._pool is None or self._pool.handle is None:
-                self._pool = Pool(
-                    self.device, max_bytes=self.pool_size, policy=self.policy, name="worker"
+            if self._pool is None or not _is_open(self._pool):
+                self._pool = MemoryPool(
+                    self.pool_size, device=self.device, policy=self.policy, strict_device=True,
+                    name="worker",
                 )
             return self._pool
 
@@ -76,15 +81,16 @@ class Settings:
         }
 
     def close(self):
-        """Closes the pool, if it is open. Safe to call twice."""
+        """Closes the pool, if it is open; what was allocated from it stays as it is. Safe to call
+        twice."""
         with self._lock:
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.close()
 
     def __repr__(self):
-        size = "no bound" if self.pool_size is None else sizes.text(self.pool_size)
-        return f"<forebay.Settings {self.device}, {size}, {self.policy}>"
+        bound = "no bound" if self.pool_size is None else size(self.pool_size)
+        return f"<forebay.Settings {self.device}, {bound}, {self.policy}>"
 
 
 def configure(
@@ -159,6 +165,13 @@ def current() -> Settings:
     """What was configured; what the environment says, if nothing was."""
     found = _current
     return found if found is not None else configure()
+
+
+def _is_open(pool):
+    try:
+        return pool.pool.handle is not None
+    except ForebayError:
+        return False
 
 
 def _given(name, value, default):
@@ -242,13 +255,6 @@ def _gpu_bytes(index):
 
 def _available():
     """Bytes that are left to this process."""
-    try:
-        from .monitor import SystemMemoryMonitor
-    except ImportError:
-        # Without the monitor: the machine's.
-        with open("/proc/meminfo") as lines:
-            for line in lines:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) << 10
-        return 0
+    from .monitor import SystemMemoryMonitor
+
     return SystemMemoryMonitor().get_available_memory()

@@ -16,17 +16,10 @@ COLUMNS = ("forebay_requested_bytes", "forebay_reserved_bytes", "forebay_hit_rat
 
 def take(size, count=1):
     """A task: takes blocks, keeps none; which process, and what its pool may take."""
-    import ctypes
-
-    from forebay._library import check, library
-
     pool = worker_pool()
     for _ in range(count):
-        block = ctypes.c_void_p()
-        check(library().forebay_alloc(pool.handle, size, None, ctypes.byref(block)))
-        ctypes.memset(block.value, 1, size)
-        check(library().forebay_free(pool.handle, block, None))
-    return os.getpid(), pool.statistics()["limit_bytes"], len(forebay.pools())
+        pool.free(pool.allocate((size,), "uint8"))
+    return os.getpid(), pool.pool.statistics()["limit_bytes"], len(forebay.pools())
 
 
 def no_record(dask_worker):
@@ -144,32 +137,23 @@ class Cluster(unittest.TestCase):
             self.client.submit(take, 1, pure=False).result()
         self.assertEqual(aggregate(self.client).total["pools"], 0)
 
-    def test_a_block_in_use_keeps_its_pool(self):
+    def test_an_array_in_use_outlives_its_pool(self):
         def hold():
             import builtins
-            import ctypes
 
-            from forebay._library import check, library
-
-            pool, block = worker_pool(), ctypes.c_void_p()
-            check(library().forebay_alloc(pool.handle, 1 << 20, None, ctypes.byref(block)))
-            builtins.forebay_held = pool, block
+            builtins.forebay_held = worker_pool().allocate((1 << 20,), "uint8")
 
         def let_go():
             import builtins
-            import ctypes
 
-            from forebay._library import check, library
-
-            pool, block = builtins.forebay_held
+            builtins.forebay_held[:] = 7
+            total = int(builtins.forebay_held.sum())
             del builtins.forebay_held
-            ctypes.memset(block.value, 7, 1 << 20)
-            check(library().forebay_free(pool.handle, block, None))
-            pool.close()
+            return total, len(forebay.pools())
 
         self.on_each(hold)
         self.unregister()
-        self.on_each(let_go)
+        self.assertEqual(self.on_each(let_go)[1], [(7 << 20, 0)] * 2)
 
     def test_an_error_of_a_worker_is_raised_here(self):
         self.unregister()

@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+import sys
 import time
 import unittest
 import urllib.request
@@ -12,21 +13,19 @@ import ray
 import forebay
 from forebay.contrib import ray as contrib
 
+sys.path.insert(1, os.path.join(os.path.dirname(__file__), "..", "python"))
+
+from test_workers_docs import run_example  # noqa: E402
+
 
 @ray.remote(num_cpus=0)
 class Worker:
     def take(self, size, times):
-        import ctypes
-
-        from forebay._library import check, library
-
         pool = forebay.settings.current().pool()
         for _ in range(times):
-            block = ctypes.c_void_p()
-            check(library().forebay_alloc(pool.handle, size, None, ctypes.byref(block)))
-            check(library().forebay_free(pool.handle, block, None))
+            pool.free(pool.allocate((size,), "uint8"))
         contrib.export_gauges()
-        return os.getpid(), pool.statistics()["limit_bytes"], pool.report()["policy"]
+        return os.getpid(), pool.pool.statistics()["limit_bytes"], pool.pool.report()["policy"]
 
 
 class Ray(unittest.TestCase):
@@ -87,6 +86,13 @@ class Ray(unittest.TestCase):
         made = contrib.runtime_env(0.5, 1 << 30)
         wanted = {"FOREBAY_POOL_SIZE": "0.5", "FOREBAY_MAX_PINNED": str(1 << 30)}
         self.assertEqual(made["env_vars"], wanted)
+
+
+class Page(unittest.TestCase):
+    def test_the_example(self):
+        printed = run_example("ray.md")
+        self.assertIn("[4000000, 4000000]\n", printed)
+        self.assertIn("2 workers\n", printed)
 
 
 if __name__ == "__main__":

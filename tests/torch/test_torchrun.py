@@ -11,19 +11,20 @@ import tempfile
 import textwrap
 import unittest
 
+sys.path.insert(1, os.path.join(os.path.dirname(__file__), "..", "python"))
+
+from test_workers_docs import run_example  # noqa: E402
+
 JOB = """
-import ctypes, datetime, json, os, sys, time
+import datetime, json, os, sys, time
 import torch.distributed as dist
 import forebay
 from forebay import workers
-from forebay._library import check, library
 from forebay.contrib import torchrun
 
 def take(size, times=1):
     for _ in range(times):
-        block = ctypes.c_void_p()
-        check(library().forebay_alloc(pool.handle, size, None, ctypes.byref(block)))
-        check(library().forebay_free(pool.handle, block, None))
+        pool.free(pool.allocate((size,), "uint8"))
 
 def error_of(call):
     begun = time.monotonic()
@@ -150,6 +151,14 @@ class Job(unittest.TestCase):
             kind, text, _ = found["one_path"]
             self.assertEqual(kind, "ValueError")
             self.assertIn("the same for all 2 ranks; put {rank} in it", text)
+
+
+class Page(unittest.TestCase):
+    def test_the_example(self):
+        launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+        printed = run_example("torchrun.md", *launcher)
+        self.assertEqual(printed.count("2 workers\n"), 1)
+        self.assertRegex(printed, "steps +5 +5 +5\n")
 
 
 class ByItself(unittest.TestCase):

@@ -10,7 +10,6 @@ Workers that join later are set up as they come.
 """
 
 import inspect
-import logging
 import os
 import socket
 
@@ -20,8 +19,6 @@ from .. import workers
 from ..settings import check_arguments, configure
 
 __all__ = ["ForebaySetup", "aggregate", "worker_pool"]
-
-_log = logging.getLogger("forebay.contrib.dask")
 
 #: What the dashboard's table of workers shows, which takes plain numbers.
 _SHOWN = ("requested_bytes", "reserved_bytes", "hit_rate")
@@ -69,16 +66,11 @@ class ForebaySetup(WorkerPlugin):
             worker.metrics[f"forebay_{shown}"] = self._number(shown)
 
     def teardown(self, worker):
-        """Closes the pool; one that tasks still have memory of is left to them."""
+        """Closes the pool; arrays that tasks still have stay as they are."""
         for name in ("forebay", *(f"forebay_{shown}" for shown in _SHOWN)):
             worker.metrics.pop(name, None)
         settings, self.settings = self.settings, None
-        if settings is None:
-            return
-        live = settings.pool().statistics()["live_blocks"]
-        if live:
-            _log.info("the pool of worker %s stays: %d blocks are in use", worker.name, live)
-        else:
+        if settings is not None:
             settings.close()
 
     def _record(self, worker):
@@ -105,7 +97,7 @@ def _name(worker):
 
 
 def worker_pool():
-    """The ``forebay.Pool`` of the worker that runs this task. Raises ValueError outside of one, and
+    """The ``MemoryPool`` of the worker that runs this task. Raises ValueError outside of one, and
     where the plugin is not registered."""
     plugin = get_worker().plugins.get(ForebaySetup.name)
     if plugin is None or plugin.settings is None:

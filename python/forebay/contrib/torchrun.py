@@ -165,8 +165,8 @@ def _pool():
 def trace(path, pool=None, *, group=None, timeout=60.0):
     """Writes every allocation and free of this rank while the block runs to a file of its own, for
     ``python -m forebay merge-trace``: ``path``, where ``{rank}`` becomes the rank. ``pool`` is a
-    ``forebay.Pool``; None is the one that ``forebay.torch`` serves the current device from, or else
-    that of ``forebay.configure``. Gives the path.
+    ``forebay.Pool`` or ``MemoryPool``; None is the one that ``forebay.torch`` serves the current
+    device from, or else that of ``forebay.configure``. Gives the path.
 
     Beside the trace, in ``<path>.rank.json``, is what it takes to lay it on the first rank's clock:
     ``rank``, ``world_size``, ``clock_offset_ns`` (to be added to its times), ``clock_error_ns`` and
@@ -191,6 +191,7 @@ def trace(path, pool=None, *, group=None, timeout=60.0):
         "clock_error_ns": error,
         "begun_ns": time.time_ns(),
     }
-    with (_pool() if pool is None else pool).trace(path):
+    pool = _pool() if pool is None else pool
+    with getattr(pool, "pool", pool).trace(path):
         workers.save(f"{path}.rank.json", beside)
         yield path
