@@ -18,7 +18,7 @@ WARNINGS := -Wall -Wextra -Wpedantic
 LINK := -Lbuild/lib -lforebay -Wl,-rpath,'$$ORIGIN/lib'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-torch release examples install clean
+.PHONY: help run test test-python test-torch release examples install clean
 
 # In the recipes that call cargo, not in front of them: `sudo make install` needs none.
 define CHECK_RUST
@@ -34,6 +34,7 @@ help:
 	@echo 'make run             a recorded training step on a pool and on malloc, side by side'
 	@echo '                     (TRACE=file: another trace; REPLAY_OPTIONS="--rounds 3")'
 	@echo 'make test            everything that is checked, tools it needs included'
+	@echo 'make test-python     of that the Python package alone (TESTS=tests/python/test_cache.py)'
 	@echo 'make test-torch      forebay under PyTorch, on a simulated CUDA runtime; installs PyTorch'
 	@echo '                     (TORCH=2.13.0: one version; 5 GB each)'
 	@echo 'make release         $(LIBRARIES)'
@@ -59,13 +60,17 @@ test:
 	$(MAKE) release
 	if [ -e scripts/budget.sh ]; then scripts/budget.sh; fi
 	scripts/preload_budget.sh
+	scripts/test_python.sh
 	cargo test --locked --workspace
+
+# A part of `make test`; TESTS chooses files.
+test-python: release
+	scripts/test_python.sh $(TESTS)
 
 # Its own wheels on the simulated runtime; TORCH chooses versions.
 TORCH ?= 2.13.0 2.6.0
 test-torch: release
 	scripts/test_torch.sh $(TORCH)
-	scripts/test_torch.sh --python
 
 release: $(LIBRARIES)
 
@@ -75,7 +80,7 @@ $(LIBRARIES) &: $(SOURCES)
 	cargo build --release --locked -p forebay -p forebay-preload
 	@touch $(LIBRARIES)
 
-examples: build/pool build/pool_cpp build/replay build/cache build/plan build/prefetch build/cuda_streams
+examples: build/pool build/pool_cpp build/replay build/cache build/plan build/prefetch build/monitor build/cuda_streams
 
 build/lib/libforebay.so: $(RELEASE)/libforebay.so
 	@mkdir -p $(@D)

@@ -5,7 +5,7 @@
 #   make bench-cache [TRACES=folder]
 #   make bench-prefetch
 #   make bench-preload [ROUNDS=2] [CASES=fft,gcc]
-#   make bench-preload-long [ROUNDS=5], some twenty minutes, with PyTorch where that is installed
+#   make bench-preload-long [ROUNDS=3] [IDLE=10], half an hour, with PyTorch where that is installed
 #   make bench-plan [PLANS=folder] [TRACES=folder] [SEED=1] [PLOT=file] [PATIENCE=1]
 # each ends within about a minute (bench-plan: five), once built, and prints one JSON line per figure
 # on stdout, a table on stderr (bench-pool).
@@ -51,17 +51,18 @@ build/bench/%: benches/pool/%.c benches/pool/allocator.c benches/pool/allocator.
 bench-torch: release
 	scripts/test_torch.sh --run $(firstword $(TORCH)) benches/torch/run.py
 
-# Programs that nothing here was written for. NumPy in an environment of its own, unless PyTorch's
-# tests have one already.
-PRELOAD_PYTHON ?= $(or $(wildcard .venv-torch-2.13.0/bin/python),build/bench/python/bin/python)
+# Programs that nothing here was written for. NumPy, pandas and scikit-learn in an environment of
+# their own; PyTorch where its tests have one already; Redis unpacked, not installed.
+PRELOAD_PYTHON ?= build/bench/python/bin/python
+PRELOAD_TORCH ?= $(firstword $(wildcard .venv-torch-2.13.0/bin/python))
 PRELOAD_RUN = $(PRELOAD_PYTHON) benches/preload/run.py --library build/bench/preload/libforebay_preload.so \
-	$(if $(filter-out *,$(CASES)),--cases '$(CASES)')
+	--torch-python '$(PRELOAD_TORCH)' $(if $(filter-out *,$(CASES)),--cases '$(CASES)')
 
 bench-preload: release bench-peers build/bench/preload $(PRELOAD_PYTHON)
 	$(PRELOAD_RUN) --rounds $(or $(filter-out 5,$(ROUNDS)),2)
 
-bench-preload-long: release bench-peers build/bench/preload $(PRELOAD_PYTHON)
-	$(PRELOAD_RUN) --rounds $(ROUNDS) --long
+bench-preload-long: release bench-peers build/bench/preload $(PRELOAD_PYTHON) build/bench/redis
+	$(PRELOAD_RUN) --rounds $(or $(filter-out 5,$(ROUNDS)),3) --idle $(or $(IDLE),10) --long
 
 # The two libraries as they are installed, side by side.
 build/bench/preload:
@@ -69,6 +70,13 @@ build/bench/preload:
 	@ln -sf '$(abspath $(RELEASE))/libforebay_preload.so' '$(abspath $(RELEASE))/libforebay.so' $@
 	@ln -sf libforebay.so $@/libforebay.so.0
 
-build/bench/python/bin/python:
-	python3 -m venv build/bench/python
-	$@ -m pip install --quiet --disable-pip-version-check numpy==2.4.6
+build/bench/python/bin/python: benches/preload/requirements.txt
+	python3 -m venv --clear build/bench/python
+	$@ -m pip install --quiet --disable-pip-version-check --no-deps -r $<
+	@touch $@
+
+# The distribution's, with a library that it needs; what cannot be had is named by the bench.
+build/bench/redis:
+	mkdir -p $@/unpacked
+	-cd $@/unpacked && apt-get download redis-server redis-tools liblzf1 && for package in *.deb; do dpkg -x $$package .; done
+	-cp -L $@/unpacked/usr/bin/redis-server $@/unpacked/usr/bin/redis-benchmark $@/unpacked/usr/lib/*/liblzf.so.1 $@

@@ -54,6 +54,7 @@
 #define FOREBAY_CACHE_CONFIG_INIT FOREBAY_INIT(forebay_cache_config)
 #define FOREBAY_CACHE_STATISTICS_INIT FOREBAY_INIT(forebay_cache_statistics)
 #define FOREBAY_CACHE_SIMULATE_OPTIONS_INIT FOREBAY_INIT(forebay_cache_simulate_options)
+#define FOREBAY_MEMORY_INFO_INIT FOREBAY_INIT(forebay_memory_info_t)
 #define FOREBAY_LIFETIME_SUGGESTIONS_INIT FOREBAY_INIT(forebay_lifetime_suggestions)
 #define FOREBAY_PLAN_OPTIONS_INIT FOREBAY_INIT(forebay_plan_options)
 #define FOREBAY_PLAN_SUMMARY_INIT FOREBAY_INIT(forebay_plan_summary)
@@ -268,6 +269,60 @@ enum forebay_prefetch_progress
 typedef enum forebay_prefetch_progress forebay_prefetch_progress;
 #else
 typedef int32_t forebay_prefetch_progress;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/// What bounds the memory of a process.
+enum forebay_memory_limit
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    /// The machine: what the kernel says is available of it (`MemAvailable`).
+    FOREBAY_MEMORY_LIMIT_MACHINE = 0,
+    /// A control group, at the limit where the kernel begins to kill: `memory.max` or, in version
+    /// 1, `memory.limit_in_bytes`.
+    FOREBAY_MEMORY_LIMIT_GROUP_MAX = 1,
+    /// A control group, at the limit where whoever allocates is slowed down: `memory.high`.
+    FOREBAY_MEMORY_LIMIT_GROUP_HIGH = 2,
+    /// A control group of version 1, memory and swap together: `memory.memsw.limit_in_bytes`.
+    FOREBAY_MEMORY_LIMIT_GROUP_SWAP = 3,
+    /// `RLIMIT_AS`: addresses that are mapped, reservations of pools included.
+    FOREBAY_MEMORY_LIMIT_ADDRESS_SPACE = 4,
+    /// `RLIMIT_DATA`: private memory that can be written to.
+    FOREBAY_MEMORY_LIMIT_DATA = 5,
+    /// What the kernel promises, where it keeps to it (`vm.overcommit_memory` is 2).
+    FOREBAY_MEMORY_LIMIT_COMMIT = 6,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum forebay_memory_limit forebay_memory_limit;
+#else
+typedef int32_t forebay_memory_limit;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/// How things stand with memory.
+enum forebay_memory_level
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    /// There is enough.
+    FOREBAY_MEMORY_LEVEL_OK = 0,
+    /// Some task waits for memory for more than 10 % of the time, or less than 10 % of some limit
+    /// is left.
+    FOREBAY_MEMORY_LEVEL_ELEVATED = 1,
+    /// All tasks wait for memory for more than 5 % of the time, or less than 3 % of some limit is
+    /// left, or a control group has slowed down who allocates since a reading in the last ten
+    /// seconds.
+    FOREBAY_MEMORY_LEVEL_CRITICAL = 2,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum forebay_memory_level forebay_memory_level;
+#else
+typedef int32_t forebay_memory_level;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
 
@@ -779,6 +834,76 @@ typedef struct forebay_prefetch_statistics {
     /// Nanoseconds that threads waited for the device to be done with staging memory.
     uint64_t drain_ns;
 } forebay_prefetch_statistics;
+
+/// What is left to this process, and why. Set `struct_size` before the call. Sizes are bytes; what
+/// the kernel does not say is 0.
+///
+/// Of each limit there is something left: of the machine what the kernel says is available, of a
+/// control group its limit less what it uses, without what could be reclaimed (inactive files,
+/// half of the active ones, reclaimable slabs; never shared memory), of the process's own limits
+/// the rest. The least of them is what is left.
+typedef struct forebay_memory_info_t {
+    /// sizeof(forebay_memory_info_t).
+    size_t struct_size;
+    /// What can be had: what is left, less the reserve, and not below 0.
+    uint64_t available_bytes;
+    /// What is left of the limit that is reached first.
+    uint64_t left_bytes;
+    /// What should stay unused: 256 MiB or an eighth of the limit, whichever is less, and at least
+    /// 2 % of the limit.
+    uint64_t reserve_bytes;
+    /// The limit that is reached first ...
+    uint64_t limit_bytes;
+    /// ... and which it is: a `forebay_memory_limit`. `forebay_memory_info_json` names its group.
+    int32_t limit_source;
+    /// How things stand: a `forebay_memory_level`.
+    int32_t level;
+    /// The most memory that this process could have: the machine's, or what the tightest group
+    /// allows.
+    uint64_t total_bytes;
+    /// The machine's memory, whatever groups allow.
+    uint64_t machine_total_bytes;
+    /// What of that is available to somebody: `MemAvailable`.
+    uint64_t machine_available_bytes;
+    /// Swap space that is free and may be used by this process.
+    uint64_t swap_available_bytes;
+    /// Bytes of this process that are resident (`VmRSS`).
+    uint64_t process_resident_bytes;
+    /// The most that were (`VmHWM`).
+    uint64_t process_resident_peak;
+    /// Bytes of addresses that are mapped (`VmSize`), reservations included.
+    uint64_t process_mapped_bytes;
+    /// Bytes that are locked (`VmLck`).
+    uint64_t process_locked_bytes;
+    /// Bytes that are pinned for devices (`VmPin`), as far as their drivers say so.
+    uint64_t process_pinned_bytes;
+    /// Bytes that forebay itself has pinned for GPUs. They are in use as all others are.
+    uint64_t pinned_bytes;
+    /// Percent of the last 10 seconds in which some task waited for memory: in the process's control
+    /// group or, where that does not say, on the machine (PSI).
+    double pressure_some_avg10;
+    /// The same of the last 60 seconds.
+    double pressure_some_avg60;
+    /// Percent of the last 10 seconds in which all tasks waited.
+    double pressure_full_avg10;
+    /// The same of the last 60 seconds.
+    double pressure_full_avg60;
+    /// Microseconds that some task waited since the group, or the machine, was there.
+    uint64_t pressure_some_us;
+    /// Microseconds that all waited.
+    uint64_t pressure_full_us;
+    /// Times that the control group's processes were slowed down at a `memory.high`.
+    uint64_t high_events;
+    /// Processes that were killed for want of memory: in the control group, or on the machine
+    /// where there is none.
+    uint64_t oom_kills;
+    /// Bytes of a huge page of those that an administrator set aside.
+    uint64_t huge_page_bytes;
+    /// How many of them there are.
+    uint64_t huge_pages;
+    /// How many of them are free.
+    uint64_t huge_pages_free;
+} forebay_memory_info_t;
 
 /// How many of something there are, and there were.
 typedef struct forebay_torch_number {
@@ -2210,6 +2335,47 @@ forebay_status forebay_prefetch_release(struct forebay_prefetcher *prefetcher,
 /// `prefetcher` as for every call; `out` is NULL or points to a struct with `struct_size` set.
 forebay_status forebay_prefetch_stats(struct forebay_prefetcher *prefetcher,
                                       struct forebay_prefetch_statistics *out);
+
+/// Writes what is left to this process now, and why, to `*out`. Reads a few dozen small files of
+/// the kernel's: for every second, not for every step. Asks no GPU.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`out` is NULL, its `struct_size` is not set),
+/// `FOREBAY_ERROR_UNSUPPORTED` (the kernel does not say).
+///
+/// The caller's part:
+/// `out` is NULL or points to a struct with `struct_size` set.
+forebay_status forebay_memory_info(struct forebay_memory_info_t *out);
+
+/// Writes everything that is known of this process's memory as JSON, with a NUL behind it, to
+/// `buffer`, which has `capacity` bytes; its length without the NUL goes to `*length` (may be
+/// NULL). `buffer` NULL with `capacity` 0 asks for the length only; leave some room, for it changes
+/// from one reading to the next. GPUs are asked through NVML, if its library is there: the first
+/// time that takes as long as opening it does, and then at most one reading a second is made, which
+/// all callers share. No GPU is started to ask it.
+///
+/// The object has "schema" (1); the numbers of `forebay_memory_info_t` under "available_bytes",
+/// "left_bytes", "reserve_bytes", "limit_bytes", "total_bytes", "swap_available_bytes",
+/// "pinned_bytes", "oom_kills"; "limit_source", such as "MemAvailable", "cgroup v2 /a/b
+/// memory.high", "RLIMIT_AS"; "level" ("ok", "elevated", "critical"); "machine", "process", each an
+/// object of bytes; "limits", all that bound this process, a list of {"source", "limit_bytes",
+/// "left_bytes"}; "groups", the control groups from the inmost outwards, a list of {"version",
+/// "path", "max_bytes", "high_bytes" (version 1: "with_swap_max_bytes"), "used_bytes",
+/// "reclaimable_bytes"}, where used is read of the inmost and of those with a limit; "pressure",
+/// {"machine", "group"}, each null or {"some", "full"}, each {"avg10", "avg60", "avg300",
+/// "total_us"}; "events" of the control group, null or {"high", "max", "oom", "oom_kill"}; "nvml"
+/// ("ok", "none" without the library, or what went wrong), "driver_version", and "gpus", a list of
+/// {"index", "name", "uuid", "total_bytes", "free_bytes", "used_bytes" (without what is reserved),
+/// "reserved_bytes", "process_bytes"}. null is what nobody says; "process_bytes" is null in
+/// containers, where NVML may number processes otherwise.
+///
+/// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`buffer` is NULL, or too small: `*length` is set, the
+/// buffer untouched), `FOREBAY_ERROR_UNSUPPORTED` (the kernel does not say).
+///
+/// The caller's part:
+/// `buffer` is NULL or has `capacity` bytes; `length` is NULL or valid for writing.
+forebay_status forebay_memory_info_json(char *buffer,
+                                        size_t capacity,
+                                        size_t *length);
 
 /// Settles how pools are made, before the first one is. `limit` is the most that each may map:
 /// bytes ("17179869184", "16GiB") or a part of the device ("0.9", "90%"); `policy` is the name of a

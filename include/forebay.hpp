@@ -907,6 +907,31 @@ private:
     forebay_prefetcher *handle_ = nullptr;
 };
 
+/// What is left to this process now, and why; see forebay_memory_info. Throws error where the
+/// kernel does not say.
+[[nodiscard]] inline forebay_memory_info_t memory_info() {
+    forebay_memory_info_t info{};
+    info.struct_size = sizeof info;
+    check(forebay_memory_info(&info));
+    return info;
+}
+
+/// Everything that is known of this process's memory, GPUs included, in the schema of
+/// forebay_memory_info_json.
+[[nodiscard]] inline std::string memory_info_json() {
+    std::size_t length = 4096;
+    for (;;) {
+        // It may be longer when it is written than when its length was asked for.
+        std::string json(length + 256, '\0');
+        const auto status = forebay_memory_info_json(json.data(), json.size(), &length);
+        if (status == FOREBAY_OK) {
+            json.resize(length);
+            return json;
+        }
+        if (length < json.size()) check(status);
+    }
+}
+
 }  // namespace forebay
 
 #endif  // FOREBAY_HPP

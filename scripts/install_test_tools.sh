@@ -13,6 +13,9 @@ need "${CXX:-c++}" g++
 need nm binutils
 need pkg-config pkg-config
 need valgrind valgrind
+need python3 python3
+need sqlite3 sqlite3
+need setarch util-linux
 
 # What the checks of the source call; rustup has them where Rust came from it.
 cargo clippy --version >/dev/null 2>&1 || rustup component add clippy

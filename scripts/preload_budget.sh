@@ -15,7 +15,9 @@ target=${CARGO_TARGET_DIR:-target}
 over_percent=2
 over_pair=10
 over_start=2000000
-command -v valgrind >/dev/null || { echo "preload_budget: valgrind is not installed" >&2; exit 1; }
+for tool in valgrind python3 sqlite3 setarch; do
+    command -v $tool >/dev/null || { echo "preload_budget: $tool is not installed" >&2; exit 1; }
+done
 
 cargo build --release --quiet -p forebay -p forebay-preload
 scratch=$(mktemp -d)
@@ -34,9 +36,10 @@ rows() { # ROUNDS
         select count(*), sum(length('row ' || (i * 7919 % 10007))) from n;"
 }
 
-# count PRELOAD PROGRAM ROUNDS: the instructions of a whole run.
-python=$(python3 -c "import sys; print(sys.executable)" 2>/dev/null || true)
+# The interpreter itself, where `python3` is a script that looks for it.
+python=$(python3 -c "import sys; print(sys.executable)")
 
+# count PRELOAD PROGRAM ROUNDS: the instructions of a whole run.
 count() {
     local out="$scratch/out" program=("$scratch/small" "$3")
     case $2 in
@@ -53,11 +56,7 @@ failed=0
 printf '%-8s %14s %14s %9s %12s\n' program without with change 'start +'
 for program in pairs python sqlite; do
     rounds=4
-    case $program in
-    pairs) rounds=20000 ;;
-    sqlite) command -v sqlite3 >/dev/null || { echo "sqlite   NOT CHECKED: sqlite3 is not installed"; continue; } ;;
-    python) [ -n "$python" ] || { echo "python   NOT CHECKED: python3 is not installed"; continue; } ;;
-    esac
+    if [ $program = pairs ]; then rounds=20000; fi
     plain1=$(count "" $program $rounds)
     plain2=$(count "" $program $((2 * rounds)))
     ours1=$(count "$scratch/libforebay_preload.so" $program $rounds)

@@ -19,7 +19,7 @@
 //! | [`order`] | streams and fences: who may reuse what, and when | for a fork; `cuda` |
 //! | [`space`] | bookkeeping of an arena in offsets: size classes, runs, slabs, page map; no device, no thread | forbidden |
 //! | [`device`] | one trait, its preconditions said once; `host.rs`, `cuda/`, `pinned.rs` | yes |
-//! | [`monitor`] | the ground: what the machine has left | no |
+//! | [`monitor`] | the ground: what is left of the machine, of control groups, of limits, of GPUs; and why | in `nvml` |
 //!
 //! [`error`] and [`sync`] are what all floors stand on.
 //!

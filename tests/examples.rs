@@ -36,6 +36,16 @@ fn pool_in_cpp_runs_into_its_limit() {
 }
 
 #[test]
+fn monitor_says_what_is_left_and_why() {
+    let said = native::stdout_of(&mut Command::new(example("monitor", C, "c99", "monitor.c")));
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.len(), 5, "{said}");
+    assert!(lines[0].contains(" GiB available, level "), "{said}");
+    assert!(lines[1].contains(" GiB left of "), "{said}");
+    assert!(lines[4].starts_with("{\"schema\":1,"), "{said}");
+}
+
+#[test]
 fn cuda_streams_shares_a_pool_or_says_that_there_is_no_driver() {
     let program = example("cuda", C, "c99", "cuda_streams.c");
     let driver = native::simulated_driver("example-cuda");

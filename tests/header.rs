@@ -44,6 +44,7 @@ fn generated() -> String {
 #define FOREBAY_CACHE_CONFIG_INIT FOREBAY_INIT(forebay_cache_config)
 #define FOREBAY_CACHE_STATISTICS_INIT FOREBAY_INIT(forebay_cache_statistics)
 #define FOREBAY_CACHE_SIMULATE_OPTIONS_INIT FOREBAY_INIT(forebay_cache_simulate_options)
+#define FOREBAY_MEMORY_INFO_INIT FOREBAY_INIT(forebay_memory_info_t)
 #define FOREBAY_LIFETIME_SUGGESTIONS_INIT FOREBAY_INIT(forebay_lifetime_suggestions)
 #define FOREBAY_PLAN_OPTIONS_INIT FOREBAY_INIT(forebay_plan_options)
 #define FOREBAY_PLAN_SUMMARY_INIT FOREBAY_INIT(forebay_plan_summary)
@@ -70,7 +71,7 @@ fn generated() -> String {
 }
 
 /// In the order of the header.
-const NOUNS: [&str; 15] = [
+const NOUNS: [&str; 16] = [
     "status",
     "log",
     "stream",
@@ -86,6 +87,7 @@ const NOUNS: [&str; 15] = [
     "plan",
     "planned",
     "prefetch",
+    "monitor",
 ];
 
 /// PyTorch's door, behind them.

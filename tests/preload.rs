@@ -419,10 +419,15 @@ print('done')
 
 #[test]
 fn numpy() {
-    let python = std::env::var("FOREBAY_TEST_PYTHON").unwrap_or_else(|_| "python3".into());
+    // `make test-torch` installs one that has it.
+    let installed = native::root().join(".venv-python/bin/python");
+    let installed = if installed.exists() { installed } else { "python3".into() };
+    let python = std::env::var_os("FOREBAY_TEST_PYTHON").map_or(installed, PathBuf::from);
     let there = Command::new(&python).args(["-c", "import numpy"]).output();
     if !there.is_ok_and(|output| output.status.success()) {
-        not_checked("NumPy; set FOREBAY_TEST_PYTHON to a Python that has it");
+        not_checked(
+            "NumPy; make test-torch installs it, or set FOREBAY_TEST_PYTHON to a Python that has it",
+        );
         return;
     }
     let script = "

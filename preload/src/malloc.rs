@@ -254,11 +254,15 @@ mod entry {
     }
 }
 
+/// # Safety
+/// As for `malloc`.
 unsafe extern "C" fn large_malloc(size: usize, caller: usize) -> *mut c_void {
     // SAFETY: as for `malloc`.
     pool::take(size, 1, caller).unwrap_or_else(|| unsafe { next::malloc(size) })
 }
 
+/// # Safety
+/// As for `calloc`.
 unsafe extern "C" fn large_calloc(count: usize, size: usize, caller: usize) -> *mut c_void {
     // It was seen to be a size before.
     pool::take_zeroed(count.wrapping_mul(size), caller)
@@ -266,11 +270,15 @@ unsafe extern "C" fn large_calloc(count: usize, size: usize, caller: usize) -> *
         .unwrap_or_else(|| unsafe { next::calloc(count, size) })
 }
 
+/// # Safety
+/// As for `free`.
 unsafe extern "C" fn large_free(ptr: *mut c_void) {
     // SAFETY: the caller's promise.
     unsafe { pool::give(ptr) };
 }
 
+/// # Safety
+/// As for `realloc`.
 unsafe extern "C" fn large_realloc(ptr: *mut c_void, size: usize, caller: usize) -> *mut c_void {
     // SAFETY: the caller's promise for all of it; a copy is between two blocks of the caller's.
     unsafe {
@@ -305,12 +313,16 @@ fn aligned(alignment: usize, size: usize, caller: usize) -> Option<*mut c_void> 
     if fits { pool::take(size, alignment, caller) } else { None }
 }
 
+/// # Safety
+/// As for `memalign`.
 unsafe extern "C" fn large_memalign(alignment: usize, size: usize, caller: usize) -> *mut c_void {
     aligned(alignment, size, caller)
         // SAFETY: as for `memalign`.
         .unwrap_or_else(|| unsafe { next::memalign(alignment, size) })
 }
 
+/// # Safety
+/// As for `aligned_alloc`.
 unsafe extern "C" fn large_aligned_alloc(
     alignment: usize,
     size: usize,
@@ -321,6 +333,8 @@ unsafe extern "C" fn large_aligned_alloc(
         .unwrap_or_else(|| unsafe { next::aligned_alloc(alignment, size) })
 }
 
+/// # Safety
+/// As for `posix_memalign`.
 unsafe extern "C" fn large_posix_memalign(
     out: *mut *mut c_void,
     alignment: usize,

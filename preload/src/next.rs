@@ -223,11 +223,15 @@ pub fn find() -> bool {
 static NEXT_FREE: Entry = Entry::new(null_mut());
 static NEXT_REALLOC: Entry = Entry::new(null_mut());
 
+/// # Safety
+/// As for `malloc`.
 unsafe extern "C" fn first_malloc(size: usize) -> *mut c_void {
     // SAFETY: the caller's promise; the place has the next allocator's by then.
     if find() { unsafe { malloc(size) } } else { first::take(size, 16) }
 }
 
+/// # Safety
+/// As for `calloc`.
 unsafe extern "C" fn first_calloc(count: usize, size: usize) -> *mut c_void {
     if find() {
         // SAFETY: as above.
@@ -237,6 +241,8 @@ unsafe extern "C" fn first_calloc(count: usize, size: usize) -> *mut c_void {
     count.checked_mul(size).map_or(null_mut(), |bytes| first::take(bytes, 16))
 }
 
+/// # Safety
+/// As for `realloc`.
 unsafe extern "C" fn first_realloc(ptr: *mut c_void, size: usize) -> *mut c_void {
     if find() {
         // SAFETY: as above.
@@ -250,6 +256,8 @@ unsafe extern "C" fn first_realloc(ptr: *mut c_void, size: usize) -> *mut c_void
     fresh
 }
 
+/// # Safety
+/// As for `free`.
 unsafe extern "C" fn first_free(ptr: *mut c_void) {
     if !first::owns(ptr) && find() {
         // SAFETY: as above.
@@ -261,6 +269,8 @@ fn first_aligned(alignment: usize, size: usize) -> *mut c_void {
     if alignment.is_power_of_two() { first::take(size, alignment.max(16)) } else { null_mut() }
 }
 
+/// # Safety
+/// As for `free`.
 unsafe extern "C" fn checked_free(ptr: *mut c_void) {
     if !first::owns(ptr)
         && let Some(next) = entry!(NEXT_FREE, Free)
@@ -270,6 +280,8 @@ unsafe extern "C" fn checked_free(ptr: *mut c_void) {
     }
 }
 
+/// # Safety
+/// As for `realloc`.
 unsafe extern "C" fn checked_realloc(ptr: *mut c_void, size: usize) -> *mut c_void {
     if first::owns(ptr) {
         // SAFETY: a block of the buffer, with as many bytes as it says, and a new one.

@@ -13,6 +13,7 @@ __all__ = [
     "ForebayError",
     "Pool",
     "__version__",
+    "configure",
     "library_path",
     "pools",
     "publish",
@@ -29,6 +30,10 @@ def __getattr__(name):
         from . import pool
 
         return getattr(pool, name)
+    if name == "configure":
+        from . import settings
+
+        return settings.configure
     if name in ("publish", "unpublish"):
         from . import publishing
 

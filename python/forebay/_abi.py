@@ -64,6 +64,16 @@ CACHE_POLICY_ADAPTIVE = 2
 PREFETCH_PROGRESS_STAGING = 0
 PREFETCH_PROGRESS_SENT = 1
 PREFETCH_PROGRESS_THERE = 2
+MEMORY_LIMIT_MACHINE = 0
+MEMORY_LIMIT_GROUP_MAX = 1
+MEMORY_LIMIT_GROUP_HIGH = 2
+MEMORY_LIMIT_GROUP_SWAP = 3
+MEMORY_LIMIT_ADDRESS_SPACE = 4
+MEMORY_LIMIT_DATA = 5
+MEMORY_LIMIT_COMMIT = 6
+MEMORY_LEVEL_OK = 0
+MEMORY_LEVEL_ELEVATED = 1
+MEMORY_LEVEL_CRITICAL = 2
 LogFn = CFUNCTYPE(None, c_int32, c_char_p, c_void_p)
 StreamFn = CFUNCTYPE(None, c_void_p)
 
@@ -402,6 +412,41 @@ class PrefetchStatistics(Structure):
     ]
 
 
+class MemoryInfoT(Structure):
+    """``forebay_memory_info_t``: What is left to this process, and why."""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("available_bytes", c_uint64),
+        ("left_bytes", c_uint64),
+        ("reserve_bytes", c_uint64),
+        ("limit_bytes", c_uint64),
+        ("limit_source", c_int32),
+        ("level", c_int32),
+        ("total_bytes", c_uint64),
+        ("machine_total_bytes", c_uint64),
+        ("machine_available_bytes", c_uint64),
+        ("swap_available_bytes", c_uint64),
+        ("process_resident_bytes", c_uint64),
+        ("process_resident_peak", c_uint64),
+        ("process_mapped_bytes", c_uint64),
+        ("process_locked_bytes", c_uint64),
+        ("process_pinned_bytes", c_uint64),
+        ("pinned_bytes", c_uint64),
+        ("pressure_some_avg10", c_double),
+        ("pressure_some_avg60", c_double),
+        ("pressure_full_avg10", c_double),
+        ("pressure_full_avg60", c_double),
+        ("pressure_some_us", c_uint64),
+        ("pressure_full_us", c_uint64),
+        ("high_events", c_uint64),
+        ("oom_kills", c_uint64),
+        ("huge_page_bytes", c_uint64),
+        ("huge_pages", c_uint64),
+        ("huge_pages_free", c_uint64),
+    ]
+
+
 class TorchNumber(Structure):
     """``forebay_torch_number``: How many of something there are, and there were."""
 
@@ -551,6 +596,8 @@ FUNCTIONS = {
     "forebay_prefetch_cancel": (c_int32, [c_void_p, c_uint64]),
     "forebay_prefetch_release": (c_int32, [c_void_p, c_uint64, c_void_p]),
     "forebay_prefetch_stats": (c_int32, [c_void_p, POINTER(PrefetchStatistics)]),
+    "forebay_memory_info": (c_int32, [POINTER(MemoryInfoT)]),
+    "forebay_memory_info_json": (c_int32, [c_char_p, c_size_t, POINTER(c_size_t)]),
     "forebay_torch_configure": (c_int32, [c_char_p, c_char_p]),
     "forebay_torch_pool": (c_int32, [c_int, POINTER(c_void_p)]),
     "forebay_torch_is_used": (c_int32, [c_int]),

@@ -2,10 +2,10 @@
 
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicPtr, Ordering};
 use std::time::Duration;
 
-use super::guard::{PublicStruct, guard, guard_or, out, read_sized, write_sized, write_text};
+use super::guard::{PublicStruct, guard, out, read_sized, write_sized, write_text};
+use super::handle::{Handles, Owned};
 use super::pool::{forebay_pool, shared_pool};
 use super::status::forebay_status;
 use super::stream::{forebay_stream, stream_of};
@@ -21,30 +21,7 @@ pub struct forebay_cache {
     _private: [u8; 0],
 }
 
-/// What a `forebay_cache` pointer leads to. As a pool's, it outlives its cache.
-struct Handle {
-    cache: AtomicPtr<Cache>,
-    /// The handle made before, so that leak checkers find every one of them.
-    #[allow(dead_code)]
-    previous: *mut Handle,
-}
-
-static NEWEST: AtomicPtr<Handle> = AtomicPtr::new(std::ptr::null_mut());
-
-/// Makes a handle for `cache`.
-fn handle_of(cache: Arc<Cache>) -> *mut Handle {
-    let cache = AtomicPtr::new(Arc::into_raw(cache).cast_mut());
-    let handle = Box::into_raw(Box::new(Handle { cache, previous: std::ptr::null_mut() }));
-    let mut previous = NEWEST.load(Ordering::Relaxed);
-    loop {
-        // SAFETY: made above, and nobody else reads this field.
-        unsafe { (*handle).previous = previous };
-        match NEWEST.compare_exchange_weak(previous, handle, Ordering::AcqRel, Ordering::Relaxed) {
-            Ok(_) => return handle,
-            Err(newer) => previous = newer,
-        }
-    }
-}
+static HANDLES: Handles<Owned<Cache>> = Handles::new("cache", "forebay_cache_create");
 
 /// Which entries of a cache stay.
 #[allow(non_camel_case_types)]
@@ -163,27 +140,8 @@ unsafe fn with_cache(
     cache: *const forebay_cache,
     body: impl FnOnce(&Cache) -> Result<()>,
 ) -> forebay_status {
-    // SAFETY: the caller's promise: NULL, or a handle, which is never freed.
-    let handle = unsafe { cache.cast::<Handle>().as_ref() };
-    let cache = match handle {
-        // SAFETY: NULL, or a cache that is not destroyed before this returns.
-        Some(handle) => unsafe { handle.cache.load(Ordering::Acquire).as_ref() },
-        None => return null_cache().into(),
-    };
-    let Some(cache) = cache else { return destroyed_cache().into() };
-    guard_or(|| body(cache), || cache.poison())
-}
-
-#[cold]
-#[inline(never)]
-fn null_cache() -> Error {
-    fail!(InvalidArgument, "cache is NULL; it must come from forebay_cache_create")
-}
-
-#[cold]
-#[inline(never)]
-fn destroyed_cache() -> Error {
-    fail!(InvalidArgument, "cache was destroyed before")
+    // SAFETY: the caller's promise.
+    unsafe { HANDLES.with(cache, body, Cache::poison) }
 }
 
 /// The bytes of a key.
@@ -288,7 +246,7 @@ pub unsafe extern "C" fn forebay_cache_create(
         let pools: Vec<Arc<Pool>> = pools.collect::<Result<_>>()?;
         // SAFETY: the caller's promise.
         let config = config_of(&unsafe { read_sized(config)? })?;
-        *out = handle_of(Cache::over(&pools, &config)?).cast();
+        *out = HANDLES.keep(Owned::new(Cache::over(&pools, &config)?)).cast();
         Ok(())
     })
 }
@@ -306,14 +264,8 @@ pub unsafe extern "C" fn forebay_cache_create(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn forebay_cache_destroy(cache: *mut forebay_cache) -> forebay_status {
     guard(|| {
-        // SAFETY: the caller's promise: NULL, or a handle, which is never freed.
-        let Some(handle) = (unsafe { cache.cast::<Handle>().as_ref() }) else { return Ok(()) };
-        let cache = handle.cache.swap(std::ptr::null_mut(), Ordering::AcqRel);
-        if cache.is_null() {
-            return Err(destroyed_cache());
-        }
-        // SAFETY: made by `Arc::into_raw` in `handle_of`, taken out of the handle once.
-        Cache::destroy(unsafe { Arc::from_raw(cache) })
+        // SAFETY: the caller's promise.
+        unsafe { HANDLES.take(cache) }?.map_or(Ok(()), Cache::destroy)
     })
 }
 

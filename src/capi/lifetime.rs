@@ -2,10 +2,9 @@
 
 use std::ffi::c_char;
 use std::sync::Arc;
-use std::sync::atomic::AtomicPtr;
 
 use super::guard::{PublicStruct, guard, out, path as path_of, write_sized};
-use super::handle::Handle;
+use super::handle::{Handles, Shared};
 use super::plan::{forebay_plan, plan_behind};
 use super::status::forebay_status;
 use crate::error::{Result, fail};
@@ -20,7 +19,8 @@ pub struct forebay_lifetime {
     _private: [u8; 0],
 }
 
-static NEWEST: AtomicPtr<Handle<Mutex<Lifetime>>> = AtomicPtr::new(std::ptr::null_mut());
+static HANDLES: Handles<Shared<Mutex<Lifetime>>> =
+    Handles::new("lifetime", "forebay_lifetime_create");
 
 /// What could be better in a program, by bytes. Set `struct_size` before the call.
 #[allow(non_camel_case_types)]
@@ -78,7 +78,7 @@ pub(super) unsafe fn lifetime_behind(
     lifetime: *const forebay_lifetime,
 ) -> Result<Arc<Mutex<Lifetime>>> {
     // SAFETY: the caller's promise.
-    unsafe { Handle::behind(lifetime.cast(), "lifetime") }
+    unsafe { HANDLES.behind(lifetime) }
 }
 
 /// Runs `body` on the lifetimes.
@@ -108,7 +108,7 @@ pub unsafe extern "C" fn forebay_lifetime_create(
     guard(|| {
         // SAFETY: the caller's promise.
         let out = unsafe { self::out(out, "out")? };
-        *out = Handle::create(Mutex::new(Lifetime::new()), &NEWEST).cast();
+        *out = HANDLES.keep_shared(Mutex::new(Lifetime::new())).cast();
         Ok(())
     })
 }
@@ -124,7 +124,7 @@ pub unsafe extern "C" fn forebay_lifetime_destroy(
     lifetime: *mut forebay_lifetime,
 ) -> forebay_status {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { Handle::<Mutex<Lifetime>>::destroy(lifetime.cast(), "lifetime") })
+    guard(|| unsafe { HANDLES.destroy(lifetime) })
 }
 
 /// The tensor `id` of `bytes` bytes is used in `step`. A tensor that was not allocated before

@@ -12,6 +12,7 @@ pub mod guard;
 pub mod handle;
 pub mod lifetime;
 pub mod log;
+pub mod monitor;
 pub mod plan;
 pub mod planned;
 pub mod pool;

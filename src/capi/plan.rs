@@ -2,14 +2,13 @@
 
 use std::ffi::{c_char, c_void};
 use std::sync::Arc;
-use std::sync::atomic::AtomicPtr;
 use std::time::Duration;
 
 use super::guard::{PublicStruct, guard, out, path as path_of, read_sized, write_sized};
-use super::handle::Handle;
+use super::handle::{Handles, Shared};
 use super::lifetime::{forebay_lifetime, lifetime_behind};
 use super::status::forebay_status;
-use crate::error::{Result, fail};
+use crate::error::{Error, Result, fail};
 use crate::lifetime::picture::{self, Colours};
 use crate::lifetime::{self, Options, Plan, Progress, Watch, file};
 
@@ -23,7 +22,8 @@ pub struct forebay_plan {
     _private: [u8; 0],
 }
 
-static NEWEST: AtomicPtr<Handle<Plan>> = AtomicPtr::new(std::ptr::null_mut());
+static HANDLES: Handles<Shared<Plan>> =
+    Handles::new("plan", "forebay_lifetime_plan or forebay_plan_load");
 
 /// How far the planner is.
 #[allow(non_camel_case_types)]
@@ -129,7 +129,7 @@ pub struct forebay_plan_tensor {
 /// `plan` is NULL or came from this library.
 pub(super) unsafe fn plan_behind(plan: *const forebay_plan) -> Result<Arc<Plan>> {
     // SAFETY: the caller's promise.
-    unsafe { Handle::behind(plan.cast(), "plan") }
+    unsafe { HANDLES.behind(plan) }
 }
 
 /// Runs `body` on the plan.
@@ -186,7 +186,7 @@ pub unsafe extern "C" fn forebay_lifetime_plan(
         let instance = lifetime.lock().instance()?;
         let watch: Option<&mut Watch<'_>> = if callback.is_some() { Some(&mut told) } else { None };
         let plan = lifetime::plan(instance, &options, watch)?;
-        *out = Handle::create(plan, &NEWEST).cast();
+        *out = HANDLES.keep_shared(plan).cast();
         Ok(())
     })
 }
@@ -231,7 +231,7 @@ fn progress_of(progress: &Progress) -> forebay_plan_progress {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn forebay_plan_destroy(plan: *mut forebay_plan) -> forebay_status {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { Handle::<Plan>::destroy(plan.cast(), "plan") })
+    guard(|| unsafe { HANDLES.destroy(plan) })
 }
 
 /// Writes what `plan` needs, and how good it is, to `*out`.
@@ -450,7 +450,10 @@ pub unsafe extern "C" fn forebay_plan_svg(
         let before = match before.is_null() {
             true => None,
             // SAFETY: the caller's promise.
-            false => Some(unsafe { Handle::<Plan>::behind(before.cast(), "before")? }),
+            false => Some(unsafe { HANDLES.behind(before) }.map_err(|error| {
+                let message = error.message();
+                Error::new(error.kind(), format_args!("before: {message}"))
+            })?),
         };
         let by_id = flags & FOREBAY_PLAN_SVG_BY_ID != 0;
         let colours = if by_id { Colours::Id } else { Colours::Size };
@@ -480,7 +483,7 @@ pub unsafe extern "C" fn forebay_plan_load(
         let out = unsafe { self::out(out, "out")? };
         // SAFETY: the caller's promise.
         let plan = file::read_plan(unsafe { path_of(path)? })?;
-        *out = Handle::create(plan, &NEWEST).cast();
+        *out = HANDLES.keep_shared(plan).cast();
         Ok(())
     })
 }

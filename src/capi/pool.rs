@@ -2,16 +2,17 @@
 
 use std::ffi::c_void;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::guard::{
     PublicStruct, User, check_sized, guard, guard_or, out, read_sized, write_sized,
 };
+use super::handle::{Handles, Owned};
 use super::status::forebay_status;
 use super::stream::{forebay_stream, stream_of};
 use crate::device::CudaOptions;
-use crate::error::{Error, Result, fail};
+use crate::error::{Result, fail};
 use crate::pool::{Config, Flags, Policy, Pool, SleepMode};
 
 /// A pool: memory of one device, handed out and taken back in stream order. Opaque. Every
@@ -21,22 +22,17 @@ pub struct forebay_pool {
     _private: [u8; 0],
 }
 
-/// What a `forebay_pool` pointer leads to. It outlives its pool by design: a few bytes per pool
-/// ever created, so that a call with a destroyed pool is an error and not a crash.
+/// What a `forebay_pool` pointer leads to.
 #[repr(C)]
 struct Handle {
     /// The pool's number, or `NO_POOL`.
     id: AtomicU64,
-    pool: AtomicPtr<Pool>,
+    pool: Owned<Pool>,
     /// The pool is the library's own, and is not for callers to destroy.
     lasting: bool,
-    /// The handle made before. All are in a list, so that leak checkers find every one of them
-    /// and a program under valgrind is not told that they are lost.
-    #[allow(dead_code)]
-    previous: *mut Handle,
 }
 
-static NEWEST: AtomicPtr<Handle> = AtomicPtr::new(std::ptr::null_mut());
+static HANDLES: Handles<Handle> = Handles::new("pool", "forebay_pool_create");
 
 /// A handle for a pool that stays until the process ends.
 pub fn lasting_handle_of(pool: Arc<Pool>) -> *mut forebay_pool {
@@ -45,19 +41,7 @@ pub fn lasting_handle_of(pool: Arc<Pool>) -> *mut forebay_pool {
 
 /// Makes a handle for `pool`.
 fn handle_of(pool: Arc<Pool>, lasting: bool) -> *mut Handle {
-    let id = AtomicU64::new(pool.id());
-    let pool = AtomicPtr::new(Arc::into_raw(pool).cast_mut());
-    let previous = std::ptr::null_mut();
-    let handle = Box::into_raw(Box::new(Handle { id, pool, lasting, previous }));
-    let mut previous = NEWEST.load(Ordering::Relaxed);
-    loop {
-        // SAFETY: made above, and nobody else reads this field.
-        unsafe { (*handle).previous = previous };
-        match NEWEST.compare_exchange_weak(previous, handle, Ordering::AcqRel, Ordering::Relaxed) {
-            Ok(_) => return handle,
-            Err(newer) => previous = newer,
-        }
-    }
+    HANDLES.keep(Handle { id: AtomicU64::new(pool.id()), pool: Owned::new(pool), lasting })
 }
 
 /// The number of no pool, and not that with which a thread starts either.
@@ -180,15 +164,11 @@ pub unsafe fn with_pool(
     pool: *const forebay_pool,
     body: impl FnOnce(&Pool) -> Result<()>,
 ) -> forebay_status {
-    // SAFETY: the caller's promise: NULL, or a handle, which is never freed.
-    let handle = unsafe { pool.cast::<Handle>().as_ref() };
-    let pool = match handle {
-        // SAFETY: NULL, or a pool that is not destroyed before this returns.
-        Some(handle) => unsafe { handle.pool.load(Ordering::Acquire).as_ref() },
-        None => return null_pool().into(),
-    };
-    let Some(pool) = pool else { return destroyed_pool().into() };
-    guard_or(|| body(pool), || pool.poison())
+    // SAFETY: the caller's promise.
+    match unsafe { pool_behind(pool) } {
+        Ok(pool) => guard_or(|| body(pool), || pool.poison()),
+        Err(error) => error.into(),
+    }
 }
 
 /// As [`with_pool`], for calls that would answer for a poisoned pool too.
@@ -212,18 +192,6 @@ pub unsafe fn id_of(pool: *const forebay_pool) -> Option<u64> {
     // SAFETY: the caller's promise: NULL, or a handle, which is never freed.
     let handle = unsafe { pool.cast::<Handle>().as_ref() }?;
     Some(handle.id.load(Ordering::Relaxed))
-}
-
-#[cold]
-#[inline(never)]
-fn null_pool() -> Error {
-    fail!(InvalidArgument, "pool is NULL; it must come from forebay_pool_create")
-}
-
-#[cold]
-#[inline(never)]
-fn destroyed_pool() -> Error {
-    fail!(InvalidArgument, "pool was destroyed before")
 }
 
 fn policy_of(number: i32) -> Result<Policy> {
@@ -330,8 +298,11 @@ pub unsafe extern "C" fn forebay_pool_create(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn forebay_pool_destroy(pool: *mut forebay_pool) -> forebay_status {
     guard(|| {
-        // SAFETY: the caller's promise: NULL, or a handle, which is never freed.
-        let Some(handle) = (unsafe { pool.cast::<Handle>().as_ref() }) else { return Ok(()) };
+        if pool.is_null() {
+            return Ok(());
+        }
+        // SAFETY: the caller's promise.
+        let handle = unsafe { HANDLES.at(pool) }?;
         if handle.lasting {
             return Err(fail!(
                 InvalidState,
@@ -339,12 +310,7 @@ pub unsafe extern "C" fn forebay_pool_destroy(pool: *mut forebay_pool) -> foreba
             ));
         }
         handle.id.store(NO_POOL, Ordering::Release);
-        let pool = handle.pool.swap(std::ptr::null_mut(), Ordering::AcqRel);
-        if pool.is_null() {
-            return Err(destroyed_pool());
-        }
-        // SAFETY: made by `Arc::into_raw` in `handle_of`, taken out of the handle once.
-        Pool::destroy(unsafe { Arc::from_raw(pool) })
+        Pool::destroy(handle.pool.take().ok_or_else(|| HANDLES.destroyed())?)
     })
 }
 
@@ -624,11 +590,12 @@ pub unsafe extern "C" fn forebay_pool_check(pool: *mut forebay_pool) -> forebay_
 ///
 /// # Safety
 /// As for [`with_pool`].
+#[inline(always)]
 pub unsafe fn pool_behind<'a>(pool: *const forebay_pool) -> Result<&'a Pool> {
-    // SAFETY: the caller's promise: NULL, or a handle, which is never freed.
-    let Some(handle) = (unsafe { pool.cast::<Handle>().as_ref() }) else { return Err(null_pool()) };
-    // SAFETY: NULL, or a pool that is not destroyed while it is used.
-    unsafe { handle.pool.load(Ordering::Acquire).as_ref() }.ok_or_else(destroyed_pool)
+    // SAFETY: the caller's promise.
+    let handle = unsafe { HANDLES.at(pool) }?;
+    // SAFETY: not destroyed while it is used, by the caller's promise.
+    unsafe { handle.pool.get() }.ok_or_else(|| HANDLES.destroyed())
 }
 
 /// As [`pool_behind`], for those who keep it longer than a call.
@@ -638,7 +605,7 @@ pub unsafe fn pool_behind<'a>(pool: *const forebay_pool) -> Result<&'a Pool> {
 pub unsafe fn shared_pool(pool: *const forebay_pool) -> Result<Arc<Pool>> {
     // SAFETY: the caller's promise.
     let pool: *const Pool = unsafe { pool_behind(pool)? };
-    // SAFETY: made by `Arc::into_raw` in `handle_of`, and not destroyed before this returns.
+    // SAFETY: the object of an `Arc` that the handle holds, and not destroyed before this returns.
     unsafe {
         Arc::increment_strong_count(pool);
         Ok(Arc::from_raw(pool))

@@ -1,14 +1,15 @@
 //! Prefetchers: batches in front of who works on them.
 
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::guard::{PublicStruct, guard, guard_or, out, read_sized, write_sized};
+use super::guard::{PublicStruct, guard, out, read_sized, write_sized};
+use super::handle::{Handles, Owned};
 use super::pool::{forebay_pool, shared_pool};
 use super::status::forebay_status;
 use super::stream::{forebay_stream, stream_of};
-use crate::error::{Error, Result, fail};
+use crate::error::{Result, fail};
 use crate::prefetch::{
     Config, Leaf, OnPool, Prefetcher, Progress, SLOTS_DEFAULT, Source, THREADS_DEFAULT,
 };
@@ -20,30 +21,8 @@ pub struct forebay_prefetcher {
     _private: [u8; 0],
 }
 
-/// What a `forebay_prefetcher` pointer leads to. As a pool's, it outlives its prefetcher.
-struct Handle {
-    prefetcher: AtomicPtr<Prefetcher<OnPool>>,
-    /// The handle made before, so that leak checkers find every one of them.
-    #[allow(dead_code)]
-    previous: *mut Handle,
-}
-
-static NEWEST: AtomicPtr<Handle> = AtomicPtr::new(std::ptr::null_mut());
-
-/// Makes a handle for `prefetcher`.
-fn handle_of(prefetcher: Prefetcher<OnPool>) -> *mut Handle {
-    let prefetcher = AtomicPtr::new(Box::into_raw(Box::new(prefetcher)));
-    let handle = Box::into_raw(Box::new(Handle { prefetcher, previous: std::ptr::null_mut() }));
-    let mut previous = NEWEST.load(Ordering::Relaxed);
-    loop {
-        // SAFETY: made above, and nobody else reads this field.
-        unsafe { (*handle).previous = previous };
-        match NEWEST.compare_exchange_weak(previous, handle, Ordering::AcqRel, Ordering::Relaxed) {
-            Ok(_) => return handle,
-            Err(newer) => previous = newer,
-        }
-    }
-}
+static HANDLES: Handles<Owned<Prefetcher<OnPool>>> =
+    Handles::new("prefetcher", "forebay_prefetcher_create");
 
 /// No copy threads: the thread that submits a batch copies and reads. Beside `copy_threads` 0.
 pub const FOREBAY_PREFETCHER_SYNCHRONOUS: u64 = 1;
@@ -206,27 +185,8 @@ unsafe fn with_prefetcher(
     prefetcher: *const forebay_prefetcher,
     body: impl FnOnce(&Prefetcher<OnPool>) -> Result<()>,
 ) -> forebay_status {
-    // SAFETY: the caller's promise: NULL, or a handle, which is never freed.
-    let handle = unsafe { prefetcher.cast::<Handle>().as_ref() };
-    let prefetcher = match handle {
-        // SAFETY: NULL, or a prefetcher that is not destroyed before this returns.
-        Some(handle) => unsafe { handle.prefetcher.load(Ordering::Acquire).as_ref() },
-        None => return null_prefetcher().into(),
-    };
-    let Some(prefetcher) = prefetcher else { return destroyed_prefetcher().into() };
-    guard_or(|| body(prefetcher), || prefetcher.poison())
-}
-
-#[cold]
-#[inline(never)]
-fn null_prefetcher() -> Error {
-    fail!(InvalidArgument, "prefetcher is NULL; it must come from forebay_prefetcher_create")
-}
-
-#[cold]
-#[inline(never)]
-fn destroyed_prefetcher() -> Error {
-    fail!(InvalidArgument, "prefetcher was destroyed before")
+    // SAFETY: the caller's promise.
+    unsafe { HANDLES.with(prefetcher, body, Prefetcher::poison) }
 }
 
 fn config_of(config: &forebay_prefetcher_config) -> Result<Config> {
@@ -338,7 +298,7 @@ pub unsafe extern "C" fn forebay_prefetcher_create(
             // SAFETY: the caller's promise.
             config_of(&unsafe { read_sized(config)? })?
         };
-        *out = handle_of(Prefetcher::over(&pool, &config)?).cast();
+        *out = HANDLES.keep(Owned::new(Arc::new(Prefetcher::over(&pool, &config)?))).cast();
         Ok(())
     })
 }
@@ -379,15 +339,8 @@ pub unsafe extern "C" fn forebay_prefetcher_destroy(
     prefetcher: *mut forebay_prefetcher,
 ) -> forebay_status {
     guard(|| {
-        // SAFETY: the caller's promise: NULL, or a handle, which is never freed.
-        let handle = unsafe { prefetcher.cast::<Handle>().as_ref() };
-        let Some(handle) = handle else { return Ok(()) };
-        let prefetcher = handle.prefetcher.swap(std::ptr::null_mut(), Ordering::AcqRel);
-        if prefetcher.is_null() {
-            return Err(destroyed_prefetcher());
-        }
-        // SAFETY: made by `Box::into_raw` in `handle_of`, taken out of the handle once.
-        unsafe { Box::from_raw(prefetcher) }.destroy()
+        // SAFETY: the caller's promise.
+        unsafe { HANDLES.take(prefetcher) }?.map_or(Ok(()), |prefetcher| prefetcher.destroy())
     })
 }
 

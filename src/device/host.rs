@@ -95,18 +95,7 @@ impl Host {
     /// The address space this process may still reserve, when a limit says so; half of it is
     /// left to everybody else.
     fn address_space_left() -> Option<u64> {
-        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        // SAFETY: `limit` is a valid place for the answer.
-        if unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) } != 0
-            || limit.rlim_cur == libc::RLIM_INFINITY
-        {
-            return None;
-        }
-        let used = std::fs::read_to_string("/proc/self/statm").ok()?;
-        let used: u64 = used.split(' ').next()?.parse().ok()?;
-        // SAFETY: a plain query.
-        let small_page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as u64;
-        Some(limit.rlim_cur.saturating_sub(used * small_page) / 2)
+        crate::monitor::system().address_space_left().map(|left| left / 2)
     }
 }
 
@@ -127,7 +116,7 @@ impl Device for Host {
     }
 
     fn is_short(&self) -> bool {
-        crate::monitor::memory().is_some_and(|memory| memory.is_short())
+        crate::monitor::system().is_short(std::time::Instant::now())
     }
 
     fn reserve(&self, wanted: u64, least: u64) -> Result<(usize, u64)> {

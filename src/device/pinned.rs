@@ -83,7 +83,10 @@ impl Device for Pinned {
         let bytes = wanted.next_multiple_of(PAGE);
         let (address, bytes) = self.host.reserve(bytes, bytes)?;
         match self.pin(address, bytes) {
-            Ok(()) => Ok((address, bytes)),
+            Ok(()) => {
+                crate::monitor::pinned(bytes);
+                Ok((address, bytes))
+            }
             Err(error) => {
                 self.host.release(address, bytes);
                 Err(error)
@@ -101,6 +104,7 @@ impl Device for Pinned {
             gone.set(twice(|| unsafe { api.host_unregister(address as *mut _) }).is_ok());
         });
         if gone.get() {
+            crate::monitor::unpinned(bytes);
             self.host.release(address, bytes);
         } else {
             // The device may still copy from and to these pages.

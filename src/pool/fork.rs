@@ -113,6 +113,7 @@ extern "C" fn in_child() {
     let mut held = take();
     host_stream::after_fork_in_child();
     housekeeper::after_fork_in_child();
+    crate::monitor::pinned_are_lost();
     let mut traced = Vec::new();
     if let Some(Held { locks, pools, .. }) = &mut held {
         for (locks, pool) in locks.iter_mut().zip(&*pools) {

@@ -113,9 +113,8 @@ pub struct Pool {
     callback: Mutex<Option<OomCallback>>,
     /// Who has blocks that nobody uses at the moment.
     holders: RwLock<Vec<Weak<dyn Holder>>>,
-    /// A plan, while one is applied; then `is_planned`.
+    /// A plan, while one is applied.
     planned: Mutex<Option<planned::Planned>>,
-    is_planned: AtomicBool,
     /// What the plan served; written under its lock.
     planned_counters: stats::Counters,
     peaks: stats::Peaks,
@@ -234,7 +233,6 @@ impl Pool {
             callback: Mutex::new(None),
             holders: RwLock::new(Vec::new()),
             planned: Mutex::new(None),
-            is_planned: AtomicBool::new(false),
             planned_counters: stats::Counters::default(),
             peaks: stats::Peaks::default(),
             slotless: SlotlessCounters::default(),
@@ -283,7 +281,7 @@ impl Pool {
             || self.captures.load(Ordering::Acquire) > 0
             || !handshake::available();
         let closed = self.poisoned.load(Ordering::Relaxed) || self.forked.load(Ordering::Relaxed);
-        let planned = self.is_planned.load(Ordering::Acquire);
+        let planned = self.planned.lock().is_some();
         let flag = |raised: bool, flag: u32| if raised { flag } else { 0 };
         flag(slow, attention::SLOW)
             | flag(closed, attention::CLOSED)
@@ -292,9 +290,10 @@ impl Pool {
 
     /// Applies `steady_attention` to all slots, those made later included.
     fn update_attention(&self) {
+        let stopped = self.slots.stop_all();
+        // Behind that lock, so that who looked first does not write last.
         let flags = self.steady_attention();
         self.attention.store(flags, Ordering::Release);
-        let stopped = self.slots.stop_all();
         for one in &stopped.slots {
             let steady = attention::SLOW | attention::CLOSED | attention::PLANNED;
             one.slot().door.lower(!flags & steady);

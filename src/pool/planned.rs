@@ -128,7 +128,6 @@ impl Pool {
         }
         *held = Some(planned);
         drop(held);
-        self.is_planned.store(true, Ordering::Release);
         self.update_attention();
         self.flush_all();
         self.give_back_idle();
@@ -175,7 +174,6 @@ impl Pool {
         fences.dedup_by_key(|fence| fence.stream);
         fences.retain(|&fence| !self.has_passed(fence));
         *held = None;
-        self.is_planned.store(false, Ordering::Release);
         drop(held);
         let mut core = self.core.lock();
         for fence in fences {
@@ -219,7 +217,7 @@ impl Pool {
     /// Whether calls have to ask a plan.
     #[inline(always)]
     pub(super) fn asks_plan(&self) -> bool {
-        self.is_planned.load(Ordering::Relaxed)
+        self.attention.load(Ordering::Relaxed) & attention::PLANNED != 0
     }
 
     /// The block that the plan has for an allocation, if it has one. `stream` was checked, and

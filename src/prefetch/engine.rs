@@ -697,7 +697,7 @@ impl<T: Target> Prefetcher<T> {
 
     /// Closes it and gives its memory back. An error when consumers have batches: their blocks stay
     /// live in the pool, to be freed by who has them.
-    pub fn destroy(self) -> Result<()> {
+    pub fn destroy(&self) -> Result<()> {
         self.shared.end()
     }
 

@@ -517,6 +517,14 @@ void caches_keep_blocks() {
     thrown<forebay::error>([&] { forebay::cache(pool, forebay::cache_options()); });
 }
 
+void what_is_left_is_known() {
+    const forebay_memory_info_t info = forebay::memory_info();
+    CHECK(info.total_bytes > 0 && info.available_bytes <= info.left_bytes);
+    const std::string json = forebay::memory_info_json();
+    CHECK(json.front() == '{' && json.back() == '}');
+    CHECK(json.find("\"limit_source\":") != std::string::npos);
+}
+
 int main() {
     a_pool_gives_and_takes();
     the_report_has_room_for_every_class();
@@ -531,5 +539,6 @@ int main() {
     caches_keep_blocks();
     plans_serve_steps();
     prefetchers_have_batches_ahead();
+    what_is_left_is_known();
     std::puts("forebay.hpp: all checks passed");
 }

@@ -1,5 +1,7 @@
 """TensorCache on the host: numpy arrays."""
 
+# Needs: numpy
+
 import gc
 import os
 import subprocess

@@ -101,8 +101,57 @@ class Prefetch(Case):
     def test_arrays_become_tensors(self):
         (got,) = Prefetcher(device=DEVICE, copy=True).wrap([{"x": numpy.arange(6).reshape(2, 3)}])
         self.assertEqual((got["x"].tolist(), got["x"].dtype), ([[0, 1, 2], [3, 4, 5]], torch.int64))
-        with self.assertRaisesRegex(TypeError, "no type"):
-            list(Prefetcher(device=DEVICE).wrap([numpy.zeros(3, [("a", "i4")])]))
+        # What PyTorch has no type for stays what it is, and where it is.
+        batch = [numpy.zeros(3, [("a", "i4")]), numpy.ones(3, ">f4"), numpy.array(["name"])]
+        loader = Prefetcher(device=DEVICE).wrap([batch])
+        (got,) = loader
+        self.assertTrue(all(one is other for one, other in zip(got, batch)))
+        self.assertEqual(loader.stats()["passed_through"], 3)
+
+    def test_every_kind_of_tensor(self):
+        values = torch.arange(12.0).to(torch.complex64).reshape(3, 4) * 1j
+        on_a_gpu = torch.ones(3).to(DEVICE)
+        sparse = torch.eye(3).to_sparse()
+        for device in ("cpu", DEVICE):
+            loader = Prefetcher(device=device, copy=True).wrap(
+                [
+                    [
+                        values + number, (values + number).conj(), values.conj().imag, values.T,
+                        torch.nn.Parameter(torch.full((3,), float(number))), torch.tensor(number),
+                        torch.empty(0, 3), torch.tensor([True, False]), torch.ones(2).expand(5, 2),
+                        on_a_gpu, sparse,
+                    ]
+                    for number in range(3)
+                ]
+            )
+            for number, got in enumerate(loader):
+                self.assertTrue(all(one.device.type == torch.device(device).type for one in got[:9]))
+                self.assertTrue(same(got[0], values + number))
+                self.assertTrue(same(got[1], (values + number).conj().resolve_conj()))
+                self.assertTrue(same(got[2], values.conj().imag.resolve_neg()))
+                self.assertTrue(same(got[3], values.T))
+                self.assertEqual(got[4].tolist(), [number] * 3)
+                self.assertEqual((got[5].shape, int(got[5])), ((), number))
+                self.assertEqual((got[6].shape, got[7].tolist()), ((0, 3), [True, False]))
+                self.assertTrue(same(got[8], torch.ones(5, 2)))
+                # On the device already, or without a place in a slot: as they are, and counted.
+                self.assertIs(got[9], on_a_gpu)
+                self.assertIs(got[10], sparse)
+            self.assertEqual(loader.stats()["passed_through"], 2 * 3)
+
+    def test_batches_of_a_validation_and_of_a_training_in_turns(self):
+        # What is made in inference mode is of no use for gradients, and slots are made there first.
+        for device in ("cpu", DEVICE):
+            loader = Prefetcher(device=device).wrap([torch.ones(2, 2)] * 2)
+            with torch.inference_mode():
+                self.assertEqual(sum(1 for _ in loader), 2)
+            weight = torch.ones(2, 2, requires_grad=True)
+            for batch in loader:
+                self.assertFalse(batch.is_inference())
+                if device == "cpu":
+                    (batch * weight).sum().backward()
+                    self.assertEqual(weight.grad.unique().numel(), 1)
+            loader.close()
 
     def test_without_pinned_memory(self):
         loader = Prefetcher(device=DEVICE, pin_memory=False).wrap([torch.ones(1000)] * 5)

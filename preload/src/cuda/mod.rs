@@ -66,13 +66,13 @@ fn current(family: &Family) -> Option<&'static Pools> {
     pools_of(family.device()?, POLICY.load(Ordering::Relaxed))
 }
 
-/// Writes a block to where it is wanted.
+/// Writes a block, if there is one, to where it is wanted.
 ///
 /// # Safety
-/// `out` is NULL or valid for writing.
+/// `out` is valid for writing.
 unsafe fn answer(out: *mut u64, block: Option<u64>) -> bool {
     let Some(block) = block else { return false };
-    // SAFETY: not NULL, see the callers, and their callers' promise.
+    // SAFETY: the caller's promise.
     unsafe { out.write(block) };
     true
 }
@@ -83,7 +83,7 @@ unsafe fn alloc(family: &Family, out: *mut u64, size: usize) -> Code {
     if size > 0
         && !out.is_null()
         && let Some(pools) = current(family)
-        // SAFETY: the caller's promise.
+        // SAFETY: not NULL, and the caller's promise.
         && unsafe { answer(out, pools.plain.take(size, NO_STREAM)) }
     {
         return SUCCESS;
@@ -92,11 +92,13 @@ unsafe fn alloc(family: &Family, out: *mut u64, size: usize) -> Code {
     family.alloc(out, size)
 }
 
+/// # Safety
+/// As for [`alloc`].
 unsafe fn alloc_async(family: &Family, out: *mut u64, size: usize, stream: usize) -> Code {
     if size > 0
         && !out.is_null()
         && let Some(pools) = current(family)
-        // SAFETY: the caller's promise.
+        // SAFETY: not NULL, and the caller's promise.
         && unsafe { answer(out, pools.ordered.take(size, stream)) }
     {
         return SUCCESS;
@@ -141,6 +143,9 @@ fn free_async(family: &Family, address: u64, stream: usize) -> Code {
 }
 
 /// What lies idle in pools is there for who asks.
+///
+/// # Safety
+/// As for [`alloc`].
 unsafe fn mem_info(family: &Family, free: *mut usize, total: *mut usize) -> Code {
     let code = family.mem_info(free, total);
     if code != SUCCESS || !WANTED.load(Ordering::Relaxed) || free.is_null() || total.is_null() {

@@ -24,6 +24,7 @@ mod lirs;
 mod list;
 mod load;
 mod lru;
+mod one_of;
 mod panel;
 mod s3_fifo;
 mod sieve;

@@ -24,8 +24,9 @@
 use super::super::index::Index;
 use super::ghost::hash_of;
 use super::load::{Budget, Load, Size};
+use super::one_of::one_of;
 use super::sketch::Short;
-use super::{Gdsf, Goal, Id, Lfu, Lirs, Lru, Policy};
+use super::{Gdsf, Goal, Lfu, Lirs, Lru, Policy};
 
 /// How many shadows there are.
 pub const SHADOWS: usize = 5;
@@ -66,61 +67,7 @@ impl Member {
     }
 }
 
-/// Calls a method of whichever it is.
-macro_rules! each {
-    ($member:expr, $it:ident => $call:expr) => {
-        match $member {
-            Member::Lirs($it) => $call,
-            Member::Lru($it) => $call,
-            Member::Gdsf($it) => $call,
-            Member::Lfu($it) => $call,
-        }
-    };
-}
-
-impl Policy for Member {
-    fn reserve(&mut self, entries: u32) -> bool {
-        each!(self, it => it.reserve(entries))
-    }
-
-    #[inline]
-    fn missed(&mut self, key: u64) {
-        each!(self, it => it.missed(key));
-    }
-
-    #[inline]
-    fn hit(&mut self, entry: Id) {
-        each!(self, it => it.hit(entry));
-    }
-
-    fn in_use(&mut self, entry: Id) {
-        each!(self, it => it.in_use(entry));
-    }
-
-    fn insert(&mut self, entry: Id, key: u64, bytes: u64) {
-        each!(self, it => it.insert(entry, key, bytes));
-    }
-
-    fn remove(&mut self, entry: Id, evicted: bool) {
-        each!(self, it => it.remove(entry, evicted));
-    }
-
-    fn victim(&mut self, may: &mut dyn FnMut(Id) -> bool) -> Option<Id> {
-        each!(self, it => it.victim(may))
-    }
-
-    fn set_budget(&mut self, bytes: u64, entries: u64) {
-        each!(self, it => it.set_budget(bytes, entries));
-    }
-
-    fn bookkeeping_bytes(&self) -> usize {
-        each!(self, it => it.bookkeeping_bytes())
-    }
-
-    fn validate(&self) -> Result<(), String> {
-        each!(self, it => it.validate())
-    }
-}
+one_of! { Member: Lirs Lru Gdsf Lfu }
 
 /// A key that somebody has.
 #[derive(Clone, Copy, Debug)]

@@ -29,6 +29,7 @@ pub use import::Imported;
 use self::arena::{Arena, PageKind};
 use super::{Device, GiveBack, PAGE, Saved};
 use crate::error::{Kind, Result, fail};
+use crate::monitor::is_little;
 use crate::sync::Mutex;
 
 /// Bytes that are fetched at a time to be looked at.
@@ -194,10 +195,9 @@ impl Device for Cuda {
     }
 
     fn is_short(&self) -> bool {
-        // A sixteenth of it is little, as on the host. What is kept is nobody's: the next pool
-        // that wants pages gets these.
+        // What is kept is nobody's: the next pool that wants pages gets these.
         let kept = self.context.keep.len() as u64 * PAGE;
-        self.memory_info().is_ok_and(|(free, total)| free + kept < total / 16)
+        self.memory_info().is_ok_and(|(free, total)| is_little(free + kept, total))
     }
 
     fn reserve(&self, wanted: u64, least: u64) -> Result<(usize, u64)> {

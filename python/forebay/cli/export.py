@@ -1,0 +1,99 @@
+"""``forebay export TRACE``: a trace for other tools."""
+
+import json
+
+from ..formats import FormatError
+from . import DONE, FOUND, UsageError
+from ._terminal import count, note_wrong, print_json, progress
+
+#: The formats, by what a file's name ends in.
+_ENDINGS = {
+    ".pickle": "torch",
+    ".pkl": "torch",
+    ".pftrace": "perfetto",
+    ".perfetto-trace": "perfetto",
+    ".json": "chrome",
+    ".csv": "rmm",
+    ".csv.gz": "rmm",
+}
+
+_FORMATS = ("torch", "perfetto", "chrome", "rmm")
+
+
+def add_arguments(parser):
+    parser.add_argument("trace", help="a trace, plain or gzip")
+    parser.add_argument("-o", "--output", metavar="FILE", required=True)
+    parser.add_argument(
+        "--format", choices=_FORMATS,
+        help="torch: a snapshot for pytorch.org/memory_viz; perfetto: for ui.perfetto.dev; chrome: "
+        "Chrome's JSON; rmm: RMM's CSV. By default what the name of FILE ends in: "
+        + ", ".join(_ENDINGS),
+    )  # fmt: skip
+    parser.add_argument(
+        "--snapshot", metavar="FILE",
+        help="torch: the pool's memory at the end, the JSON of Pool.snapshot()",
+    )  # fmt: skip
+    parser.add_argument(
+        "--device", type=count(0, 63), default=0, metavar="N", help="torch: the number of the GPU"
+    )
+    parser.add_argument("--name", help="perfetto, chrome: the name of the process; by default TRACE")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _format(args):
+    if args.format:
+        return args.format
+    for ending, found in _ENDINGS.items():
+        if args.output.endswith(ending):
+            return found
+    raise UsageError(f"argument -o: `{args.output}` ends in no known format; name it with --format")
+
+
+def _snapshot(path):
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+        for stretch in found["stretches"]:
+            for address, size, _, state, _, _ in stretch["pieces"]:
+                if type(address) is not int or type(size) is not int or not isinstance(state, str):
+                    raise TypeError
+    except (ValueError, KeyError, TypeError) as error:
+        raise FormatError(f"`{path}` is not what Pool.snapshot() gives: {error!r:.80}") from None
+    return found
+
+
+def run(args) -> int:
+    chosen = _format(args)
+    for name in ("snapshot", "name"):
+        wanted = ("torch",) if name == "snapshot" else ("perfetto", "chrome")
+        if getattr(args, name) is not None and chosen not in wanted:
+            raise UsageError(f"argument --{name}: the format {chosen} has no place for it")
+    with progress("export") as shown:
+        if chosen == "torch":
+            from ..formats import torch_snapshot
+
+            snapshot = _snapshot(args.snapshot) if args.snapshot else None
+            blocks = torch_snapshot.export_trace(
+                args.trace, args.output, snapshot, args.device, shown.done
+            )
+        elif chosen == "perfetto":
+            from ..formats import perfetto
+
+            blocks = perfetto.export_trace(args.trace, args.output, args.name, progress=shown.done)
+        elif chosen == "chrome":
+            from ..formats import chrome
+
+            blocks = chrome.export_trace(args.trace, args.output, args.name, progress=shown.done)
+        else:
+            from ..formats import rmm
+
+            blocks = rmm.export_trace(args.trace, args.output, shown.done)
+    if args.json:
+        print_json({
+            "trace": args.trace, "output": args.output, "format": chosen, "rows": blocks.rows,
+            "peak_bytes": blocks.peak, "live_bytes": blocks.bytes, "passed_over": blocks.wrong,
+            "first_passed_over": blocks.first_wrong,
+        })  # fmt: skip
+    else:
+        print(f"{args.output}: {blocks.rows:,} rows as {chosen}")
+    return FOUND if note_wrong(blocks, args.trace) else DONE
