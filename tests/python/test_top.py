@@ -402,6 +402,25 @@ class View(unittest.TestCase):
         with self.assertRaisesRegex(forebay.ForebayError, "there is no process 999999999"):
             forebay.top(999999999, file=io.StringIO())
 
+    def test_the_machine_as_far_as_it_is_known(self):
+        state = rich_state(machine={})
+        self.assertRegex(top.render(state)[1], r"^process .* MiB, at most .* MiB *$")
+        gpu = {"index": 0, "free": 30 << 30, "total": 80 << 30}
+        machine = {
+            "level": "critical",
+            "limit_source": "cgroup v2 /a memory.high",
+            "system_available": MIB,
+            "pressure_some_avg10": 12.34,
+            "gpus": [gpu, {**gpu, "index": 1, "free": None}],
+        }
+        lines = top.render(rich_state(machine=machine), width=120)
+        self.assertTrue(
+            lines[1].endswith(
+                "; left 1.00 MiB; pressure 12.3 %  critical (cgroup v2 /a memory.high)"
+            )
+        )
+        self.assertEqual(lines[2], "GPU 0: 30.0 GiB of 80.0 GiB left")
+
     def test_nothing_open_is_said(self):
         state = {**rich_state(), "pools": [], "caches": [], "prefetchers": []}
         self.assertIn("No pool, cache or prefetcher is open.", top.render(state))
