@@ -108,7 +108,7 @@ _MACHINE = (
 
 
 def _machine():
-    """What the machine has left for this process: as the monitor sees it, else as the kernel does."""
+    """What the machine has left for this process, by the monitor, or else by the kernel."""
     try:
         from .monitor import SystemMemoryMonitor
 

@@ -744,6 +744,20 @@ class Saying(unittest.TestCase):
             "2.00 MiB a step, 22.0 MiB in 12 steps, most of it from blocks.py:", action["message"]
         )
 
+    def test_what_was_let_go_of_is_no_growth_to_mend(self):
+        pool = BlockPool(name="shrinks")
+        self.addCleanup(pool.close)
+        tracker = MemoryTracker(pool)
+        with tracker:
+            kept = []
+            for _ in range(12):
+                kept.append(pool.take(2 * MIB))
+                tracker.step()
+            while kept:
+                pool.give(kept.pop())
+        self.assertEqual(tracker.to_dict()["growth"]["requested_bytes_per_step"], 2 * MIB)
+        self.assertNotIn("growth", [one["kind"] for one in tracker.to_dict()["actions"]])
+
     def test_a_limit_that_was_hit_is_said(self):
         pool = BlockPool(name="tight", max_bytes=8 * MIB)
         self.addCleanup(pool.close)

@@ -497,7 +497,7 @@ class Screen:
 
 
 class InTerminal(Folders):
-    def start(self, pid, columns=80, lines=24, **changed):
+    def start(self, pid, columns=80, lines=24, interval=0.1, **changed):
         self.master, self.slave = pty.openpty()
         self.addCleanup(os.close, self.master)
         self.addCleanup(os.close, self.slave)
@@ -505,7 +505,7 @@ class InTerminal(Folders):
         self.before = termios.tcgetattr(self.slave)
         self.screen, self.sent = Screen(columns, lines), ""
         process = subprocess.Popen(
-            self.command(pid, "--interval", "0.1"),
+            self.command(pid, "--interval", interval),
             stdin=self.slave,
             stdout=self.slave,
             stderr=subprocess.PIPE,
@@ -566,6 +566,16 @@ class InTerminal(Folders):
         self.until(lambda _: not self.screen.other)
         self.assertEqual(process.stderr.read(), b"")
         self.assertEqual(termios.tcgetattr(self.slave), self.before)
+
+    def test_another_size_is_drawn_at_once(self):
+        process = self.start(self.publisher().pid, interval=3600)
+        self.until(lambda text: text.split("\n")[23].startswith("q quits"))
+        self.screen.resize(72, 12)
+        self.resize(72, 12)
+        text = self.until(lambda text: text.split("\n")[11].startswith("q quits"))
+        self.assertIn("activations", text)
+        os.write(self.master, b"q")
+        self.assertEqual(process.wait(30), 0)
 
     def test_a_process_that_ends(self):
         watched = self.publisher()
