@@ -10,8 +10,8 @@
     blocks.stop()
 
 Whatever reads ``tracemalloc`` sees them then: ``snapshot.filter_traces`` with
-``tracemalloc.DomainFilter(True, DOMAIN)`` leaves them alone, with False what is not forebay's. It is
-told of blocks that come from ``forebay.memory``'s pools while it is on; an allocation takes some
+``tracemalloc.DomainFilter(True, DOMAIN)`` leaves them alone, with False what is not forebay's. It
+is told of blocks that come from ``forebay.memory``'s pools while it is on; an allocation takes some
 microseconds more.
 """
 
@@ -48,9 +48,9 @@ def _tell(_, address, size):
 
 
 def start(frames: int = 12) -> None:
-    """Begins to tell ``tracemalloc`` of blocks, and starts it with ``frames`` frames a trace where it
-    is not running. Raises ``ValueError`` when those are less than 7, and ``ForebayError`` when it runs
-    with less: the last ones are this package's."""
+    """Begins to tell ``tracemalloc`` of blocks, and starts it with ``frames`` frames a trace where
+    it is not running. Raises ``ValueError`` when those are less than 7, and ``ForebayError`` when
+    it runs with less: the last ones are this package's."""
     global _started
     if frames <= _OURS:
         raise ValueError(f"frames is {frames}; it must be {_OURS + 1} or more")
@@ -78,8 +78,8 @@ def stop() -> None:
 
 
 def lines(snapshot) -> list:
-    """Who holds the blocks in ``snapshot``: {"file", "line", "bytes", "blocks"}, most bytes first, of
-    the first line outside this package."""
+    """Who holds the blocks in ``snapshot``: {"file", "line", "bytes", "blocks"}, most bytes first,
+    of the first line outside this package."""
     held = {}
     only = snapshot.filter_traces([tracemalloc.DomainFilter(inclusive=True, domain=DOMAIN)])
     for trace in only.traces:
