@@ -57,8 +57,9 @@ def actions(found):
 def _growth(found, advise):
     growth, steps = found["growth"], found["steps"]
     per_step = growth["requested_bytes_per_step"]
-    if per_step:
-        grown = per_step * (steps - 1)
+    grown = per_step * (steps - 1)
+    # Of what was let go of afterwards nothing need be said.
+    if per_step and found["live"]["bytes"] > grown / 2:
         lines = growth["lines"]
         holder = f", most of it from {fitted(where(lines[0]), 40)}" if lines else ""
         advise(

@@ -94,17 +94,28 @@ def _peak_resident():
     return 0
 
 
-def _pressure():
-    """What the machine has left: the monitor's view where there is one, else the kernel's own."""
+#: What the monitor tells of the machine, as far as it is known.
+_MACHINE = (
+    "level",
+    "limit_source",
+    "system_available",
+    "system_total",
+    "pressure_some_avg10",
+    "pressure_full_avg10",
+    "oom_kills",
+    "gpus",
+)
+
+
+def _machine():
+    """What the machine has left for this process, by the monitor, or else by the kernel."""
     try:
         from .monitor import SystemMemoryMonitor
-    except ImportError:
+
+        told = SystemMemoryMonitor().get_memory_info()
+        return {name: told[name] for name in _MACHINE if told.get(name) is not None}
+    except (ImportError, ForebayError):
         pass
-    else:
-        found = SystemMemoryMonitor().get_memory_info()
-        names = ("level", "limit_source", "system_available", "system_total")
-        names += ("pressure_some_avg10", "pressure_full_avg10", "oom_kills")
-        return {name: found[name] for name in names if name in found}
     found = {}
     try:
         with open("/proc/pressure/memory", encoding="ascii") as file:
@@ -203,7 +214,7 @@ class Reader:
                 "anonymous_bytes": anonymous,
                 "peak_rss_bytes": _peak_resident(),
             },
-            "machine": _pressure(),
+            "machine": _machine(),
             "pools": _all_of(pool_of, open_pools),
             "caches": cache_states(),
             "prefetchers": _all_of(_prefetcher_of, prefetchers()),

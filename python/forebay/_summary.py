@@ -1,6 +1,5 @@
 """What a ``MemoryTracker`` found, as text of 80 columns and as HTML."""
 
-import html as _html
 import textwrap
 
 from ._advice import where
@@ -201,23 +200,32 @@ def _todo(found):
 
 _STYLE = (
     "<style scoped>.forebay{font:13px/1.4 system-ui,sans-serif}"
-    ".forebay td,.forebay th{text-align:right;padding:1px 8px;font-variant-numeric:tabular-nums}"
-    ".forebay td:first-child,.forebay th:first-child{text-align:left}"
+    ".forebay td,.forebay th{text-align:right;padding:1px 8px;white-space:nowrap}"
+    ".forebay table{font:inherit;font-variant-numeric:tabular-nums;margin-bottom:6px}"
+    ".forebay :is(td,th):first-child{text-align:left}.forebay p{margin:4px 0}"
     ".forebay caption{text-align:left;font-weight:600;padding:6px 0 2px}</style>"
 )
 
 _COLOURS = {"reserved": "#8aa6c1", "allocated": "#2f6f9f"}
 
 
+def escape(text):
+    """``text`` within HTML."""
+    # When it is needed: a program may well have a file html.py.
+    import html
+
+    return html.escape(text)
+
+
 def _cells(tag, values):
-    return "<tr>" + "".join(f"<{tag}>{_html.escape(str(one))}</{tag}>" for one in values) + "</tr>"
+    return "<tr>" + "".join(f"<{tag}>{escape(str(one))}</{tag}>" for one in values) + "</tr>"
 
 
 def _rows(caption, head, rows):
     if not rows:
         return ""
     body = "".join(_cells("td", row) for row in rows)
-    return f"<table><caption>{_html.escape(caption)}</caption>{_cells('th', head)}{body}</table>"
+    return f"<table><caption>{escape(caption)}</caption>{_cells('th', head)}{body}</table>"
 
 
 def _chart(timeline, width=640, height=120):
@@ -273,18 +281,18 @@ def html(found, timeline):
         for one in found["live"]["holders"]
     ]
     parts = [
-        f"<b>{_html.escape(_headline(found))}</b>",
+        f"<b>{escape(_headline(found))}</b>",
         _chart(timeline),
         _rows(
             "Pools",
             ["", "requested", "peak", "allocated", "peak", "reserved", "peak", "limit"],
             pools,
         ),
-        _rows(f"Peak: {size(peak['bytes'])}", ["line", "block", "held", "share"], holders),
-        _rows("Not there at the start", ["line", "block", "held", "blocks"], left),
-        "".join(f"<p>{_html.escape(line)}</p>" for line in _churn(found) + _users(found)),
+        _rows(f"Peak: {size(peak['bytes'])}", ["line", "part", "held", "share"], holders),
+        _rows("Not there at the start", ["line", "part", "held", "blocks"], left),
+        "".join(f"<p>{escape(line)}</p>" for line in _churn(found) + _users(found)),
     ]
     if found["actions"]:
-        items = "".join(f"<li>{_html.escape(one['message'])}</li>" for one in found["actions"])
+        items = "".join(f"<li>{escape(one['message'])}</li>" for one in found["actions"])
         parts.append(f"<b>What to do</b><ul>{items}</ul>")
     return f'<div class="forebay">{_STYLE}{"".join(parts)}</div>'

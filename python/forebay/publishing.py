@@ -31,7 +31,7 @@ _publisher = None
 def publish(interval: float = 0.5) -> str:
     """Begins to publish every ``interval`` seconds, until ``unpublish()`` or the end of the
     process, or changes how often; returns the file's path. It is there when this returns. A thread
-    does it, for which a reading costs some 0.1 ms, and walks over the blocks of pools no more than
+    does it, for which a reading costs some 1 ms, and walks over the blocks of pools no more than
     a hundredth of its time. A child of fork publishes nothing before it calls this itself.
 
     Raises ``ValueError`` for an interval that is none, ``ForebayError`` where there is no folder

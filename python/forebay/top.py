@@ -198,10 +198,18 @@ def _head_lines(paint, state):
     if "pressure_some_avg10" in machine:
         parts += f"; pressure {machine['pressure_some_avg10']:.1f} %"
     level = machine.get("level", "")
-    return [
-        first,
-        paint.line(parts, "  ", (_plain(level), _ALARM if level not in ("", "ok") else "")),
+    alarm = _ALARM if level not in ("", "ok") else ""
+    source = machine.get("limit_source", "")
+    tail = f"  {_plain(level)}" + (
+        f" ({_plain(source)})" if source not in ("", "MemAvailable") else ""
+    )
+    lines = [first, paint.line(parts, (tail, alarm))]
+    gpus = [
+        f"GPU {gpu['index']}: {size(gpu['free'])} of {size(gpu['total'])} left"
+        for gpu in machine.get("gpus", ())
+        if gpu.get("free") is not None and gpu.get("total") is not None
     ]
+    return [*lines, paint.line("; ".join(gpus))] if gpus else lines
 
 
 def render(state, before=None, *, width=80, height=None, colour=False, blocks=True, foot=""):

@@ -1,7 +1,6 @@
 """MemoryTracker: exact peaks, who held what, and what is said of it."""
 
 import gc
-import importlib.util
 import io
 import json
 import os
@@ -23,6 +22,7 @@ from blocks import BlockPool
 from forebay import _advice, _ledger, _observe, _summary, _units
 from forebay._timeline import _POINTS, Timeline
 from forebay.cache import TensorCache
+from forebay.memory import MemoryPool
 from forebay.profiler import MemoryTracker
 
 MIB = 1 << 20
@@ -488,6 +488,66 @@ class Watching(unittest.TestCase):
             self.assertIn("50 % hits", tracker.summary())
 
 
+class Arrays(unittest.TestCase):
+    """Arrays of MemoryPool: each allocation and each way to free one is told."""
+
+    def setUp(self):
+        self.pool = MemoryPool(64 * MIB, device="cpu", name="arrays")
+        self.addCleanup(self.pool.close)
+
+    def test_every_way_to_free(self):
+        tracker = MemoryTracker(self.pool, track_timeline=False)
+        with tracker:
+            freed, first = self.pool.allocate((256, 1024)), line_here()
+            dropped, second = self.pool.allocate((256, 1024)), line_here()
+            kept, third = self.pool.allocate(MIB), line_here()
+            view = dropped[10:]
+            del dropped
+            self.assertEqual(len(tracker.to_dict()["live"]["holders"]), 3)
+            self.pool.free(freed)
+            del view
+            gc.collect()
+            holders = tracker.to_dict()["live"]["holders"]
+            self.assertEqual([(one["line"], one["bytes"]) for one in holders], [(third, MIB)])
+            self.pool.free(kept)
+        told = tracker.to_dict()
+        self.assertEqual(told["live"], {"bytes": 0, "blocks": 0, "holders": []})
+        lines = sorted((one["file"], one["line"], one["bytes"]) for one in told["peak"]["holders"])
+        self.assertEqual(lines, [(__file__, line, MIB) for line in (first, second, third)])
+        self.assertEqual(told["peak"]["unseen_bytes"], 0)
+        self.assertEqual(tracker.get_stats()["num_frees"], 3)
+
+    def test_threads(self):
+        tracker, failed = MemoryTracker(self.pool, interval=1), []
+
+        def work():
+            try:
+                for number in range(300):
+                    with tracker.track("work"):
+                        tensor = self.pool.allocate((number % 7 + 1, 1000))
+                        if number % 2:
+                            self.pool.free(tensor)
+                        del tensor
+            except Exception as error:
+                failed.append(error)
+
+        with tracker:
+            threads = [threading.Thread(target=work) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        self.assertEqual(failed, [])
+        stats = tracker.get_stats()
+        self.assertEqual((stats["num_allocations"], stats["num_frees"]), (1200, 1200))
+        told = tracker.to_dict()
+        self.assertEqual(told["live"]["holders"], [])
+        self.assertEqual(told["blocks"][0]["times"], 1200)
+        # The books are kept in the order of events, and so is the pool: up to four threads are
+        # between the two.
+        self.assertLessEqual(abs(told["peak"]["bytes"] - told["peaks"]["requested"]), 4 * 7 * 4000)
+
+
 class TimelineTest(unittest.TestCase):
     def test_it_is_bounded_and_keeps_the_highest(self):
         random.seed(9)
@@ -684,6 +744,20 @@ class Saying(unittest.TestCase):
             "2.00 MiB a step, 22.0 MiB in 12 steps, most of it from blocks.py:", action["message"]
         )
 
+    def test_what_was_let_go_of_is_no_growth_to_mend(self):
+        pool = BlockPool(name="shrinks")
+        self.addCleanup(pool.close)
+        tracker = MemoryTracker(pool)
+        with tracker:
+            kept = []
+            for _ in range(12):
+                kept.append(pool.take(2 * MIB))
+                tracker.step()
+            while kept:
+                pool.give(kept.pop())
+        self.assertEqual(tracker.to_dict()["growth"]["requested_bytes_per_step"], 2 * MIB)
+        self.assertNotIn("growth", [one["kind"] for one in tracker.to_dict()["actions"]])
+
     def test_a_limit_that_was_hit_is_said(self):
         pool = BlockPool(name="tight", max_bytes=8 * MIB)
         self.addCleanup(pool.close)
@@ -771,7 +845,6 @@ class Saying(unittest.TestCase):
             self.assertEqual(_units.span(number), text)
 
 
-@unittest.skipUnless(importlib.util.find_spec("forebay.memory"), "forebay.memory is not there")
 class Pages(unittest.TestCase):
     def test_examples_run(self):
         """Each block of a page, in order, as one program."""

@@ -402,6 +402,25 @@ class View(unittest.TestCase):
         with self.assertRaisesRegex(forebay.ForebayError, "there is no process 999999999"):
             forebay.top(999999999, file=io.StringIO())
 
+    def test_the_machine_as_far_as_it_is_known(self):
+        state = rich_state(machine={})
+        self.assertRegex(top.render(state)[1], r"^process .* MiB, at most .* MiB *$")
+        gpu = {"index": 0, "free": 30 << 30, "total": 80 << 30}
+        machine = {
+            "level": "critical",
+            "limit_source": "cgroup v2 /a memory.high",
+            "system_available": MIB,
+            "pressure_some_avg10": 12.34,
+            "gpus": [gpu, {**gpu, "index": 1, "free": None}],
+        }
+        lines = top.render(rich_state(machine=machine), width=120)
+        self.assertTrue(
+            lines[1].endswith(
+                "; left 1.00 MiB; pressure 12.3 %  critical (cgroup v2 /a memory.high)"
+            )
+        )
+        self.assertEqual(lines[2], "GPU 0: 30.0 GiB of 80.0 GiB left")
+
     def test_nothing_open_is_said(self):
         state = {**rich_state(), "pools": [], "caches": [], "prefetchers": []}
         self.assertIn("No pool, cache or prefetcher is open.", top.render(state))
@@ -478,7 +497,7 @@ class Screen:
 
 
 class InTerminal(Folders):
-    def start(self, pid, columns=80, lines=24, **changed):
+    def start(self, pid, columns=80, lines=24, interval=0.1, **changed):
         self.master, self.slave = pty.openpty()
         self.addCleanup(os.close, self.master)
         self.addCleanup(os.close, self.slave)
@@ -486,7 +505,7 @@ class InTerminal(Folders):
         self.before = termios.tcgetattr(self.slave)
         self.screen, self.sent = Screen(columns, lines), ""
         process = subprocess.Popen(
-            self.command(pid, "--interval", "0.1"),
+            self.command(pid, "--interval", interval),
             stdin=self.slave,
             stdout=self.slave,
             stderr=subprocess.PIPE,
@@ -547,6 +566,16 @@ class InTerminal(Folders):
         self.until(lambda _: not self.screen.other)
         self.assertEqual(process.stderr.read(), b"")
         self.assertEqual(termios.tcgetattr(self.slave), self.before)
+
+    def test_another_size_is_drawn_at_once(self):
+        process = self.start(self.publisher().pid, interval=3600)
+        self.until(lambda text: text.split("\n")[23].startswith("q quits"))
+        self.screen.resize(72, 12)
+        self.resize(72, 12)
+        text = self.until(lambda text: text.split("\n")[11].startswith("q quits"))
+        self.assertIn("activations", text)
+        os.write(self.master, b"q")
+        self.assertEqual(process.wait(30), 0)
 
     def test_a_process_that_ends(self):
         watched = self.publisher()
