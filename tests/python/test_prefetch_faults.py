@@ -18,6 +18,7 @@ import numpy as np
 
 import forebay
 import forebay.prefetch
+import left
 from forebay.prefetch import Prefetcher
 
 LOOKAHEADS = (0, 1, 2, 8)
@@ -71,30 +72,10 @@ def wrap(loader, lookahead, **options):
     return Prefetcher(lookahead=lookahead, **options).wrap(loader)
 
 
-def loader_threads():
-    return [one for one in threading.enumerate() if one.name == "forebay-loader"]
-
-
-def copy_threads():
-    """Of forebay, those that copy."""
-    names = []
-    for task in os.listdir("/proc/self/task"):
-        try:
-            with open(f"/proc/self/task/{task}/comm", encoding="utf-8") as file:
-                names.append(file.read().strip())
-        except FileNotFoundError:
-            pass
-    return names.count("forebay-copy")
-
-
-def files():
-    return len(os.listdir("/proc/self/fd"))
-
-
 def interrupt_in(seconds):
-    timer = threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGINT))
-    timer.start()
-    return timer
+    """As ctrl-C does; by a signal of its own, which nobody else waits for."""
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def run(program, *arguments):
@@ -251,11 +232,10 @@ class Faults(unittest.TestCase):
     def interrupt_in_the_loop(self, lookahead, threads):
         wrapped = wrap(Loader(count=10**6), lookahead, num_workers=threads)
         for round in range(8):
-            timer = interrupt_in(0.01 + 0.003 * round)
             with self.assertRaises(KeyboardInterrupt):
+                interrupt_in(0.01 + 0.003 * round)
                 for expected, got in enumerate(wrapped):
                     self.assertEqual(number_of(got), expected)
-            timer.join()
             # Whatever it came into: the next pass has all its slots.
             for expected, got in zip(range(20), wrapped):
                 self.assertEqual(number_of(got), expected)
@@ -264,12 +244,11 @@ class Faults(unittest.TestCase):
     def interrupt_of_one_who_waits(self, lookahead, threads):
         loader = Loader(hangs_at=2)
         wrapped = wrap(loader, lookahead, num_workers=threads)
-        timer = interrupt_in(0.1)
         with warnings.catch_warnings(), self.assertRaises(KeyboardInterrupt):
             warnings.simplefilter("ignore")
+            interrupt_in(0.1)
             for got in wrapped:
                 self.assertLess(number_of(got), 2)
-        timer.join()
         loader.go_on.set()
         loader.hangs_at = None
         self.assertEqual([number_of(got) for got in wrapped], list(range(BATCHES)))
@@ -426,7 +405,7 @@ TABLE = {
 def cell(name, lookahead, bound):
     def test(self):
         for threads in (2, 0):
-            before, begun = files(), time.perf_counter()
+            before, begun = left.files(), time.perf_counter()
             # A test that hangs cannot fail: the interpreter says where it is, and ends.
             faulthandler.dump_traceback_later(bound, exit=True)
             try:
@@ -436,11 +415,11 @@ def cell(name, lookahead, bound):
             self.assertLess(time.perf_counter() - begun, bound)
             gc.collect()
             for _ in range(1000):
-                if not loader_threads() and not copy_threads():
+                if not left.loader_threads() and not left.copy_threads():
                     break
                 time.sleep(0.01)
-            self.assertEqual((loader_threads(), copy_threads()), ([], 0))
-            self.assertEqual(files(), before)
+            self.assertEqual((left.loader_threads(), left.copy_threads()), ([], 0))
+            self.assertEqual(left.files(), before)
 
     return test
 
@@ -450,6 +429,4 @@ for fault, seconds in TABLE.items():
         setattr(Faults, f"test_{fault}_{ahead}_ahead", cell(fault, ahead, seconds))
 
 if __name__ == "__main__":
-    # The signal is meant for a handler, whoever started this.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     unittest.main()
