@@ -64,6 +64,7 @@ test:
 # Its own wheels on the simulated runtime; TORCH chooses versions.
 TORCH ?= 2.13.0 2.6.0
 test-torch: release
+	scripts/install_test_tools.sh
 	scripts/test_torch.sh $(TORCH)
 	scripts/test_torch.sh --python
 

@@ -13,6 +13,8 @@ need "${CXX:-c++}" g++
 need nm binutils
 need pkg-config pkg-config
 need valgrind valgrind
+# Reports are looked at in it, without a screen.
+need chromium chromium
 
 # What the checks of the source call; rustup has them where Rust came from it.
 cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
