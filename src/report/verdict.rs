@@ -127,7 +127,7 @@ fn pages(survey: &Survey, planned: &Planned) -> Option<Action> {
                 Bytes(plan.arena)
             ),
             advice: String::from(
-                "If this repeats, place it by a plan: forebay_lifetime_plan, forebay_pool_plan.",
+                "If this repeats, place it by a plan: forebay_lifetime_plan, forebay_pool_apply_plan.",
             ),
         });
     }
