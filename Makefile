@@ -72,6 +72,7 @@ test-python: release
 # Its own wheels on the simulated runtime; TORCH chooses versions.
 TORCH ?= 2.13.0 2.6.0
 test-torch: release
+	scripts/install_test_tools.sh
 	scripts/test_torch.sh $(TORCH)
 
 # Not a part of make test: Ray is large, and its agents take ports.

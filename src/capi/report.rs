@@ -39,7 +39,7 @@ pub struct forebay_report_options {
     pub struct_size: usize,
     /// The heading, in UTF-8; what is not becomes U+FFFD. NULL or empty: the file's name.
     pub title: *const c_char,
-    /// The most points of a track over time, from 100 to 8000; 0 is 2000.
+    /// The most points of a track over time, from 100 to 4000; 0 is 2000.
     pub max_points: u32,
     /// `FOREBAY_REPORT_...`, ORed together.
     pub flags: u32,

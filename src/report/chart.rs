@@ -124,7 +124,7 @@ impl Figure<'_> {
 
 /// Labels along a vertical axis of bytes up to `most`.
 fn byte_labels(most: u64, top: f64) -> Vec<(f64, String)> {
-    let step = (most / 5).max(1).checked_next_power_of_two().unwrap_or(1 << 63);
+    let step = (most / 8).max(1).checked_next_power_of_two().unwrap_or(1 << 63);
     let labels = (0..=most / step).map(|number| number * step);
     labels.map(|value| (value as f64 / top, Bytes(value).to_string())).collect()
 }
@@ -143,6 +143,9 @@ fn steps(survey: &Survey, back: bool, of: impl Fn(&Bucket) -> f64) -> String {
         across(survey, (index as u64).saturating_mul(width).min(survey.extent)).round()
     };
     let count = buckets.len();
+    if count == 0 {
+        return format!("{}0 {HEIGHT}", if back { 'L' } else { 'M' });
+    }
     let mut last = None;
     for step in 0..count {
         let index = if back { count - 1 - step } else { step };
@@ -167,6 +170,10 @@ pub(super) fn bytes(survey: &Survey, groups: &[usize], to: &mut String) {
     let most = survey.most_pages.max(most_of(&|bucket| bucket.allocated[allocated].most));
     let top = top_of(most.max(survey.peak.live));
     let mut drawing = String::new();
+    let pages = steps(survey, false, |bucket| bucket.pages.most as f64 / top);
+    let rounded = steps(survey, false, |bucket| bucket.allocated[allocated].most as f64 / top);
+    let _ = write!(drawing, "<path class=\"pages\" d=\"{pages}V{HEIGHT}H0z\"/>");
+    let _ = write!(drawing, "<path class=\"rounded\" d=\"{rounded}V{HEIGHT}H0z\"/>");
     let upto = |bucket: &Bucket, group: Option<usize>| -> f64 {
         let bins = group.map_or(0, |at| groups[at] + 1);
         bucket.held[..bins].iter().map(|&bytes| bytes as f64).sum::<f64>() / top
@@ -177,12 +184,8 @@ pub(super) fn bytes(survey: &Survey, groups: &[usize], to: &mut String) {
         let lower = steps(survey, true, |bucket| upto(bucket, at.checked_sub(1)));
         let _ = write!(drawing, "<path class=\"c{class}\" d=\"{upper}{lower}z\"/>");
     }
-    let pages = steps(survey, false, |bucket| bucket.pages.most as f64 / top);
-    let rounded = steps(survey, false, |bucket| bucket.allocated[allocated].most as f64 / top);
     let least = steps(survey, false, |bucket| bucket.live.least as f64 / top);
     let _ = write!(drawing, "<path class=\"l least\" d=\"{least}\"/>");
-    let _ = write!(drawing, "<path class=\"l rounded\" d=\"{rounded}\"/>");
-    let _ = write!(drawing, "<path class=\"l pages\" d=\"{pages}\"/>");
     let x = across(survey, survey.peak.at);
     let _ = write!(drawing, "<path class=\"l peak\" d=\"M{} 0V{HEIGHT}\"/>", Short(x));
     let said = format!(
@@ -202,7 +205,7 @@ pub(super) fn unused(survey: &Survey, to: &mut String) {
     let lower = steps(survey, true, |bucket| f64::from(bucket.unused.least));
     let line = steps(survey, false, |bucket| f64::from(bucket.unused.least));
     let drawing = format!(
-        "<path class=\"band\" d=\"{upper}{lower}z\"/><path class=\"l pages\" d=\"{line}\"/>"
+        "<path class=\"band\" d=\"{upper}{lower}z\"/><path class=\"l level\" d=\"{line}\"/>"
     );
     let vertical = [0.0, 0.5, 1.0].map(|share| (share, format!("{} %", share * 100.0))).to_vec();
     let said = String::from("The share of pages in which nothing lives, over time");
@@ -347,14 +350,16 @@ fn shapes(
         let Some(below) = place(shape) else { continue };
         let (x, end) = (across(survey, shape.from), across(survey, shape.to));
         let (y, low) = (upwards(below + shape.size as f64, top), upwards(below, top));
-        let class = colour_of(groups, shape.size);
+        let colour = colour_of(groups, shape.size);
+        // A border would hide what is thin.
+        let border = if end - x >= 12.0 && low - y >= 10.0 { "b " } else { "" };
         let until = match shape.freed {
             true => Span(survey.axis, shape.to - shape.from).to_string(),
             false => String::from("to the end"),
         };
         let _ = write!(
             drawing,
-            "<rect class=\"c{class}\" x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\"><title>{} {}, from {} for {until}</title></rect>",
+            "<rect class=\"{border}c{colour}\" x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\"><title>{} {}, from {} for {until}</title></rect>",
             Short(x),
             Short(y),
             Short(end - x),

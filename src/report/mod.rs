@@ -49,7 +49,7 @@ impl Options {
     /// The least of [`Options::points`].
     pub const POINTS_MIN: usize = 100;
     /// The most of [`Options::points`].
-    pub const POINTS_MAX: usize = 8000;
+    pub const POINTS_MAX: usize = 4000;
 }
 
 impl Default for Options {

@@ -55,7 +55,7 @@ pub(super) fn held(blocks: &[Lived]) -> Vec<Held> {
         }
     }
     let mut all: Vec<Held> = groups.into_values().collect();
-    all.sort_unstable_by(|one, two| (two.bytes, two.size).cmp(&(one.bytes, one.size)));
+    all.sort_unstable_by_key(|held| std::cmp::Reverse((held.bytes, held.size)));
     all
 }
 
@@ -193,6 +193,7 @@ fn figures(said: &Said<'_>, to: &mut String) {
 fn above(bytes: u64, peak: u64) -> String {
     match (bytes.checked_sub(peak), peak) {
         (Some(0), _) => String::from("exactly the peak"),
+        (Some(over), 1..) if over < peak / 1000 => String::from("less than 0.1 % above the peak"),
         (Some(over), 1..) => format!("{:.1} % above the peak", 100.0 * over as f64 / peak as f64),
         _ => String::new(),
     }
@@ -229,19 +230,19 @@ fn swatch(class: &str, text: &str, to: &mut String) {
 fn over_time(said: &Said<'_>, to: &mut String) {
     let survey = said.survey;
     put!(to, "<section id=\"time\"><h2>Bytes over time</h2>\n<ul class=\"key\">");
-    swatch("l pages", "on pages", to);
-    swatch("l rounded", "allocated", to);
-    swatch("l least", "least live", to);
+    swatch("pages", "on pages", to);
+    swatch("rounded", "allocated", to);
     for at in 0..said.groups.len() {
         let name = chart::group_name(said.groups, at);
         swatch(&format!("c{}", chart::colour(said.groups, at)), &name, to);
     }
+    swatch("l least", "least live", to);
     put!(to, "</ul>\n");
     chart::bytes(survey, said.groups, to);
     put!(
         to,
-        "<p class=\"note\">Areas are live bytes by size of block, in each stretch when most were live; \
-         lines are the most of each stretch. A stretch is {}.</p>\n",
+        "<p class=\"note\">Live bytes by size of block, in each stretch of {} when most were live; in front of \
+         what they were rounded to, and of the pages that they were on.</p>\n",
         Span(survey.axis, survey.series.width)
     );
     put!(to, "<h3>Unused share of pages that hold a live block</h3>\n");
@@ -443,12 +444,16 @@ fn maps(said: &Said<'_>, to: &mut String) {
     match said.planned {
         Planned::Plan(plan) => {
             put!(to, "<h3>By a plan: an arena of {}</h3>\n", Exact(plan.arena));
+            // Where addresses are hardly used again, it would be too small to see on their scale.
+            let own = top / 4 > plan.arena;
+            let scale = if own { " The scale is its own." } else { "" };
+            let top = if own { plan.arena.max(1) } else { top };
             chart::planned(survey, plan, said.groups, top, to);
             let quality = if plan.optimal { "no plan is smaller" } else { "the best so far" };
             put!(
                 to,
                 "<p class=\"note\">Found in {}; {quality}. No arena can be below {}. Sizes are rounded up to \
-                 {} bytes.</p>\n",
+                 {} bytes.{scale}</p>\n",
                 Span(Axis::Time, u64::try_from(plan.elapsed.as_nanos()).unwrap_or(u64::MAX)),
                 Exact(plan.bound),
                 plan.alignment
@@ -493,7 +498,8 @@ fn traffic(said: &Said<'_>, to: &mut String) {
         "turned over",
     ];
     Table { name: "Sizes by bytes", columns: &columns }.write(all.iter().take(ROWS).map(row), to);
-    more(all.len(), "sizes", to);
+    let told_apart = survey.sizes.all.len() == all.len();
+    more(all.len(), if told_apart { "sizes" } else { "sizes and more" }, to);
     put!(to, "</section>\n");
 }
 

@@ -7,8 +7,9 @@ use proptest::prelude::*;
 use super::bins::{BINS, bin_of};
 use super::rounding::Rounding;
 use super::survey::{Axis, Survey, Surveyor};
+use super::{Options, Progress, page_of};
 use crate::space::PAGE;
-use crate::trace::{Action, Event};
+use crate::trace::{Action, Event, Writer};
 
 /// A block as the definition sees it: everything by number of event.
 #[derive(Clone, Debug)]
@@ -280,4 +281,117 @@ fn names_beyond_the_limit_have_one_tally_together() {
         assert_eq!((*name, others.allocations, others.frees), (None, 5000 - 1024, 5000 - 1024));
         assert_eq!((others.live, others.foreign), (0, 0));
     }
+}
+
+/// A file that is gone when the test ends.
+struct Scratch(std::path::PathBuf);
+
+impl Scratch {
+    fn new(name: &str, events: impl Iterator<Item = Event>) -> Scratch {
+        let path = std::env::temp_dir().join(format!("forebay-{}-{name}", std::process::id()));
+        let mut writer = Writer::create(&path).unwrap();
+        events.for_each(|event| writer.write(&event).unwrap());
+        writer.finish().unwrap();
+        Scratch(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Blocks of all sizes at addresses far apart, so that nothing can be drawn as one.
+fn ragged(count: u64) -> impl Iterator<Item = Event> {
+    let mut state = 88_172_645_463_325_252u64;
+    let mut next = move |end: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % end
+    };
+    let (mut live, mut time) = (Vec::new(), 0);
+    (0..count).map(move |number| {
+        let most = 1 << next(20);
+        time += 1000 * (1 + next(most));
+        let event = |action, pointer, size, stream| Event {
+            thread: number % 7,
+            time,
+            action,
+            pointer,
+            size,
+            stream,
+        };
+        if live.len() > 40 && next(2) == 0 || live.len() > 3000 {
+            let at = next(live.len() as u64) as usize;
+            let (pointer, size) = live.swap_remove(at);
+            return event(Action::Free, pointer, size, next(50) << 40);
+        }
+        let most = 1 << next(36);
+        let size = 1 + next(most);
+        let pointer = (1 + number) << 37 | next(1 << 36);
+        live.push((pointer, size));
+        event(Action::Allocate, pointer, size, next(50) << 40)
+    })
+}
+
+#[test]
+fn no_page_is_larger_than_two_megabytes() {
+    let trace = Scratch::new("ragged.csv", ragged(40_000));
+    for (points, by_events) in [(Options::POINTS_MAX, false), (Options::POINTS_MAX, true)] {
+        let plan_limit = std::time::Duration::from_millis(1);
+        let options = Options { points, by_events, plan_limit, title: "t".repeat(200) };
+        let (page, faults) = page_of(&trace.0, &options, None).unwrap();
+        assert_eq!(faults.total, 0);
+        assert!(page.len() < 2_000_000, "{}", page.len());
+        assert!(page.len() > 300_000, "{}", page.len());
+    }
+}
+
+#[test]
+fn whatever_a_title_says_is_text() {
+    let trace = Scratch::new("title<svg onload=alert(1)>.csv", ragged(50));
+    let title = "<script>alert(1)</script>{{data}}\"'&\u{0}";
+    let options = Options { title: title.to_owned(), ..Options::default() };
+    let (page, _) = page_of(&trace.0, &options, None).unwrap();
+    // The data, and what reads it.
+    assert_eq!(page.matches("<script").count(), 2);
+    assert!(!page.contains("<svg onload") && !page.contains('\u{0}'));
+    // In a title what could be a place of the template is not looked at.
+    let text = "&lt;script&gt;alert(1)&lt;/script&gt;{{data}}&quot;";
+    assert_eq!(page.matches(text).count(), 2);
+    let quoted = "\"title\":\"\\u003cscript\\u003ealert(1)\\u003c/script\\u003e{{data}}\\\"";
+    assert_eq!(page.matches(quoted).count(), 1);
+}
+
+#[test]
+fn points_and_the_clock_are_checked() {
+    let trace = Scratch::new("points.csv", ragged(50));
+    for points in [0, 99, 4001] {
+        let error = page_of(&trace.0, &Options { points, ..Options::default() }, None).unwrap_err();
+        assert!(error.message().contains(&format!("points is {points};")), "{error}");
+    }
+    // A clock that stands still has nothing to show.
+    let still = Scratch::new("still.csv", ragged(50).map(|event| Event { time: 5, ..event }));
+    let (page, _) = page_of(&still.0, &Options::default(), None).unwrap();
+    assert!(page.contains("\"axis\":\"events\""));
+}
+
+#[test]
+fn a_watch_ends_the_reading() {
+    let trace = Scratch::new("watched.csv", ragged(20_000));
+    let mut calls = 0;
+    let (page, _) = page_of(
+        &trace.0,
+        &Options::default(),
+        Some(&mut |progress: &Progress| {
+            calls += 1;
+            progress.planning
+        }),
+    )
+    .unwrap();
+    // A machine that reads it all within the first fiftieth of a second is asked nothing before that.
+    assert_eq!(page.contains("\"whole\":false"), !page.contains("\"events\":20000,"));
+    assert!(calls > 0 || page.contains("\"whole\":true"));
 }

@@ -29,13 +29,12 @@ const GROWN: f64 = 0.1;
 /// What to do, the most urgent first.
 pub(super) fn actions(survey: &Survey, planned: &Planned) -> Vec<Action> {
     let urgent = [failures(survey), growth(survey)];
-    let mut others: Vec<Action> =
-        [pages(survey, planned), spike(survey), rounding(survey), streams(survey)]
-            .into_iter()
-            .flatten()
-            .collect();
-    others.sort_by_key(|action| std::cmp::Reverse(action.bytes));
-    let mut actions: Vec<Action> = urgent.into_iter().flatten().chain(others).collect();
+    let mut memory: Vec<Action> =
+        [pages(survey, planned), spike(survey), rounding(survey)].into_iter().flatten().collect();
+    memory.sort_by_key(|action| std::cmp::Reverse(action.bytes));
+    // The bytes of the last are traffic: they cannot be compared with those before.
+    let actions = urgent.into_iter().flatten().chain(memory).chain(streams(survey));
+    let mut actions: Vec<Action> = actions.collect();
     actions.truncate(TOLD);
     actions
 }
@@ -128,7 +127,7 @@ fn pages(survey: &Survey, planned: &Planned) -> Option<Action> {
                 Bytes(plan.arena)
             ),
             advice: String::from(
-                "If this repeats, place it by a plan: forebay_lifetime_plan, forebay_pool_plan.",
+                "If this repeats, place it by a plan: forebay_lifetime_plan, forebay_pool_apply_plan.",
             ),
         });
     }

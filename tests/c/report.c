@@ -99,9 +99,9 @@ static void bad_input(void)
     CHECK_ERROR(forebay_trace_report(trace, page, &options), invalid, "flags is 0x4");
     options.flags = 0;
     options.max_points = 99;
-    CHECK_ERROR(forebay_trace_report(trace, page, &options), invalid, "max_points is 99", "100 to 8000");
-    options.max_points = 8001;
-    CHECK_ERROR(forebay_trace_report(trace, page, &options), invalid, "max_points is 8001");
+    CHECK_ERROR(forebay_trace_report(trace, page, &options), invalid, "max_points is 99", "100 to 4000");
+    options.max_points = 4001;
+    CHECK_ERROR(forebay_trace_report(trace, page, &options), invalid, "max_points is 4001");
     options.max_points = 0;
     options.struct_size = 8;
     CHECK_ERROR(forebay_trace_report(trace, page, &options), invalid, "forebay_report_options");

@@ -100,6 +100,7 @@
     tip.style.top = `${Math.max(4, Math.min(y + 12, innerHeight - height - 4))}px`;
   };
   const point = (chart, index, x, y) => {
+    if (count === 0) return;
     at = Math.max(0, Math.min(count - 1, index));
     const middle = left(Math.min((at + 0.5) * series.width, extent));
     for (const line of cross) { line.hidden = middle < 0 || middle > 1; line.style.left = `${100 * middle}%`; }
