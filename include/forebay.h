@@ -775,7 +775,7 @@ typedef struct forebay_report_options {
     size_t struct_size;
     /// The heading, in UTF-8; what is not becomes U+FFFD. NULL or empty: the file's name.
     const char *title;
-    /// The most points of a track over time, from 100 to 8000; 0 is 2000.
+    /// The most points of a track over time, from 100 to 4000; 0 is 2000.
     uint32_t max_points;
     /// `FOREBAY_REPORT_...`, ORed together.
     uint32_t flags;
