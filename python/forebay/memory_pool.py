@@ -288,8 +288,8 @@ class MemoryPool:
         self._invalid += 1
         if self.debug:
             raise ForebayError(
-                f"tensor, {type(tensor).__name__}, is no live one of this pool: it is another's, or "
-                "was freed before"
+                f"tensor, {type(tensor).__name__}, is no live one of this pool: it is another's, "
+                "or was freed before"
             )
         return False
 

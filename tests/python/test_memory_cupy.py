@@ -1,5 +1,5 @@
-"""MemoryPool on a GPU under CuPy. CuPy's wheels have NVIDIA's runtime inside, which takes no simulated
-driver: a module stands in for it that has of CuPy what pools use, as CuPy documents it."""
+"""MemoryPool on a GPU under CuPy. CuPy's wheels have NVIDIA's runtime inside, which takes no
+simulated driver: a module stands in for it that has of CuPy what pools use, as CuPy documents it."""
 
 import sys
 import types
