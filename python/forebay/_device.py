@@ -2,9 +2,11 @@
 
 import ctypes
 import functools
+import importlib
 import math
 import sys
 import warnings
+import weakref
 
 from ._dtype import dtype_of, shape_of, torch_dtype
 from ._library import ForebayError, library
@@ -46,7 +48,7 @@ class DeviceBlock:
     """A block of a GPU's memory. It goes back on the stream that it was allocated on, behind what
     is queued there; ``pool.record_stream`` names others."""
 
-    __slots__ = ("__weakref__", "address", "size", "source", "stream")
+    __slots__ = ("__weakref__", "address", "size", "source", "stream", "viewed_by")
 
     def __init__(self, address, size, stream):
         self.address, self.size, self.stream = address, size, stream
@@ -94,8 +96,8 @@ class DeviceArray:
 
 def item_size(dtype):
     """Bytes of an element, of types that only PyTorch has too."""
-    torch = _module("torch")
-    return (dtype_of(dtype) if torch is None else torch_dtype(torch, dtype)).itemsize
+    name, module = arrays()
+    return (torch_dtype(module, dtype) if name == "torch" else dtype_of(dtype)).itemsize
 
 
 def take(source, index, size):
@@ -121,11 +123,10 @@ def give_back(source, block, stream):
 
 def current_stream(index):
     """The stream that is current in PyTorch or CuPy, as a number; None for the default one."""
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        return torch.cuda.current_stream(index).cuda_stream or None
-    cupy = sys.modules.get("cupy")
-    return (cupy.cuda.get_current_stream().ptr or None) if cupy is not None else None
+    name, module = arrays()
+    if name == "torch":
+        return module.cuda.current_stream(index).cuda_stream or None
+    return (module.cuda.get_current_stream().ptr or None) if name == "cupy" else None
 
 
 def view(block, index, shape, dtype):
@@ -135,25 +136,45 @@ def view(block, index, shape, dtype):
     size = math.prod(shape) * item_size(dtype)
     if size > block.size:
         raise ValueError(f"shape {shape} of {dtype} has {size} bytes; the block has {block.size}")
-    torch = _module("torch")
-    if torch is not None:
-        dtype = torch_dtype(torch, dtype)
-        flat = torch.as_tensor(block, device=f"cuda:{index}")
+    name, module = arrays()
+    if name == "torch":
+        dtype = torch_dtype(module, dtype)
+        flat = module.as_tensor(block, device=f"cuda:{index}")
         made = flat[:size].view(dtype).view(shape).as_subclass(_tensor_type())
         made.forebay_block = block
         return made
-    cupy = _module("cupy")
-    if cupy is None:
-        return DeviceArray(block, shape, dtype_of(dtype))
-    memory = cupy.cuda.UnownedMemory(block.address, block.size, block, index)
-    return cupy.ndarray(shape, dtype_of(dtype), cupy.cuda.MemoryPointer(memory, 0))
+    if name == "cupy":
+        memory = module.cuda.UnownedMemory(block.address, block.size, block, index)
+        block.viewed_by, _of_cupy[block.address] = id(memory), block
+        return module.ndarray(shape, dtype_of(dtype), module.cuda.MemoryPointer(memory, 0))
+    return DeviceArray(block, shape, dtype_of(dtype))
 
 
-def _module(name):
-    try:
-        return __import__(name)
-    except ImportError:
-        return None
+#: Live blocks of CuPy's arrays, which have no room for a reference of ours.
+_of_cupy = weakref.WeakValueDictionary()
+
+
+def block_of_cupy(array):
+    """The block that ``array``, CuPy's, was made over; None if there is none."""
+    data = getattr(array, "data", None)
+    block = _of_cupy.get(getattr(data, "ptr", None))
+    # The address may have been another array's before.
+    return block if block is not None and block.viewed_by == id(data.mem) else None
+
+
+@functools.cache
+def arrays():
+    """Who makes arrays on GPUs: "torch" or "cupy" and the module, the one that the program has
+    imported already, or else that can be; None and None if there is neither."""
+    for name in sorted(("torch", "cupy"), key=lambda name: name not in sys.modules):
+        try:
+            module = importlib.import_module(name)
+        except ImportError:
+            continue
+        # PyTorch is also made without CUDA.
+        if name == "cupy" or module.cuda.is_available():
+            return name, module
+    return None, None
 
 
 @functools.cache

@@ -11,6 +11,7 @@ made over memory of the pool: what was freed is given out again without a call o
 import contextlib
 import ctypes
 import math
+import sys
 from typing import Any
 
 import numpy
@@ -287,8 +288,8 @@ class MemoryPool:
         self._invalid += 1
         if self.debug:
             raise ForebayError(
-                f"tensor, {type(tensor).__name__}, is no live one of this pool: it is another's, or "
-                "was freed before"
+                f"tensor, {type(tensor).__name__}, is no live one of this pool: it is another's, "
+                "or was freed before"
             )
         return False
 
@@ -447,13 +448,18 @@ def _torch_view(block, shape, dtype):
 
 
 def _block_of(tensor):
-    """The block that ``tensor``, a view of an array, a ``MemoryBlock`` or a tensor of PyTorch, lies
+    """The block that ``tensor``, a view of an array, a ``MemoryBlock``, a tensor of PyTorch, lies
     in; None if there is none."""
     if isinstance(tensor, MemoryBlock):
         return tensor._block
     found = getattr(tensor, "forebay_block", None)
     if found is not None:
         return found
-    while tensor is not None and not isinstance(tensor, Block):
-        tensor = getattr(tensor, "base", None)
-    return tensor
+    found = tensor
+    while found is not None and not isinstance(found, Block):
+        found = getattr(found, "base", None)
+    if found is None and "cupy" in sys.modules:
+        from ._device import block_of_cupy
+
+        return block_of_cupy(tensor)
+    return found
