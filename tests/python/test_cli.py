@@ -449,7 +449,7 @@ class Doctor(Case):
         ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
         found = {one["name"]: one for one in json.loads(ran.stdout)["findings"]}
         self.assertEqual((found["RLIMIT_AS"]["status"], found["RLIMIT_AS"]["found"]),
-                         ("warning", "8 GiB of addresses"))
+                         ("warning", "8.00 GiB of addresses"))
         self.assertEqual(found["RLIMIT_NOFILE"]["status"], "warning")
         self.assertIn("ulimit -v", found["RLIMIT_AS"]["advice"])
 
