@@ -100,6 +100,8 @@ class Commands(Case):
         self.fails(2, ["export", STEP, "-o", "x.y"], "`x.y`", "--format")
         self.fails(2, ["export", STEP, "-o", "x.json", "--snapshot", "y"], "--snapshot", "chrome")
         self.fails(2, ["export", STEP, "-o", "x.pickle", "--name", "y"], "--name", "torch")
+        self.fails(2, ["export", STEP, "-o", "x.csv", "--reserved", "balanced"], "--reserved", "rmm")
+        self.fails(2, ["export", STEP, "-o", "x.json", "--reserved", "y"], "--reserved", "'y'")
         self.fails(2, ["import", STEP, "-o", "x", "--device", "0"], "--device", "rmm")
         self.fails(2, ["merge-trace", STEP, "-o", "x", "--offset", "1=3"], "--offset", "trace 1")
         for offset in ("3", "a=3", "0=b", "-1=3", "0=99999999999999999"):
@@ -447,7 +449,7 @@ class Doctor(Case):
         ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
         found = {one["name"]: one for one in json.loads(ran.stdout)["findings"]}
         self.assertEqual((found["RLIMIT_AS"]["status"], found["RLIMIT_AS"]["found"]),
-                         ("warning", "8 GiB of addresses"))
+                         ("warning", "8.00 GiB of addresses"))
         self.assertEqual(found["RLIMIT_NOFILE"]["status"], "warning")
         self.assertIn("ulimit -v", found["RLIMIT_AS"]["advice"])
 

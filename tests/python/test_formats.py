@@ -15,6 +15,7 @@ import unittest
 
 from forebay._library import library
 from forebay.formats import FormatError, chrome, perfetto, plain_pickle, rmm, torch_snapshot, trace
+from forebay.formats.reserved import Reserved
 from forebay.pool import Pool
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -721,6 +722,37 @@ class Perfetto(Folder):
         rows = [(1, 0, "allocate", at, (1 << 64) - 1, 0) for at in (1, 2)]
         perfetto.export_trace(self.trace("t.csv", rows), self.path("p"))
         self.assertEqual(max(value for _, _, value in decoded(self.path("p"))[1]), (1 << 63) - 1)
+
+
+class ReservedBytes(Folder):
+    def test_they_are_the_librarys(self):
+        rows = history(7, failures=False)
+        source = self.trace("t.csv", rows)
+        with Reserved("aggressive_reuse") as reserved:
+            perfetto.export_trace(source, self.path("p"), reserved=reserved)
+        tracks, events, _ = decoded(self.path("p"))
+        found = [value for _, track, value in events if tracks[track][1] == "reserved bytes"]
+        with Pool("cpu", policy="aggressive_reuse") as pool:
+            self.assertEqual(
+                library().forebay_trace_replay(pool.handle, source.encode(), None, None), 0
+            )
+            peak = pool.statistics()["reserved_peak"]
+        live = [value for _, track, value in events if tracks[track][1] == "live bytes"]
+        self.assertEqual(len(found), len(rows))
+        self.assertTrue(all(held >= used for held, used in zip(found, live)))
+        self.assertEqual(max(found), peak)
+        with Reserved("aggressive_reuse") as reserved:
+            chrome.export_trace(source, self.path("c.json"), reserved=reserved)
+        with open(self.path("c.json")) as file:
+            events = json.load(file)["traceEvents"]
+        again = [one["args"]["bytes"] for one in events if one["name"] == "reserved bytes"]
+        self.assertEqual(again, found)
+
+    def test_what_does_not_fit(self):
+        source = self.trace("t.csv", [(1, 0, "allocate", at, 3 << 20, at) for at in range(1, 9)])
+        with Reserved(max_bytes=8 << 20) as reserved:
+            perfetto.export_trace(source, self.path("p"), reserved=reserved)
+        self.assertEqual(reserved.failed, 6)
 
 
 class Chrome(Folder):

@@ -14,7 +14,7 @@ import struct
 import sys
 import textwrap
 
-from .. import _abi, sizes
+from .. import _abi, _units
 from .._library import ForebayError, library_path, version
 from . import DONE, FOUND
 from ._terminal import print_json
@@ -200,7 +200,7 @@ def _devices(driver):
             advice = "nvidia-smi and the kernel's log say more"
             yield Finding(f"cuda:{index}", PROBLEM, _cuda_error(driver, result), advice)
             continue
-        what = f"{name.value.decode(errors='replace')}, {sizes.text(memory.value)}"
+        what = f"{name.value.decode(errors='replace')}, {_units.size(memory.value)}"
         if movable.value:
             yield _ok(f"cuda:{index}", what)
         else:
@@ -260,7 +260,7 @@ def _memory():
     except ForebayError as error:
         yield Finding("memory", WARNING, str(error), "the monitor cannot read /proc or the control groups")
         return
-    what = f"{sizes.text(info['system_available'])} left of {sizes.text(info['system_total'])}"
+    what = f"{_units.size(info['system_available'])} left of {_units.size(info['system_total'])}"
     if info.get("limit_source"):
         what += f", as {info['limit_source']} has it"
     level = info.get("level", "ok")
@@ -280,7 +280,7 @@ def _limits():
             continue
         letter = {"RLIMIT_AS": "v", "RLIMIT_DATA": "d"}[name]
         advice = f"a pool reserves addresses first, and needs few pages: `ulimit -{letter} unlimited`"
-        yield Finding(name, WARNING, f"{sizes.text(soft)} of {bytes_of}", advice)
+        yield Finding(name, WARNING, f"{_units.size(soft)} of {bytes_of}", advice)
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < 1024:
         advice = "a block shared with another process is a descriptor for each 2 MiB: `ulimit -n 4096`"

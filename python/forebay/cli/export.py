@@ -1,5 +1,7 @@
 """``forebay export TRACE``: a trace for other tools."""
 
+import contextlib
+import importlib
 import json
 
 from ..formats import FormatError
@@ -36,6 +38,11 @@ def add_arguments(parser):
     parser.add_argument(
         "--device", type=count(0, 63), default=0, metavar="N", help="torch: the number of the GPU"
     )
+    parser.add_argument(
+        "--reserved", metavar="POLICY",
+        help="perfetto, chrome: also what a pool of that policy has reserved; the trace is replayed "
+        "into one",
+    )  # fmt: skip
     parser.add_argument("--name", help="perfetto, chrome: the name of the process; by default TRACE")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -66,9 +73,20 @@ def _snapshot(path):
     return found
 
 
+def _reserved(policy):
+    if policy is None:
+        return contextlib.nullcontext()
+    from ..formats.reserved import Reserved
+    from ..pool import POLICIES
+
+    if policy not in POLICIES:
+        raise UsageError(f"argument --reserved: {policy!r} is none of {', '.join(sorted(POLICIES))}")
+    return Reserved(policy)
+
+
 def run(args) -> int:
     chosen = _format(args)
-    for name in ("snapshot", "name"):
+    for name in ("snapshot", "name", "reserved"):
         wanted = ("torch",) if name == "snapshot" else ("perfetto", "chrome")
         if getattr(args, name) is not None and chosen not in wanted:
             raise UsageError(f"argument --{name}: the format {chosen} has no place for it")
@@ -80,14 +98,12 @@ def run(args) -> int:
             blocks = torch_snapshot.export_trace(
                 args.trace, args.output, snapshot, args.device, shown.done
             )
-        elif chosen == "perfetto":
-            from ..formats import perfetto
-
-            blocks = perfetto.export_trace(args.trace, args.output, args.name, progress=shown.done)
-        elif chosen == "chrome":
-            from ..formats import chrome
-
-            blocks = chrome.export_trace(args.trace, args.output, args.name, progress=shown.done)
+        elif chosen in ("perfetto", "chrome"):
+            writer = importlib.import_module(f"forebay.formats.{chosen}")
+            with _reserved(args.reserved) as reserved:
+                blocks = writer.export_trace(
+                    args.trace, args.output, args.name, progress=shown.done, reserved=reserved
+                )
         else:
             from ..formats import rmm
 

@@ -9,10 +9,11 @@ from ._file import created
 __all__ = ["export_trace"]
 
 
-def export_trace(source, out, name=None, pid=1, progress=None):
+def export_trace(source, out, name=None, pid=1, progress=None, reserved=None):
     """Writes what the trace ``source`` has live over time to the file ``out``: counters of bytes and
     blocks in all, and of the bytes of each stream, and the allocations that failed. ``name`` and
-    ``pid`` are the process's there; times are in microseconds.
+    ``pid`` are the process's there; times are in microseconds. With ``reserved``, a
+    ``reserved.Reserved``, also the bytes that such a pool has reserved for it.
 
     Returns the ``trace.Blocks`` at the end, which know of rows that made no sense. ``progress`` is
     called now and then with the number of rows so far.
@@ -37,6 +38,8 @@ def export_trace(source, out, name=None, pid=1, progress=None):
                 f'{counter}live blocks{at}"blocks":{len(blocks.live)}}}}}'
                 f'{counter}live bytes, stream {stream:#x}{at}"bytes":{live}}}}}'
             )
+            if reserved:
+                file.write(f'{counter}reserved bytes{at}"bytes":{reserved.after(event)}}}}}')
             if progress and not number & 0x3FFF:
                 progress(number)
         file.write("\n]}\n")

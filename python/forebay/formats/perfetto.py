@@ -102,12 +102,13 @@ assert (_number(_TIMESTAMP, 0)[:-1], _number(_SEQUENCE, 1), _bytes(_EVENT, b"")[
 )
 
 
-def _write(packets, path, pid, name, moved, first, progress):
+def _write(packets, path, pid, name, moved, first, progress, reserved=None):
     """The tracks of one trace. ``first`` is where the first trace's times begin, if there is one
-    before. Returns where these do, and the rows that made no sense."""
+    before. Returns where it is, and the blocks at the end."""
     process = packets.process(pid, name)
     live = packets.counter(process, "live bytes", _SIZE_BYTES)
     count = packets.counter(process, "live blocks", _COUNT)
+    pages = packets.counter(process, "reserved bytes", _SIZE_BYTES) if reserved else None
     streams, start = {}, None
     blocks = trace.Blocks()
     for number, (event, size, stream) in enumerate(blocks.follow(trace.read(path))):
@@ -133,21 +134,26 @@ def _write(packets, path, pid, name, moved, first, progress):
         packets.value(time, live, blocks.bytes)
         packets.value(time, count, len(blocks.live))
         packets.value(time, *own)
+        if reserved:
+            packets.value(time, pages, reserved.after(event))
         if progress and not number & 0x3FFF:
             progress(number)
     return start if first is None else first, blocks
 
 
-def export_trace(source, out, name=None, pid=1, progress=None):
+def export_trace(source, out, name=None, pid=1, progress=None, reserved=None):
     """Writes what the trace ``source`` has live over time to the file ``out``: bytes and blocks in all,
-    bytes of each stream, and the allocations that failed. ``name`` is the process's there.
+    bytes of each stream, and the allocations that failed. ``name`` is the process's there. With
+    ``reserved``, a ``reserved.Reserved``, also the bytes that such a pool has reserved for it.
 
     Returns the ``trace.Blocks`` at the end, which know of rows that made no sense. ``progress`` is
     called now and then with the number of rows so far.
     """
     with created(out) as file:
         packets = _Packets(file)
-        _, blocks = _write(packets, source, pid, name or str(source), 0, None, progress)
+        _, blocks = _write(
+            packets, source, pid, name or str(source), 0, None, progress, reserved
+        )
         packets.flush()
     return blocks
 
