@@ -582,7 +582,10 @@ def run(args) -> int:
         summary = Summary(record for path in args.files for record in load(path))
         if args.output:
             save(args.output, summary.to_dict())
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        print(f"forebay merge: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
+    except ValueError as error:
         print(f"forebay merge: {error}", file=sys.stderr)
         return 1
     if args.json:

@@ -361,7 +361,11 @@ class Files(unittest.TestCase):
         self.assertIn("'rank 0' is in more than one", err)
         code, _, err = self.run_merge(self.path("none.json"))
         self.assertEqual(code, 1)
-        self.assertIn("none.json", err)
+        path = self.path("none.json")
+        self.assertEqual(err, f"forebay merge: {path}: No such file or directory\n")
+        code, _, err = self.run_merge(*paths, "-o", self.path("no/where.json"))
+        self.assertEqual((code, err.count("\n")), (1, 1))
+        self.assertIn("no/where.json", err)
         for text in ("", "[1]", "3", '{"hits": -1}', '{"version": 9}', "\0"):
             with open(self.path("bad.json"), "w") as file:
                 file.write(text)
