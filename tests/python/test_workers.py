@@ -291,10 +291,17 @@ class ThisProcess(unittest.TestCase):
 
     def test_while_others_open_and_close(self):
         over, errors = threading.Event(), []
+        # So that threads meet in the middle of things.
+        self.addCleanup(sys.setswitchinterval, sys.getswitchinterval())
+        sys.setswitchinterval(1e-6)
+        again = Prefetcher(lookahead=0).wrap([np.zeros(4)] * 2)
+        self.addCleanup(again.close)
 
         def churn():
             try:
                 while not over.is_set():
+                    for _ in again if threading.current_thread() is threads[0] else ():
+                        pass
                     with forebay.Pool(initial_bytes=1 << 20), TensorCache() as cache:
                         cache.add(np.zeros(10))
                         for _ in Prefetcher(lookahead=1).wrap([np.zeros(4)]):
