@@ -382,9 +382,11 @@ class _Wrapped:
         what the passes were bound by."""
         now, total, wall, counted = self._pass(), _Times(), self._wall, self._counted
         total.add(self._total)
-        if now is not None:
-            total.add(now._line.times)
-            wall += time.perf_counter() - now._line.times.begun
+        # Once: another thread may look, and the pass end meanwhile.
+        line = now._line if now is not None else None
+        if line is not None:
+            total.add(line.times)
+            wall += time.perf_counter() - line.times.begun
             counted = now._slots.stats()
         items = total.items
         staged, stage_s = counted.get("staged_bytes", 0), counted.get("stage_ns", 0) / 1e9

@@ -199,7 +199,7 @@ class Memory(unittest.TestCase):
         """The most that is allocated at any time of a call is what Python has for views and
         numbers, and no array stays."""
         for dtype in (np.float32, np.float64):
-            long, short = sound(20, dtype), sound(10, dtype)
+            long, short = sound(8, dtype), sound(4, dtype)
             for operator in self.operators():
                 out = np.empty(operator.shape_of(len(long)), dtype)
                 less = np.empty(operator.shape_of(len(short)), dtype)

@@ -291,10 +291,17 @@ class ThisProcess(unittest.TestCase):
 
     def test_while_others_open_and_close(self):
         over, errors = threading.Event(), []
+        # So that threads meet in the middle of things.
+        self.addCleanup(sys.setswitchinterval, sys.getswitchinterval())
+        sys.setswitchinterval(1e-6)
+        again = Prefetcher(lookahead=0).wrap([np.zeros(4)] * 2)
+        self.addCleanup(again.close)
 
         def churn():
             try:
                 while not over.is_set():
+                    for _ in again if threading.current_thread() is threads[0] else ():
+                        pass
                     with forebay.Pool(initial_bytes=1 << 20), TensorCache() as cache:
                         cache.add(np.zeros(10))
                         for _ in Prefetcher(lookahead=1).wrap([np.zeros(4)]):
@@ -361,7 +368,11 @@ class Files(unittest.TestCase):
         self.assertIn("'rank 0' is in more than one", err)
         code, _, err = self.run_merge(self.path("none.json"))
         self.assertEqual(code, 1)
-        self.assertIn("none.json", err)
+        path = self.path("none.json")
+        self.assertEqual(err, f"forebay merge: {path}: No such file or directory\n")
+        code, _, err = self.run_merge(*paths, "-o", self.path("no/where.json"))
+        self.assertEqual((code, err.count("\n")), (1, 1))
+        self.assertIn("no/where.json", err)
         for text in ("", "[1]", "3", '{"hits": -1}', '{"version": 9}', "\0"):
             with open(self.path("bad.json"), "w") as file:
                 file.write(text)

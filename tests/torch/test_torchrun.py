@@ -192,5 +192,39 @@ class ByItself(unittest.TestCase):
             subprocess.run(command, check=True, timeout=300)
 
 
+class OnAGpu(unittest.TestCase):
+    def test_tensors_of_pytorch(self):
+        """Configured, traced and counted where PyTorch's tensors are forebay's."""
+        program = """
+            import sys, torch, forebay
+            from forebay import workers
+            from forebay.contrib import torchrun
+            settings = forebay.configure("256MiB", device="local")
+            assert settings.device == "cuda:0", settings
+            settings.enable_torch()
+            kept = torch.empty(1 << 20, device="cuda")
+            with torchrun.trace(sys.argv[1] + "/gpu.csv") as path:
+                torch.empty(3 << 20, dtype=torch.uint8, device="cuda")
+            with open(path) as file:
+                rows = file.read().splitlines()
+            assert sum(",allocate," in row and ",3145728," in row for row in rows) == 1, rows
+            record = workers.collect()
+            assert record["pools"] == 1, record
+            assert record["requested_bytes"] == 4 << 20, record
+            assert record["cuda_reserved_bytes"] == record["reserved_bytes"] >= 4 << 20, record
+            assert record["limit_bytes"] == 256 << 20, record
+            try:
+                torch.empty(512 << 20, dtype=torch.uint8, device="cuda")
+            except torch.OutOfMemoryError:
+                pass
+            else:
+                raise AssertionError("more than the limit")
+            assert workers.collect()["failed"] >= 1
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, "-c", textwrap.dedent(program), folder]
+            subprocess.run(command, check=True, timeout=300)
+
+
 if __name__ == "__main__":
     unittest.main()

@@ -101,9 +101,10 @@ def gather(group=None, timeout=60.0, *, record=None):
     """The records of all ranks of ``group`` (a gloo group; None is all ranks, whatever backend they
     have) as a ``forebay.workers.Summary``, on the first rank of the group; None on the others.
 
-    Every rank has to call it. Raises ``ForebayError`` that names the ranks which did not within
-    ``timeout`` seconds. ``record`` is this rank's, by default ``forebay.workers.collect()``. In a
-    process by itself, its own.
+    Every rank has to call it. Raises ``ForebayError`` when some did not within ``timeout`` seconds:
+    on the first rank it names them, but for the first call, where it is the group that cannot be
+    made. The ranks are then not to call anything of this module again. ``record`` is this rank's,
+    by default ``forebay.workers.collect()``. In a process by itself, its own.
     """
     dist, group = _joined(group, timeout, "gather")
     rank = 0 if dist is None else dist.get_rank()
