@@ -13,6 +13,7 @@ See ``MemoryTracker``.
 
 import contextlib
 import json
+import os
 import sys
 import threading
 import time
@@ -117,7 +118,7 @@ class MemoryTracker:
         self._seen = dict.fromkeys((*LEVELS, "rss"), 0)
         self._steps, self._sums = 0, {"requested": [0, 0, 0], "rss": [0, 0, 0]}
         self._result = self._python = self._heap = None
-        self._had_pools, self._torch = False, {}
+        self._had_pools, self._torch, self._process = False, {}, os.getpid()
 
     # ----- watching
 
@@ -160,6 +161,10 @@ class MemoryTracker:
     def __exit__(self, *_):
         if not self._running:
             raise ForebayError("the tracker is in no block")
+        if self._process != os.getpid():
+            # A child of fork leaves its parent's block.
+            self._reset()
+            return
         thread, self._thread = self._thread, None
         if thread is not None:
             self._stop.set()

@@ -475,6 +475,33 @@ class Watching(unittest.TestCase):
             self.assertEqual(os.waitpid(pid, 0)[1], 0)
             self.assertEqual(len(_observe.observers), 1)
 
+    def test_forks_while_it_reads(self):
+        """A child may use pools and trackers of its own, and leave the block, whenever it was made."""
+        pool = BlockPool(name="parent")
+        self.addCleanup(pool.close)
+        for _ in range(20):
+            pid = None
+            with MemoryTracker(interval=0.01):
+                pool.give(pool.take(MIB))
+                pid = os.fork()
+                if pid:
+                    # It has so long to hang.
+                    until = time.monotonic() + 60
+                    ended = (0, 0)
+                    while ended == (0, 0):
+                        self.assertLess(time.monotonic(), until)
+                        ended = os.waitpid(pid, os.WNOHANG)
+                        time.sleep(0.001)
+                    self.assertEqual(ended, (pid, 0))
+            if pid == 0:
+                status = 1
+                try:
+                    with BlockPool(name="child") as mine, MemoryTracker(mine) as tracker:
+                        mine.give(mine.take(MIB))
+                    status = 0 if tracker.get_stats()["peak_requested"] == MIB else 2
+                finally:
+                    os._exit(status)
+
     def test_caches_are_told_of(self):
         with TensorCache(max_size=4) as cache:
             cache.add(np.zeros(1000))
