@@ -344,8 +344,8 @@ def _is_terminal(out):
 
 
 def _live(read, interval, out):
-    """Shows what ``read`` gives until q is pressed, or it gives no more; returns the last state, and
-    whether q was pressed."""
+    """Shows what ``read`` gives until q is pressed, or it gives no more; returns the last state,
+    and whether q was pressed."""
     colour, blocks = "NO_COLOR" not in os.environ, _draws_blocks(out)
     before, state, next_reading = None, read(), 0.0
     with _Terminal(out) as terminal:

@@ -476,7 +476,7 @@ class Watching(unittest.TestCase):
             self.assertEqual(len(_observe.observers), 1)
 
     def test_forks_while_it_reads(self):
-        """A child may use pools and trackers of its own, and leave the block, whenever it was made."""
+        """A child may use pools and trackers of its own, and leave the block, whenever it began."""
         pool = BlockPool(name="parent")
         self.addCleanup(pool.close)
         for _ in range(20):
@@ -870,6 +870,22 @@ class Saying(unittest.TestCase):
             (3723, "1:02:03"),
         ):
             self.assertEqual(_units.span(number), text)
+
+
+class Imports(unittest.TestCase):
+    def test_they_start_and_load_nothing(self):
+        program = (
+            "import sys, threading, forebay, forebay.profiler, forebay.publishing, forebay.top\n"
+            "from forebay.formats import openmetrics\n"
+            "from forebay import _library, _observe\n"
+            "assert _library.library.cache_info().currsize == 0\n"
+            "assert threading.active_count() == 1 and not _observe.observers\n"
+            "assert 'numpy' not in sys.modules and 'tracemalloc' not in sys.modules\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, env=os.environ
+        )
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
 
 
 class Pages(unittest.TestCase):
