@@ -37,6 +37,7 @@ help:
 	@echo 'make test-python     of that the Python package alone (TESTS=tests/python/test_cache.py)'
 	@echo 'make test-torch      forebay under PyTorch, on a simulated CUDA runtime; installs PyTorch'
 	@echo '                     (TORCH=2.13.0: one version; 5 GB each)'
+	@echo 'make test-ray        forebay in workers of Ray; installs Ray'
 	@echo 'make release         $(LIBRARIES)'
 	@echo 'make examples        the programs of examples_c/, in build/'
 	@echo 'make install         libraries, headers, pkg-config and CMake files'
@@ -46,6 +47,7 @@ help:
 	@echo 'make bench-cache     caches beside others'
 	@echo 'make bench-prefetch  reading and copying ahead, beside the limit of the machine'
 	@echo 'make bench-preload   programs under the preloaded library beside other allocators'
+	@echo 'make bench-python    arrays of a pool in Python, beside those of numpy'
 	@echo 'make bench-plan      plans: how high, how long they take (PLANS=folder TRACES=folder)'
 	@echo 'make clean           removes what was made'
 
@@ -70,7 +72,13 @@ test-python: release
 # Its own wheels on the simulated runtime; TORCH chooses versions.
 TORCH ?= 2.13.0 2.6.0
 test-torch: release
+	scripts/install_test_tools.sh
 	scripts/test_torch.sh $(TORCH)
+
+# Not a part of make test: Ray is large, and its agents take ports.
+.PHONY: test-ray
+test-ray: release
+	scripts/test_ray.sh
 
 release: $(LIBRARIES)
 

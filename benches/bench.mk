@@ -4,6 +4,7 @@
 #   make bench-torch [TORCH=2.13.0]
 #   make bench-cache [TRACES=folder]
 #   make bench-prefetch
+#   make bench-python
 #   make bench-preload [ROUNDS=2] [CASES=fft,gcc]
 #   make bench-preload-long [ROUNDS=3] [IDLE=10], half an hour, with PyTorch where that is installed
 #   make bench-plan [PLANS=folder] [TRACES=folder] [SEED=1] [PLOT=file] [PATIENCE=1]
@@ -16,9 +17,9 @@ ROUNDS ?= 5
 CASES ?= *
 TRACES ?=
 
-.PHONY: bench bench-pool bench-cuda bench-torch bench-cache bench-plan bench-prefetch bench-preload bench-preload-long bench-peers
+.PHONY: bench bench-pool bench-cuda bench-torch bench-cache bench-plan bench-prefetch bench-preload bench-preload-long bench-python bench-peers
 
-bench: bench-pool bench-cuda bench-torch bench-cache bench-plan bench-prefetch bench-preload
+bench: bench-pool bench-cuda bench-torch bench-cache bench-plan bench-prefetch bench-preload bench-python
 
 bench-pool: release bench-peers build/bench/pool_bench build/bench/trace_peaks
 	python3 benches/pool/run.py --rounds $(ROUNDS) --cases '$(CASES)' --traces '$(TRACES)'
@@ -80,3 +81,7 @@ build/bench/redis:
 	mkdir -p $@/unpacked
 	-cd $@/unpacked && apt-get download redis-server redis-tools liblzf1 && for package in *.deb; do dpkg -x $$package .; done
 	-cp -L $@/unpacked/usr/bin/redis-server $@/unpacked/usr/bin/redis-benchmark $@/unpacked/usr/lib/*/liblzf.so.1 $@
+
+# Beside numpy's own arrays, in the environment of its version that the preloaded programs have too.
+bench-python: release $(PRELOAD_PYTHON)
+	PYTHONPATH=python FOREBAY_LIBRARY='$(abspath $(RELEASE))/libforebay.so' $(PRELOAD_PYTHON) benches/python/run.py

@@ -61,6 +61,7 @@
 #define FOREBAY_PLAN_USAGE_INIT FOREBAY_INIT(forebay_plan_usage)
 #define FOREBAY_PREFETCHER_CONFIG_INIT FOREBAY_INIT(forebay_prefetcher_config)
 #define FOREBAY_PREFETCH_STATISTICS_INIT FOREBAY_INIT(forebay_prefetch_statistics)
+#define FOREBAY_REPORT_OPTIONS_INIT FOREBAY_INIT(forebay_report_options)
 #define FOREBAY_REPLAY_OPTIONS_INIT FOREBAY_INIT(forebay_replay_options)
 #define FOREBAY_REPLAY_REPORT_INIT FOREBAY_INIT(forebay_replay_report)
 #define FOREBAY_TORCH_STATISTICS_INIT FOREBAY_INIT(forebay_torch_statistics)
@@ -93,6 +94,12 @@
 
 /// Colour tensors by their id, and not by their size.
 #define FOREBAY_PLAN_SVG_BY_ID 1
+
+/// Events instead of time from left to right.
+#define FOREBAY_REPORT_BY_EVENTS 1
+
+/// Leave the plan out.
+#define FOREBAY_REPORT_NO_PLAN 2
 
 /// No copy threads: the thread that submits a batch copies and reads. Beside `copy_threads` 0.
 #define FOREBAY_PREFETCHER_SYNCHRONOUS 1
@@ -747,6 +754,39 @@ typedef struct forebay_plan_usage {
     /// Tensors that are in their places now.
     uint64_t live;
 } forebay_plan_usage;
+
+/// How far a report is.
+typedef struct forebay_report_progress {
+    /// sizeof(forebay_report_progress), as the library knows it.
+    size_t struct_size;
+    /// Rows of the trace that were read.
+    uint64_t events;
+    /// Since it began, in nanoseconds.
+    uint64_t elapsed_ns;
+    /// 1 when the trace was read and the plan is being made, else 0.
+    uint32_t planning;
+    /// Zero.
+    uint32_t reserved;
+} forebay_report_progress;
+
+/// How a report is made. Set `struct_size`; all else zero is the usual.
+typedef struct forebay_report_options {
+    /// sizeof(forebay_report_options).
+    size_t struct_size;
+    /// The heading, in UTF-8; what is not becomes U+FFFD. NULL or empty: the file's name.
+    const char *title;
+    /// The most points of a track over time, from 100 to 4000; 0 is 2000.
+    uint32_t max_points;
+    /// `FOREBAY_REPORT_...`, ORed together.
+    uint32_t flags;
+    /// How long the planner may take, in milliseconds; 0 is 1000.
+    uint64_t plan_time_limit_ms;
+    /// Called at most twenty times a second, by the calling thread; anything but 0 ends the reading, or
+    /// the planning, and the report is of what there is so far and says so. NULL: not called.
+    int32_t (*progress)(const struct forebay_report_progress *progress, void *user);
+    /// Passed to `progress`.
+    void *user;
+} forebay_report_options;
 
 /// What a prefetcher is made from. Set `struct_size`; all else may be 0.
 typedef struct forebay_prefetcher_config {
@@ -2167,6 +2207,25 @@ FOREBAY_NODISCARD
 forebay_status forebay_pool_plan_usage(struct forebay_pool *pool,
                                        struct forebay_plan_usage *out);
 
+/// Writes a report of the trace in the file `trace`, plain or gzip, to the file `out`: one page of HTML
+/// below 2 MB that needs nothing else, light or dark as its reader has it. It shows what lived when,
+/// who held the peak, addresses over time as they were and as a plan would have them, sizes, streams,
+/// threads, what is live at the end, and at most three things to do. Its numbers are in it as JSON
+/// too, in the element with the id "data". The trace is read once; memory is bounded by what lives in
+/// it at a time, and some 100 MB for the plan. `options` may be NULL.
+///
+/// Errors: `FOREBAY_ERROR_IO`, `FOREBAY_ERROR_MALFORMED_TRACE` (the message names line and column, and
+/// nothing is written; or the trace frees what it never allocated, in which case the report of
+/// everything else is written and names such rows), `FOREBAY_ERROR_INVALID_ARGUMENT` (`trace` or `out` is
+/// NULL; the message names the field of `options`).
+///
+/// The caller's part:
+/// `trace` and `out` are NULL or strings that end with a NUL; `options` is NULL or points to a struct
+/// with `struct_size` set, whose `title` is NULL or such a string and whose `progress` can be called.
+forebay_status forebay_trace_report(const char *trace,
+                                    const char *out,
+                                    const struct forebay_report_options *options);
+
 /// Creates a prefetcher whose slots are blocks of `pool`, on the host or on a GPU, and writes it to
 /// `*out`. It is the caller's, until `forebay_prefetcher_destroy`; `config` NULL is all defaults.
 /// The pool stays the caller's; if it is destroyed first, it closes the prefetcher and takes its
@@ -2356,11 +2415,15 @@ forebay_status forebay_memory_info(struct forebay_memory_info_t *out);
 /// The object has "schema" (1); the numbers of `forebay_memory_info_t` under "available_bytes",
 /// "left_bytes", "reserve_bytes", "limit_bytes", "total_bytes", "swap_available_bytes",
 /// "pinned_bytes", "oom_kills"; "limit_source", such as "MemAvailable", "cgroup v2 /a/b
-/// memory.high", "RLIMIT_AS"; "level" ("ok", "elevated", "critical"); "machine", "process", each an
-/// object of bytes; "limits", all that bound this process, a list of {"source", "limit_bytes",
-/// "left_bytes"}; "groups", the control groups from the inmost outwards, a list of {"version",
+/// memory.high", "RLIMIT_AS"; "level" ("ok", "elevated", "critical"); "machine" {"total_bytes",
+/// "available_bytes", "free_bytes", "buffers_bytes", "cached_bytes", "shared_bytes" (tmpfs too),
+/// "swap_total_bytes", "swap_free_bytes", "huge_page_bytes", "huge_pages", "huge_pages_free"};
+/// "process" {"resident_bytes", "resident_peak", "anonymous_bytes", "shared_bytes",
+/// "mapped_bytes", "data_bytes", "locked_bytes", "pinned_bytes", "swapped_bytes", "huge_bytes"};
+/// "limits", all that bound this process, a list of {"source", "limit_bytes", "left_bytes"};
+/// "groups", the control groups from the inmost outwards, a list of {"version",
 /// "path", "max_bytes", "high_bytes" (version 1: "with_swap_max_bytes"), "used_bytes",
-/// "reclaimable_bytes"}, where used is read of the inmost and of those with a limit; "pressure",
+/// "reclaimable_bytes"}, the last two null without a limit, unless it is the inmost; "pressure",
 /// {"machine", "group"}, each null or {"some", "full"}, each {"avg10", "avg60", "avg300",
 /// "total_us"}; "events" of the control group, null or {"high", "max", "oom", "oom_kill"}; "nvml"
 /// ("ok", "none" without the library, or what went wrong), "driver_version", and "gpus", a list of

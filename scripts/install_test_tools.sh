@@ -16,6 +16,8 @@ need valgrind valgrind
 need python3 python3
 need sqlite3 sqlite3
 need setarch util-linux
+# Reports are looked at in it, without a screen.
+need chromium chromium
 
 # What the checks of the source call; rustup has them where Rust came from it.
 cargo clippy --version >/dev/null 2>&1 || rustup component add clippy

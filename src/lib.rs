@@ -10,6 +10,7 @@
 //! | --- | --- | --- |
 //! | [`torch`] | PyTorch's door: its allocator and its hooks, both ways in; uses `capi` for handles and statuses | yes |
 //! | [`capi`] | the front door: the C functions of `forebay.h`, one file per noun; argument checks, the panic guard, statuses | yes |
+//! | [`report`] | a trace as one page to read: the peak explained, maps, plans, what to do | no |
 //! | [`replay`] | a trace replayed into a pool, or into malloc, and what that cost | yes |
 //! | [`prefetch`] | batches in slots of a pool ahead of their use: copy threads, files, a stream for copies | in `copy`, `engine`, `file`, `over_cuda`, `over_pool`, `source` |
 //! | [`cache`] | blocks of pools kept under keys: the table under its lock, policies | for a copy, a fork and a clock |
@@ -45,6 +46,7 @@ pub mod order;
 pub mod pool;
 pub mod prefetch;
 pub mod replay;
+pub mod report;
 pub mod space;
 pub mod sync;
 pub mod torch;

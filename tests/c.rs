@@ -138,7 +138,7 @@ macro_rules! programs {
     };
 }
 
-programs! { status log stream pool block share graph stats trace torch threads cache cache_simulate lifetime plan planned prefetch monitor }
+programs! { status log stream pool block share graph stats trace torch threads cache cache_simulate lifetime plan planned prefetch monitor report }
 
 #[test]
 fn every_program_is_run() {

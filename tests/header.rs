@@ -51,6 +51,7 @@ fn generated() -> String {
 #define FOREBAY_PLAN_USAGE_INIT FOREBAY_INIT(forebay_plan_usage)
 #define FOREBAY_PREFETCHER_CONFIG_INIT FOREBAY_INIT(forebay_prefetcher_config)
 #define FOREBAY_PREFETCH_STATISTICS_INIT FOREBAY_INIT(forebay_prefetch_statistics)
+#define FOREBAY_REPORT_OPTIONS_INIT FOREBAY_INIT(forebay_report_options)
 #define FOREBAY_REPLAY_OPTIONS_INIT FOREBAY_INIT(forebay_replay_options)
 #define FOREBAY_REPLAY_REPORT_INIT FOREBAY_INIT(forebay_replay_report)
 #define FOREBAY_TORCH_STATISTICS_INIT FOREBAY_INIT(forebay_torch_statistics)
@@ -71,7 +72,7 @@ fn generated() -> String {
 }
 
 /// In the order of the header.
-const NOUNS: [&str; 16] = [
+const NOUNS: [&str; 17] = [
     "status",
     "log",
     "stream",
@@ -86,6 +87,7 @@ const NOUNS: [&str; 16] = [
     "lifetime",
     "plan",
     "planned",
+    "report",
     "prefetch",
     "monitor",
 ];

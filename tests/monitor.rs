@@ -137,7 +137,7 @@ fn version_2_with_the_tighter_limit_in_the_middle() {
     let info = root.info();
     assert_eq!((info.total, info.groups.len()), (9 * GIB, 4));
     assert_eq!(info.groups[1].0.max, Some(9 * GIB));
-    assert_eq!((info.groups[0].0.max, info.groups[0].1.used), (None, 6 * GIB));
+    assert_eq!((info.groups[0].0.max, info.groups[0].1.unwrap().used), (None, 6 * GIB));
     assert!(!root.is_short());
 
     // memory.high binds before memory.max does.
@@ -403,6 +403,10 @@ fn being_slowed_down_is_critical_for_a_while() {
     root.set("sys/fs/cgroup/c/memory.events", "high 500\n");
     root.set("proc/self/cgroup", "0::/c\n");
     assert_eq!([level(14), level(15)], [Level::Ok; 2]);
+    // No count is too large to go on from.
+    root.set("sys/fs/cgroup/memory.high", "99999999999\n");
+    root.set("sys/fs/cgroup/memory.events.local", format!("high {}\n", u64::MAX));
+    assert_eq!([level(16), level(26)], [Level::Critical, Level::Ok]);
 }
 
 #[test]
@@ -452,7 +456,8 @@ fn the_report_has_all_of_it() {
     for part in [
         r#"{"schema":1,"available_bytes":7247757312,"left_bytes":7516192768,"reserve_bytes":268435456,"limit_bytes":8589934592,"#,
         r#""limit_source":"cgroup v2 /say \"hi\" memory.high","total_bytes":8589934592,"swap_available_bytes":4294967296,"level":"ok","#,
-        r#""groups":[{"version":2,"path":"/say \"hi\"","max_bytes":null,"high_bytes":8589934592,"used_bytes":1073741824,"reclaimable_bytes":0},{"#,
+        r#""groups":[{"version":2,"path":"/say \"hi\"","max_bytes":null,"high_bytes":8589934592,"used_bytes":1073741824,"reclaimable_bytes":0"#,
+        r#"},{"version":2,"path":"/","max_bytes":null,"high_bytes":null,"used_bytes":null,"reclaimable_bytes":null}],"#,
         r#""pressure":{"machine":null,"group":null},"events":null,"nvml":"ok","driver_version":null,"#,
         r#""gpus":[{"index":1,"name":"card","uuid":null,"total_bytes":80,"free_bytes":null,"used_bytes":null,"reserved_bytes":null,"process_bytes":null}]}"#,
     ] {
@@ -621,8 +626,101 @@ impl Level2 {
     }
 }
 
+/// Every file that is read of a process in two hierarchies.
+const FILES: [&str; 21] = [
+    "proc/meminfo",
+    "proc/vmstat",
+    "proc/self/cgroup",
+    "proc/self/mountinfo",
+    "proc/self/status",
+    "proc/self/limits",
+    "proc/pressure/memory",
+    "proc/sys/vm/overcommit_memory",
+    "cg/a/memory.max",
+    "cg/a/memory.high",
+    "cg/a/memory.current",
+    "cg/a/memory.stat",
+    "cg/a/memory.events",
+    "cg/a/memory.events.local",
+    "cg/a/memory.pressure",
+    "cg/memory.high",
+    "cg/memory.events.local",
+    "cg/memory.swap.max",
+    "cg/a/memory.limit_in_bytes",
+    "cg/a/memory.memsw.limit_in_bytes",
+    "cg/a/memory.oom_control",
+];
+
+/// Lines that mean something in some file, with numbers of any size, and some that do not.
+fn text() -> impl Strategy<Value = Vec<u8>> {
+    let number = || {
+        prop_oneof![
+            any::<u64>().prop_map(|number| number.to_string()),
+            Just("max".into()),
+            Just("0".into()),
+            Just("2".into()),
+            Just(u64::MAX.to_string()),
+            Just("-1".into())
+        ]
+    };
+    let line = (0..24usize, number()).prop_map(|(which, n): (usize, String)| match which {
+        0 => format!("MemTotal: {n} kB"),
+        1 => format!("MemAvailable: {n} kB"),
+        2 => format!("CommitLimit: {n} kB"),
+        3 => format!("Committed_AS: {n} kB"),
+        4 => "0::/a".into(),
+        5 => "3:memory:/a".into(),
+        6 => "1 1 0:1 / /cg rw - cgroup2 x rw".into(),
+        7 => "1 1 0:1 / /cg rw - cgroup x rw,memory".into(),
+        8 => "1 1 0:1 /.. /cg\\040 rw - cgroup x rw,memory".into(),
+        9 => format!("VmSize: {n} kB"),
+        10 => format!("Max address space   {n}  {n}  bytes"),
+        11 => format!("Max data size   {n}  {n}  bytes"),
+        12 => format!("some avg10={n} avg60=1.0 avg300=0 total={n}"),
+        13 => format!("full avg10=6.5 avg60=1.0 avg300=0 total={n}"),
+        14 => format!("inactive_file {n}"),
+        15 => format!("active_file {n}"),
+        16 => format!("total_inactive_file {n}"),
+        17 => format!("high {n}"),
+        18 => format!("oom_kill {n}"),
+        19 => "\u{0}\"\\ \u{7f}:::".into(),
+        20 => String::new(),
+        _ => n,
+    });
+    let lines =
+        proptest::collection::vec(line, 0..40).prop_map(|lines| lines.join("\n").into_bytes());
+    let one = number().prop_map(String::into_bytes);
+    prop_oneof![4 => lines, 4 => one, 1 => proptest::collection::vec(any::<u8>(), 0..40)]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever the files say, nothing breaks, and no more is left than there is.
+    #[test]
+    fn any_text_is_survived(texts in proptest::collection::vec(text(), FILES.len())) {
+        let root = Root::new();
+        for (file, text) in FILES.iter().zip(&texts) {
+            root.set(file, text);
+        }
+        let monitor = Monitor::under(&root.0);
+        let start = Instant::now();
+        for second in 0..2 {
+            let now = start + Duration::from_secs(second);
+            monitor.is_short(now);
+            monitor.address_space_left();
+            let Some(info) = monitor.info(now) else { continue };
+            for bound in &info.bounds {
+                prop_assert!(bound.left <= bound.limit, "{bound:?}");
+                prop_assert!(info.headroom.bound.left <= bound.left);
+            }
+            prop_assert!(info.headroom.available() <= info.headroom.bound.left);
+            let json = info.json(&Gpus::default());
+            let end = "\"gpus\":[]}";
+            prop_assert!(json.ends_with(end), "{json}");
+            prop_assert!(json.bytes().all(|byte| byte >= b' '));
+        }
+    }
 
     /// The answer is never more than what any level leaves, and is what the tightest one leaves.
     #[test]
@@ -677,7 +775,7 @@ proptest! {
         let short = info.bounds.iter().filter(|bound| {
             matches!(bound.source, Source::Machine | Source::Group { .. })
         });
-        prop_assert_eq!(root.is_short(), short.into_iter().any(|bound| bound.left < bound.limit / 16));
+        prop_assert_eq!(root.is_short(), short.into_iter().any(|bound| bound.left == 0 || bound.left < bound.limit / 16));
         let json = info.json(&Gpus::default());
         prop_assert_eq!(json.matches("\"version\":").count(), levels.len() + 1);
     }

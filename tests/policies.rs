@@ -488,3 +488,36 @@ fn a_trace_without_a_rhythm_does_not_move_pages_for_ever() {
     let (reserved, allocated) = (after.reserved[1], after.allocated[1]);
     assert!(reserved * 3 <= allocated * 4, "{reserved} reserved for {allocated}");
 }
+
+/// Kilobytes that are resident in the mapping that has `address`.
+#[cfg(target_os = "linux")]
+fn resident_around(address: usize) -> u64 {
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let mut inside = false;
+    for line in maps.lines() {
+        let first = line.split(' ').next().unwrap();
+        if let Some((start, end)) = first.split_once('-') {
+            let [start, end] = [start, end].map(|part| usize::from_str_radix(part, 16).unwrap());
+            inside = (start..end).contains(&address);
+        } else if inside && first == "Rss:" {
+            return line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        }
+    }
+    panic!("{address:#x} is not mapped");
+}
+
+/// Huge pages are for who uses much.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_few_small_blocks_take_no_huge_page() {
+    for policy in Policy::ALL {
+        let config = Config { policy, max_bytes: 256 * MIB as u64, ..Config::default() };
+        let pool = Pool::on_host(&config).unwrap();
+        let block = pool.alloc(64 * KIB, Stream::DEFAULT).unwrap();
+        // SAFETY: a block of so many bytes that is this test's.
+        unsafe { std::ptr::write_bytes(block as *mut u8, 1, 64 * KIB) };
+        let resident = resident_around(block);
+        assert!((64..1024).contains(&resident), "{}: {resident} KiB", policy.name());
+        pool.free(block, Stream::DEFAULT).unwrap();
+    }
+}

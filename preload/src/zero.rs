@@ -2,13 +2,16 @@
 //!
 //! A block of the pool may lie in pages that nobody has written to since they came from the
 //! kernel. Linux says which (`PAGEMAP_SCAN`, from 6.7 on): those are left alone. Without it all is
-//! written.
+//! written. In a program that goes on most blocks are written all over, which `mincore` says sooner.
 
 use core::ffi::c_void;
 
-/// Blocks from this size on are asked about. It costs three system calls, some 3 µs; to write as
-/// many bytes takes 50 µs.
-const ASKED_FROM: usize = 512 << 10;
+/// Blocks from this size on are asked about: 1.4 µs where all of it has memory, 7 to 20 where not. To
+/// write as many bytes takes 17 µs where they have memory, and 100 to 200 where they have not.
+const ASKED_FROM: usize = 1 << 20;
+/// Blocks to this size are asked for their memory first. To write a larger one takes so long that
+/// one question more would not be seen.
+const ALL_THERE_MOST: usize = 8 << 20;
 const PAGE: usize = 4096;
 
 /// `struct pm_scan_arg` of the kernel.
@@ -52,10 +55,23 @@ const OF_ZEROS: u64 = 1 << 5;
 pub unsafe fn zero(ptr: *mut c_void, bytes: usize) {
     // SAFETY: the caller's promise.
     unsafe {
-        if bytes < ASKED_FROM || !zero_written(ptr as usize, bytes) {
+        let start = ptr as usize;
+        if bytes < ASKED_FROM || is_all_there(start, bytes) || !zero_written(start, bytes) {
             ptr.cast::<u8>().write_bytes(0, bytes);
         }
     }
+}
+
+/// Whether all of the bytes from `start` on have memory at this moment: then there is nothing to be
+/// saved. False too where it is not known.
+fn is_all_there(start: usize, bytes: usize) -> bool {
+    let mut there = [0u8; ALL_THERE_MOST / PAGE + 1];
+    let first = start / PAGE * PAGE;
+    let pages = (start + bytes - first).div_ceil(PAGE);
+    let Some(there) = there.get_mut(..pages) else { return false };
+    // SAFETY: whole pages that are mapped, and a byte for each of them.
+    let status = unsafe { libc::mincore(first as *mut c_void, pages * PAGE, there.as_mut_ptr()) };
+    status == 0 && there.iter().all(|page| page & 1 == 1)
 }
 
 /// Zeroes what was ever written to of the bytes from `start` on. False when the kernel does not

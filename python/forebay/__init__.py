@@ -7,6 +7,8 @@ what memory was used, ``top()`` and ``publish()`` show it live. Importing this p
 library comes with the first use.
 """
 
+import importlib
+
 from ._abi import VERSION as _VERSION
 from ._library import ForebayError, library_path, version
 
@@ -25,23 +27,20 @@ __all__ = [
 
 __version__ = ".".join(map(str, _VERSION))
 
+#: What is imported when it is asked for, and from where.
+_LATER = {
+    "Pool": "pool",
+    "configure": "settings",
+    "pools": "pool",
+    "publish": "publishing",
+    "unpublish": "publishing",
+}
+
 
 def __getattr__(name):
-    if name in ("Pool", "pools"):
-        from . import pool
-
-        return getattr(pool, name)
-    if name == "configure":
-        from . import settings
-
-        return settings.configure
-    if name in ("publish", "unpublish"):
-        from . import publishing
-
-        return getattr(publishing, name)
+    if name in _LATER:
+        return getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
     if name == "top":
-        import importlib
-
         # The module, which can be called.
         return importlib.import_module(".top", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

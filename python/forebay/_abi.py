@@ -29,6 +29,8 @@ REPLAY_THREADS = 2
 PLAN_BINARY = 1
 PLAN_GREEDY = 1
 PLAN_SVG_BY_ID = 1
+REPORT_BY_EVENTS = 1
+REPORT_NO_PLAN = 2
 PREFETCHER_SYNCHRONOUS = 1
 PREFETCH_LEAF_FILE = 1
 PREFETCH_LEAF_PINNED = 2
@@ -350,6 +352,32 @@ class PlanUsage(Structure):
     ]
 
 
+class ReportProgress(Structure):
+    """``forebay_report_progress``: How far a report is."""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("events", c_uint64),
+        ("elapsed_ns", c_uint64),
+        ("planning", c_uint32),
+        ("reserved", c_uint32),
+    ]
+
+
+class ReportOptions(Structure):
+    """``forebay_report_options``: How a report is made."""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("title", c_char_p),
+        ("max_points", c_uint32),
+        ("flags", c_uint32),
+        ("plan_time_limit_ms", c_uint64),
+        ("progress", CFUNCTYPE(c_int32, POINTER(ReportProgress), c_void_p)),
+        ("user", c_void_p),
+    ]
+
+
 class PrefetcherConfig(Structure):
     """``forebay_prefetcher_config``: What a prefetcher is made from."""
 
@@ -585,6 +613,7 @@ FUNCTIONS = {
     "forebay_pool_remove_plan": (c_int32, [c_void_p]),
     "forebay_pool_begin_step": (c_int32, [c_void_p]),
     "forebay_pool_plan_usage": (c_int32, [c_void_p, POINTER(PlanUsage)]),
+    "forebay_trace_report": (c_int32, [c_char_p, c_char_p, POINTER(ReportOptions)]),
     "forebay_prefetcher_create": (c_int32, [c_void_p, POINTER(PrefetcherConfig), POINTER(c_void_p)]),
     "forebay_prefetcher_close": (c_int32, [c_void_p]),
     "forebay_prefetcher_destroy": (c_int32, [c_void_p]),

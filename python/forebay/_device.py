@@ -20,8 +20,8 @@ def fall_back(device, reason):
     if not _warned:
         _warned = True
         warnings.warn(
-            f"device is {str(device)!r}, and there is none: forebay uses system memory in its place "
-            f"({reason})",
+            f"device is {str(device)!r}, and there is none: forebay uses system memory in its "
+            f"place ({reason})",
             RuntimeWarning,
             stacklevel=4,
         )
@@ -29,7 +29,8 @@ def fall_back(device, reason):
 
 
 def usable(device):
-    """``device``, or ``"cpu"`` where PyTorch has no such GPU: for what hands out PyTorch's tensors."""
+    """``device``, or ``"cpu"`` where PyTorch has no such GPU: for what hands out PyTorch's
+    tensors."""
     if device_of(device)[0] != "cuda":
         return device
     try:
@@ -42,8 +43,8 @@ def usable(device):
 
 
 class DeviceBlock:
-    """A block of a GPU's memory. It goes back on the stream that it was allocated on, behind what is
-    queued there; ``pool.record_stream`` names others."""
+    """A block of a GPU's memory. It goes back on the stream that it was allocated on, behind what
+    is queued there; ``pool.record_stream`` names others."""
 
     __slots__ = ("__weakref__", "address", "size", "source", "stream")
 
@@ -65,6 +66,30 @@ class DeviceBlock:
         if source is not None:
             give_back(source, self, self.stream)
             source.dropped += 1
+
+
+class DeviceArray:
+    """An array over a block where neither PyTorch nor CuPy is there to make one: ``shape``,
+    ``dtype`` (numpy's) and ``nbytes``, for whoever takes ``__cuda_array_interface__``, such as
+    Numba."""
+
+    __slots__ = ("__weakref__", "dtype", "forebay_block", "shape")
+
+    def __init__(self, block, shape, dtype):
+        self.forebay_block, self.shape, self.dtype = block, shape, dtype
+
+    @property
+    def nbytes(self):
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def __cuda_array_interface__(self):
+        interface = self.forebay_block.__cuda_array_interface__
+        return {**interface, "shape": self.shape, "typestr": self.dtype.str}
+
+    def __repr__(self):
+        block = self.forebay_block
+        return f"<forebay array of {self.dtype} {self.shape} at {block.address:#x} on a GPU>"
 
 
 def item_size(dtype):
@@ -104,22 +129,22 @@ def current_stream(index):
 
 
 def view(block, index, shape, dtype):
-    """An array over ``block``: PyTorch's tensor, else CuPy's array, else the block as it is, which has
-    ``__cuda_array_interface__``. It keeps the block."""
+    """An array over ``block``: PyTorch's tensor, else CuPy's array, else a ``DeviceArray``. It
+    keeps the block."""
     shape = shape_of(shape)
+    size = math.prod(shape) * item_size(dtype)
+    if size > block.size:
+        raise ValueError(f"shape {shape} of {dtype} has {size} bytes; the block has {block.size}")
     torch = _module("torch")
     if torch is not None:
         dtype = torch_dtype(torch, dtype)
-        size = math.prod(shape) * dtype.itemsize
-        if size > block.size:
-            raise ValueError(f"shape {shape} of {dtype} has {size} bytes; the block has {block.size}")
         flat = torch.as_tensor(block, device=f"cuda:{index}")
         made = flat[:size].view(dtype).view(shape).as_subclass(_tensor_type())
         made.forebay_block = block
         return made
     cupy = _module("cupy")
     if cupy is None:
-        return block
+        return DeviceArray(block, shape, dtype_of(dtype))
     memory = cupy.cuda.UnownedMemory(block.address, block.size, block, index)
     return cupy.ndarray(shape, dtype_of(dtype), cupy.cuda.MemoryPointer(memory, 0))
 
@@ -133,8 +158,8 @@ def _module(name):
 
 @functools.cache
 def _tensor_type():
-    """PyTorch's tensors with what programs for numpy's arrays do to them. What is computed from them is
-    plain."""
+    """PyTorch's tensors with what programs for numpy's arrays do to them. What is computed from
+    them is plain."""
     import numpy
     import torch
 
@@ -143,7 +168,8 @@ def _tensor_type():
 
         def __setitem__(self, key, value):
             if isinstance(value, (numpy.ndarray, numpy.generic)):
-                value = torch.as_tensor(value, device=self.device)
+                # Converted on the host: the copy has fewer bytes, or as many.
+                value = torch.as_tensor(value, dtype=self.dtype).to(self.device)
             super().__setitem__(key, value)
 
         def __array__(self, dtype=None, copy=None):

@@ -16,9 +16,9 @@ def is_torch(dtype):
 def dtype_of(dtype):
     """``dtype`` as numpy's, or as it is if it is PyTorch's.
 
-    The types that numpy has not, bfloat16 and those of 8 and fewer bits, are ``ml_dtypes``'s. Where that
-    is not installed they are refused: integers of the same size would hold them, and be wrong at the
-    first assignment.
+    The types that numpy has not, bfloat16 and those of 8 and fewer bits, are ``ml_dtypes``'s. Where
+    that is not installed they are refused: integers of the same size would hold them, and be wrong
+    at the first assignment.
     """
     if is_torch(dtype):
         return dtype
@@ -39,7 +39,9 @@ def _extended(dtype, error):
     import numpy
 
     name = dtype if isinstance(dtype, str) else getattr(dtype, "__name__", "")
-    if name != "bfloat16" and not name.startswith(("float4", "float6", "float8", "int2", "int4", "uint2", "uint4")):
+    if name != "bfloat16" and not name.startswith(
+        ("float4", "float6", "float8", "int2", "int4", "uint2", "uint4")
+    ):
         raise TypeError(f"dtype is {dtype!r}: {error}") from None
     try:
         import ml_dtypes
@@ -69,7 +71,9 @@ def shape_of(shape):
     try:
         lengths = tuple(operator.index(length) for length in shape)
     except TypeError:
-        raise TypeError(f"shape is {shape!r}; it must be whole numbers, or bytes as one number") from None
+        raise TypeError(
+            f"shape is {shape!r}; it must be whole numbers, or bytes as one number"
+        ) from None
     if any(length < 0 for length in lengths):
         raise ValueError(f"shape is {lengths}; lengths must be 0 or more")
     return lengths

@@ -18,8 +18,8 @@ __all__ = ["MemoryBlock"]
 class Source:
     """Where blocks come from: a pool, and its two functions in the form that costs least to call.
 
-    Without ``argtypes`` ctypes converts nothing; what is passed is of the right C type already: a handle,
-    a size, a place for the address, the block itself.
+    Without ``argtypes`` ctypes converts nothing; what is passed is of the right C type already: a
+    handle, a size, a place for the address, the block itself.
     """
 
     __slots__ = ("alloc", "cells", "dropped", "free", "handle", "pool")
@@ -29,8 +29,8 @@ class Source:
         # Not the library's own functions, which have types: others of the same name.
         self.alloc = ctypes.CDLL.__getitem__(library(), "forebay_alloc")
         self.free = ctypes.CDLL.__getitem__(library(), "forebay_free")
-        #: Places for addresses that nobody uses. A call takes one and puts it back: a signal handler or
-        #: a finalizer that allocates in the middle takes another.
+        #: Places for addresses that nobody uses. A call takes one and puts it back: a signal
+        #: handler or a finalizer that allocates in the middle takes another.
         self.cells = []
         #: Blocks that went back with their last reference.
         self.dropped = 0
@@ -42,12 +42,17 @@ class Source:
 
 
 class Block:
-    """Bytes of a pool that are given out. ``source`` is where they go back to; None when they did."""
+    """Bytes of a pool that are given out. ``source`` is where they go back to; None when they
+    did."""
 
     __slots__ = ()
 
     def __del__(self):
-        source = self.source
+        try:
+            source = self.source
+        except AttributeError:
+            # Somebody was interrupted between two lines.
+            return
         if source is not None:
             if observers:
                 tell(source.pool, ctypes.addressof(self), -ctypes.sizeof(self))
@@ -63,13 +68,18 @@ _types = {}
 
 
 def block_type(size):
-    """The type of blocks of ``size`` bytes. It has exactly these, for whoever asks for its buffer."""
+    """The type of blocks of ``size`` bytes. It has exactly these, for whoever asks for its
+    buffer."""
     found = _types.get(size)
     if found is None:
         if len(_types) >= 4096:
             # Sizes that never come again; blocks keep their types.
             _types.clear()
-        members = {"_type_": ctypes.c_char, "_length_": size, "__slots__": ("__weakref__", "source")}
+        members = {
+            "_type_": ctypes.c_char,
+            "_length_": size,
+            "__slots__": ("__weakref__", "source"),
+        }
         found = _types[size] = type("Block", (Block, ctypes.Array), members)
     return found
 
@@ -77,14 +87,25 @@ def block_type(size):
 class MemoryBlock:
     """A block of memory, as ``pool.allocate(size)`` gives it.
 
-    ``pointer`` is the address of its first byte, ``size`` the bytes that were asked for and ``timestamp``
-    when, in seconds since 1970. ``data`` is all of it as a flat array of uint8 (on a GPU a tensor), made
-    when it is first asked for; None once the block was freed. ``in_use`` says whether it is given out.
+    ``pointer`` is the address of its first byte, ``size`` the bytes that were asked for and
+    ``timestamp`` when, in seconds since 1970. ``data`` is all of it as a flat array of uint8 (on a
+    GPU a tensor), made when it is first asked for; None once the block was freed. ``in_use`` says
+    whether it is given out.
 
-    One that is made by hand describes memory of somebody else: it owns nothing, and pools refuse it.
+    One that is made by hand describes memory of somebody else: it owns nothing, and pools refuse
+    it.
     """
 
-    __slots__ = ("__weakref__", "_block", "_data", "_make", "in_use", "pointer", "size", "timestamp")
+    __slots__ = (
+        "__weakref__",
+        "_block",
+        "_data",
+        "_make",
+        "in_use",
+        "pointer",
+        "size",
+        "timestamp",
+    )
 
     def __init__(
         self,
@@ -127,7 +148,8 @@ class MemoryBlock:
         return self.size if status else room.value
 
     def view(self, shape, dtype="float32"):
-        """The first bytes as an array of ``shape`` and ``dtype``, which must fit; it keeps the block."""
+        """The first bytes as an array of ``shape`` and ``dtype``, which must fit; it keeps the
+        block."""
         if self._make is not None:
             return self._make(self._block, shape, dtype)
         if self._data is None:

@@ -3,6 +3,7 @@
 import sys
 
 from . import _tree
+from ._device import usable
 from ._library import ForebayError
 from ._slots import Slots
 
@@ -79,6 +80,7 @@ class DoubleBuffer:
 
     def __init__(self, buffer_size, dtype=None, device="cpu", *, num_workers=1):
         self.shape = (buffer_size,) if isinstance(buffer_size, int) else tuple(buffer_size)
+        device = usable(device)
         self.device, self.num_workers = device, num_workers
         torch = sys.modules.get("torch")
         if torch is not None and isinstance(dtype, torch.dtype):

@@ -35,8 +35,8 @@ class _Tensor:
 
 
 def _storage(tensor):
-    """A key for the memory of ``tensor``, its bytes, and a function that says whether it is gone. The key
-    is nobody else's as long as that function is kept and says no."""
+    """A key for the memory of ``tensor``, its bytes, and a function that says whether it is gone.
+    The key is nobody else's as long as that function is kept and says no."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(tensor, torch.Tensor):
         from torch.multiprocessing.reductions import StorageWeakRef
@@ -67,8 +67,8 @@ class LifetimeAnalyzer:
     """Records which tensors are used in which step, and says what memory they need.
 
     Tensors are numpy's arrays, PyTorch's tensors on any device, ``MemoryBlock``, and whatever has
-    ``nbytes`` and can be referred to weakly. One lives from the step of its first use to that of its last,
-    both included. May be called from one thread at a time.
+    ``nbytes`` and can be referred to weakly. One lives from the step of its first use to that of
+    its last, both included. May be called from one thread at a time.
     """
 
     def __init__(self):
@@ -81,17 +81,22 @@ class LifetimeAnalyzer:
         self._suggested = None
 
     def record_usage(self, step: int, tensors: Mapping[str, Any] | Iterable[Any]) -> None:
-        """Says that ``tensors``, arrays or a mapping of names to arrays, are used in ``step``. May be
-        called several times in one step. Arrays without bytes are passed over.
+        """Says that ``tensors``, arrays or a mapping of names to arrays, are used in ``step``. May
+        be called several times in one step. Arrays without bytes are passed over.
 
-        Raises ``ValueError`` when ``step`` is below the last one, and ``TypeError`` for what is no array.
+        Raises ``ValueError`` when ``step`` is below the last one, and ``TypeError`` for what is no
+        array.
         """
         step = operator.index(step)
         if step < 0 or (self._step is not None and step < self._step):
-            raise ValueError(f"step is {step}; it must be {self._step or 0} or more: steps go forward")
+            raise ValueError(
+                f"step is {step}; it must be {self._step or 0} or more: steps go forward"
+            )
         if hasattr(tensors, "nbytes") or hasattr(tensors, "pointer"):
             tensors = (tensors,)
-        named = tensors.items() if isinstance(tensors, Mapping) else ((None, one) for one in tensors)
+        named = (
+            tensors.items() if isinstance(tensors, Mapping) else ((None, one) for one in tensors)
+        )
         found = [(name, tensor, _storage(tensor)) for name, tensor in named]
         if step != self._step:
             self._look(step)
@@ -150,9 +155,10 @@ class LifetimeAnalyzer:
     ) -> ReusePlan:
         """Where in one arena each tensor can be, by what is recorded so far.
 
-        ``algorithm`` is ``"search"``, within ``time_limit`` seconds, or ``"greedy"``, at once. Offsets are
-        multiples of ``alignment``; 512 is what a pool needs for ``apply``. ``progress(arena_bytes,
-        lower_bound_bytes)`` is called some times a second, and ends the search when it returns False.
+        ``algorithm`` is ``"search"``, within ``time_limit`` seconds, or ``"greedy"``, at once.
+        Offsets are multiples of ``alignment``; 512 is what a pool needs for ``apply``.
+        ``progress(arena_bytes, lower_bound_bytes)`` is called some times a second, and ends the
+        search when it returns False.
         """
         # Each tensor is told once.
         ids = [one.id for one in self._tensors if self._aligned.get(one.id) != alignment]
@@ -166,11 +172,12 @@ class LifetimeAnalyzer:
         """What could be better, in bytes: a plan is made for it, within ``time_limit`` seconds.
 
         ``reusable_bytes`` is what a plan saves over a place for each tensor (``total_bytes`` less
-        ``planned_bytes``); ``peak_bytes`` were in use at once, ``lower_bound_bytes`` no plan can be below.
-        ``temporary_tensors`` live for at most a tenth of the ``num_steps``, ``long_lived_tensors`` for nine
-        tenths. ``suggestions`` is a list of {``kind``, ``tensors`` (ids), ``bytes_saved``, ``message``,
-        ``confidence`` (0 to 1)}, the most bytes first, of the kinds "reuse", "free_earlier" (they were there
-        after their last use), "offload" (long between two uses) and "dtype" (float64).
+        ``planned_bytes``); ``peak_bytes`` were in use at once, ``lower_bound_bytes`` no plan can be
+        below. ``temporary_tensors`` live for at most a tenth of the ``num_steps``,
+        ``long_lived_tensors`` for nine tenths. ``suggestions`` is a list of {``kind``, ``tensors``
+        (ids), ``bytes_saved``, ``message``, ``confidence`` (0 to 1)}, the most bytes first, of the
+        kinds "reuse", "free_earlier" (they were there after their last use), "offload" (long
+        between two uses) and "dtype" (float64).
         """
         if self._suggested is not None:
             return self._suggested
@@ -245,8 +252,8 @@ class LifetimeAnalyzer:
             return None
         saved = sum(tensor.bytes for tensor in idle)
         message = (
-            f"{len(idle)} tensors are unused for {max(tensor.longest for tensor in idle)} steps: they "
-            "could be in system memory, or be computed again"
+            f"{len(idle)} tensors are unused for {max(tensor.longest for tensor in idle)} steps: "
+            "they could be in system memory, or be computed again"
         )
         return _suggestion("offload", [tensor.id for tensor in idle], saved, message, 0.5)
 

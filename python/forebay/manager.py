@@ -25,18 +25,24 @@ class MemoryPolicy(enum.Enum):
     BALANCED = "balanced"
     #: One class per doubling, and all that was freed is kept: for what repeats.
     AGGRESSIVE_REUSE = "aggressive_reuse"
-    #: Every tensor is zeroed, large ones begin at a multiple of 2 MiB, and none that was wanted on a GPU
-    #: is in system memory without a warning.
+    #: Every tensor is zeroed, large ones begin at a multiple of 2 MiB, and none that was wanted on
+    #: a GPU is in system memory without a warning.
     QUALITY_FIRST = "quality_first"
     #: Memory is mapped and touched at the start, and none is given back: no system call afterwards.
     LATENCY_FIRST = "latency_first"
 
 
-#: What is fixed of each policy: size classes per doubling, the share of the limit that may be idle, what
-#: is ready at the start, when idle memory goes back, what blocks hold.
+#: What is fixed of each policy: size classes per doubling, the share of the limit that may be idle,
+#: what is ready at the start, when idle memory goes back, what blocks hold.
 _EFFECTS = {
     MemoryPolicy.CONSERVATIVE: (16, 0.0, "nothing", "with each free", "anything"),
-    MemoryPolicy.BALANCED: (8, 0.5, "nothing", "after ten seconds, or when memory is short", "anything"),
+    MemoryPolicy.BALANCED: (
+        8,
+        0.5,
+        "nothing",
+        "after ten seconds, or when memory is short",
+        "anything",
+    ),
     MemoryPolicy.AGGRESSIVE_REUSE: (1, 1.0, "nothing", "with cleanup()", "anything"),
     MemoryPolicy.QUALITY_FIRST: (8, 0.75, "nothing", "when memory is short", "zeros"),
     MemoryPolicy.LATENCY_FIRST: (4, 1.0, "warm_bytes", "with cleanup()", "anything"),
@@ -63,11 +69,13 @@ def _policy(policy):
 
 
 class MemoryManager:
-    """A pool on system memory and one on a GPU, each made when it is first needed, under one policy.
+    """A pool on system memory and one on a GPU, each made when it is first needed, under one
+    policy.
 
-    ``policy`` is a ``MemoryPolicy`` or its value. ``max_cpu_bytes`` and ``max_gpu_bytes`` bound the pools
-    (None: what the device has); ``warm_bytes`` are mapped at the start with ``LATENCY_FIRST``. ``device`` is
-    the GPU. ``strict`` raises ``OutOfMemory`` where otherwise None is returned.
+    ``policy`` is a ``MemoryPolicy`` or its value. ``max_cpu_bytes`` and ``max_gpu_bytes`` bound the
+    pools (None: what the device has); ``warm_bytes`` are mapped at the start with
+    ``LATENCY_FIRST``. ``device`` is the GPU. ``strict`` raises ``OutOfMemory`` where otherwise None
+    is returned.
 
     All methods may be called from any thread.
     """
@@ -92,7 +100,7 @@ class MemoryManager:
         #: Those that are there: replaced, never changed, so that it can be read without the lock.
         self._made = ()
         self._lock = threading.Lock()
-        self._fallbacks = 0
+        self._fallbacks = self._own_allocations = 0
 
     @property
     def policy(self) -> MemoryPolicy:
@@ -115,33 +123,38 @@ class MemoryManager:
                         MIB,
                         device,
                         policy=self._policy,
+                        initial_bytes=self._ready_bytes(self._limits[place]),
                         # On the GPU there is another place to try.
                         strict=self.strict and place == "cpu",
                         strict_device=True,
                     )
-                    self._warm(made)
                     self._made += (made,)
                 self._pools[place] = made
             return self._pools[place]
 
-    def _warm(self, pool):
-        """With ``LATENCY_FIRST``, memory that is mapped and touched before anybody waits for it."""
+    def _ready_bytes(self, limit):
+        """Bytes that are mapped and touched before anybody waits for them."""
         if self._policy is not MemoryPolicy.LATENCY_FIRST:
-            return
-        limit = pool.get_usage()["max_size"]
-        block = pool.allocate(max(min(self.warm_bytes, limit // 2), 1))
+            return 0
+        return self.warm_bytes if limit is None else min(self.warm_bytes, limit // 2)
+
+    def _warm(self, pool):
+        """What the library does with the first bytes of a pool, for one that is there."""
+        size = self._ready_bytes(pool.get_usage()["max_size"])
+        block = pool.allocate(size) if size else None
         if block is not None:
             if pool.device == "cpu":
                 block.data[::4096] = 0
             pool.free(block)
+            self._own_allocations += 1
 
     def allocate_tensor(self, shape, dtype="float32", prefer_gpu: bool = True):
-        """A tensor of ``shape`` and ``dtype``: on the GPU if ``prefer_gpu`` says so, there is one, and it
-        has room (PyTorch's), else in system memory (numpy's), with the same dtype. None when there is no
-        memory: ``last_error`` says why.
+        """A tensor of ``shape`` and ``dtype``: on the GPU if ``prefer_gpu`` says so, there is one,
+        and it has room (PyTorch's), else in system memory (numpy's), with the same dtype. None when
+        there is no memory: ``last_error`` says why.
 
-        Tensors that are in system memory although a GPU was there are counted as ``fallbacks``; with
-        ``QUALITY_FIRST`` each comes with a warning.
+        Tensors that are in system memory although a GPU was there are counted as ``fallbacks``;
+        with ``QUALITY_FIRST`` each comes with a warning.
         """
         tensor = None
         if prefer_gpu:
@@ -167,8 +180,8 @@ class MemoryManager:
             )
 
     def free_tensor(self, tensor) -> bool:
-        """Gives a tensor's memory back. False for what is not a live tensor of this manager, which is
-        counted."""
+        """Gives a tensor's memory back. False for what is not a live tensor of this manager, which
+        is counted."""
         for pool in self._made:
             if pool.owns(tensor):
                 return pool.free(tensor)
@@ -176,18 +189,18 @@ class MemoryManager:
         return self._pool("cpu").free(tensor)
 
     def set_policy(self, policy: MemoryPolicy | str) -> None:
-        """Changes the policy, of what is there too. Live tensors stay as they are; their size classes
-        are used until they are freed."""
+        """Changes the policy, of what is there too. Live tensors stay as they are; their size
+        classes are used until they are freed."""
         self._policy = _policy(policy)
         for pool in self._made:
             pool.set_policy(self._policy)
             self._warm(pool)
 
     def monitor_and_adapt(self, latency_ms: float | None = None) -> MemoryPolicy:
-        """Chooses the policy by what is measured, and returns it: ``CONSERVATIVE`` when the machine, or the
-        control group, is critically short of memory; ``AGGRESSIVE_REUSE`` when a pool has nine tenths of its
-        limit given out; ``LATENCY_FIRST`` when ``latency_ms``, what the caller measured, is above 16, a
-        frame; ``BALANCED`` otherwise."""
+        """Chooses the policy by what is measured, and returns it: ``CONSERVATIVE`` when the
+        machine, or the control group, is critically short of memory; ``AGGRESSIVE_REUSE`` when a
+        pool has nine tenths of its limit given out; ``LATENCY_FIRST`` when ``latency_ms``, what the
+        caller measured, is above 16, a frame; ``BALANCED`` otherwise."""
         usage = [pool.get_usage()["usage_percentage"] for pool in self._made]
         if _system_memory().get("level") == "critical":
             chosen = MemoryPolicy.CONSERVATIVE
@@ -204,12 +217,13 @@ class MemoryManager:
     def get_statistics(self) -> dict:
         """What the manager knows, as a dictionary:
 
-        ``policy`` (its value); ``system_memory`` (``SystemMemoryMonitor.get_memory_info()``); ``cpu_pool``
-        and ``gpu_pool`` (``MemoryPool.get_usage()``; zeros where there is none); ``cache_stats`` (``hits``:
-        allocations from memory that was freed or warm, ``misses``, ``cache_efficiency``: the share of hits, 0
-        to 1, ``evictions``: how often idle memory was given back, ``total_cached_bytes``: what is idle);
-        ``allocations_count`` (since the start), ``live_allocations``; ``policy_effects`` (what the policy
-        fixes, and ``reserved_per_requested`` at the peaks, ``hit_rate``, ``system_calls``, ``idle_bytes`` and
+        ``policy`` (its value); ``system_memory`` (``SystemMemoryMonitor.get_memory_info()``);
+        ``cpu_pool`` and ``gpu_pool`` (``MemoryPool.get_usage()``; zeros where there is none);
+        ``cache_stats`` (``hits``: allocations from memory that was freed or warm, ``misses``,
+        ``cache_efficiency``: the share of hits, 0 to 1, ``evictions``: how often idle memory was
+        given back, ``total_cached_bytes``: what is idle); ``allocations_count`` (since the start),
+        ``live_allocations``; ``policy_effects`` (what the policy fixes, and
+        ``reserved_per_requested`` at the peaks, ``hit_rate``, ``system_calls``, ``idle_bytes`` and
         ``fallbacks``, which are measured).
         """
         with self._lock:
@@ -237,7 +251,7 @@ class MemoryManager:
                 "total_cached_bytes": idle,
                 "cache_efficiency": efficiency,
             },
-            "allocations_count": total("allocations_count"),
+            "allocations_count": total("allocations_count") - self._own_allocations,
             "live_allocations": total("live_allocations"),
             "policy_effects": {
                 "policy": self._policy.value,
@@ -255,8 +269,8 @@ class MemoryManager:
         }
 
     def cleanup(self) -> int:
-        """Gives all idle memory back; returns the bytes. Live tensors stay as they are, and the manager
-        goes on."""
+        """Gives all idle memory back; returns the bytes. Live tensors stay as they are, and the
+        manager goes on."""
         return sum(pool.trim(0) for pool in self._made)
 
     def close(self) -> None:

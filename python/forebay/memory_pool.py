@@ -58,19 +58,20 @@ _CLOSED = _Closed()
 class MemoryPool:
     """A pool that gives out arrays.
 
-    ``pool_size`` is the most bytes that it reserves (None: what the device has). ``block_size`` is the
-    unit that ``get_usage()`` counts in; sizes are not rounded up to it: that is what ``round_to`` is for, a
-    power of two. ``device`` is ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or ``"pinned"``; where there is no such
-    GPU it becomes ``"cpu"`` with one warning, or with ``strict_device`` a ``ForebayError``. With
-    ``defragment`` a ``trim()`` or ``clear()`` also moves what stays idle together; a pool that would run
-    out of memory does so in any case.
+    ``pool_size`` is the most bytes that it reserves (None: what the device has). ``block_size`` is
+    the unit that ``get_usage()`` counts in; sizes are not rounded up to it: that is what
+    ``round_to`` is for, a power of two. ``device`` is ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or
+    ``"pinned"``; where there is no such GPU it becomes ``"cpu"`` with one warning, or with
+    ``strict_device`` a ``ForebayError``. With ``defragment`` a ``trim()`` or ``clear()`` also moves
+    what stays idle together; a pool that would run out of memory does so in any case.
 
-    ``policy`` is a name of ``MemoryPolicy``. ``initial_bytes`` are reserved at the start. ``strict`` raises
-    ``OutOfMemory`` where otherwise None is returned and ``last_error`` says why. ``debug`` overwrites what
-    is freed, guards what is behind a block, and raises for what is no live tensor of the pool.
+    ``policy`` is a name of ``MemoryPolicy``. ``initial_bytes`` are reserved at the start.
+    ``strict`` raises ``OutOfMemory`` where otherwise None is returned and ``last_error`` says why.
+    ``debug`` overwrites what is freed, guards what is behind a block, and raises for what is no
+    live tensor of the pool.
 
-    All methods may be called from any thread. The pool ends with its last tensor, or with ``close()``
-    when all are gone.
+    All methods may be called from any thread. The pool ends with its last tensor, or with
+    ``close()`` when all are gone.
     """
 
     #: Why the last allocation failed; None if none did.
@@ -130,12 +131,12 @@ class MemoryPool:
         return self._source.pool
 
     def allocate(self, shape, dtype="float32"):
-        """An array of ``shape`` and ``dtype``, with any bytes in it (zeros with ``"quality_first"``); or
-        for a whole number a ``MemoryBlock`` of so many bytes.
+        """An array of ``shape`` and ``dtype``, with any bytes in it (zeros with
+        ``"quality_first"``); or for a whole number a ``MemoryBlock`` of so many bytes.
 
-        ``dtype`` is numpy's class, name or dtype, or PyTorch's, and then a tensor of PyTorch is returned
-        on the host too. The array is the caller's until ``free``, or until nothing refers to it or a view
-        of it. None when there is no memory, or with ``strict`` ``OutOfMemory``.
+        ``dtype`` is numpy's class, name or dtype, or PyTorch's, and then a tensor of PyTorch is
+        returned on the host too. The array is the caller's until ``free``, or until nothing refers
+        to it or a view of it. None when there is no memory, or with ``strict`` ``OutOfMemory``.
 
         Raises ``ValueError`` and ``TypeError`` for what is no shape or dtype.
         """
@@ -172,20 +173,32 @@ class MemoryPool:
         ``MemoryBlock``, or a view of a tensor, will do. On a GPU work that is queued on the current
         stream may still use it.
 
-        False for what is not a live tensor of this pool, which is counted as ``invalid_frees``; with
-        ``debug`` a ``ForebayError``.
+        False for what is not a live tensor of this pool, which is counted as ``invalid_frees``;
+        with ``debug`` a ``ForebayError``.
         """
         source = self._source
         try:
             block = tensor.base
-            mine = block.source is source
-        except AttributeError:
-            block = _block_of(tensor)
-            mine = block is not None and getattr(block, "source", None) is source
-        if not mine:
-            return self._not_mine(tensor)
-        try:
+            if block.source is not source:
+                return self._not_mine(tensor)
             # Of two threads that free a tensor one gets past this.
+            del block.source
+        except AttributeError:
+            return self._free_found(source, tensor)
+        block.source = None
+        if observers:
+            tell(source.pool, ctypes.addressof(block), -ctypes.sizeof(block))
+        status = source.free(source.handle, block, None)
+        if status:
+            check(status)
+        return True
+
+    def _free_found(self, source, tensor):
+        """``free`` for all but arrays of numpy that lie on their block."""
+        block = _block_of(tensor)
+        try:
+            if block is None or block.source is not source:
+                return self._not_mine(tensor)
             del block.source
         except AttributeError:
             return self._not_mine(tensor)
@@ -195,16 +208,19 @@ class MemoryPool:
                 tell(source.pool, ctypes.addressof(block), -ctypes.sizeof(block))
             status = source.free(source.handle, block, None)
         else:
-            status = self._free_on_device(source, block)
-        if tensor.__class__ is MemoryBlock:
+            from . import _device
+
+            stream = _device.current_stream(source.pool.index)
+            status = _device.give_back(source, block, stream)
+        if isinstance(tensor, MemoryBlock):
             tensor._ended()
         if status:
             check(status)
         return True
 
     def _spec(self, shape, dtype):
-        """How ``shape`` and ``dtype`` are allocated on the host; None if they are more than any pool has.
-        The last four thousand are kept."""
+        """How ``shape`` and ``dtype`` are allocated on the host; None if they are more than any
+        pool has. Up to four thousand are kept."""
         if isinstance(shape, int) and not isinstance(shape, bool):
             size, wrap, found, lengths = shape, self._memory_block, None, None
             if size < 1:
@@ -246,12 +262,11 @@ class MemoryPool:
         def make(block, shape, dtype):
             return _device.view(block, index, shape, dtype)
 
-        return MemoryBlock._of(block, block.address, size, make) if whole else make(block, shape, dtype)
-
-    def _free_on_device(self, source, block):
-        from . import _device
-
-        return _device.give_back(source, block, _device.current_stream(self.pool.index))
+        return (
+            MemoryBlock._of(block, block.address, size, make)
+            if whole
+            else make(block, shape, dtype)
+        )
 
     def _failed(self, status):
         message = library().forebay_last_error().decode(errors="replace")
@@ -272,8 +287,8 @@ class MemoryPool:
         self._invalid += 1
         if self.debug:
             raise ForebayError(
-                f"tensor is no live one of this pool, but {type(tensor).__name__}: it is of another, or was "
-                "freed before"
+                f"tensor, {type(tensor).__name__}, is no live one of this pool: it is another's, or "
+                "was freed before"
             )
         return False
 
@@ -296,8 +311,8 @@ class MemoryPool:
                 self.free(tensor)
 
     def record_stream(self, tensor, stream: int) -> None:
-        """Says that work on ``stream``, a ``CUstream`` as a number, uses ``tensor``: when it is freed, its
-        memory is not given out again before what is queued there by then is done."""
+        """Says that work on ``stream``, a ``CUstream`` as a number, uses ``tensor``: when it is
+        freed, its memory is not given out again before what is queued there by then is done."""
         if not self.owns(tensor):
             raise ForebayError("tensor is no live tensor of this pool")
         block = _block_of(tensor)
@@ -305,8 +320,8 @@ class MemoryPool:
         check(library().forebay_record_stream(self._source.handle, address, stream))
 
     def trim(self, keep_bytes: int = 0) -> int:
-        """Gives idle memory back to the device until at most ``keep_bytes`` are reserved; returns the
-        bytes."""
+        """Gives idle memory back to the device until at most ``keep_bytes`` are reserved; returns
+        the bytes."""
         released = self.pool.trim(keep_bytes)
         if self.auto_defragment:
             self.defragment()
@@ -317,8 +332,8 @@ class MemoryPool:
         return self.trim(0)
 
     def defragment(self) -> int:
-        """Moves idle memory together. Live tensors stay where they are. Returns by how many bytes the
-        largest free run grew."""
+        """Moves idle memory together. Live tensors stay where they are. Returns by how many bytes
+        the largest free run grew."""
         report = DefragReport(struct_size=ctypes.sizeof(DefragReport))
         check(library().forebay_pool_defragment(self._source.handle, ctypes.byref(report)))
         return report.bytes_gained
@@ -327,7 +342,9 @@ class MemoryPool:
         """Changes the policy: a name, or a ``MemoryPolicy``. Live tensors stay as they are."""
         name = getattr(policy, "value", policy)
         if name not in POLICIES:
-            raise ValueError(f"policy is {name!r}; it must be one of {', '.join(map(repr, POLICIES))}")
+            raise ValueError(
+                f"policy is {name!r}; it must be one of {', '.join(map(repr, POLICIES))}"
+            )
         check(library().forebay_pool_set_policy(self._source.handle, POLICIES[name]))
 
     def get_stats(self) -> MemoryStats:
@@ -350,9 +367,9 @@ class MemoryPool:
         return self.get_stats()["bytes_cached"]
 
     def get_usage(self) -> dict:
-        """``current_usage`` (bytes of live tensors, as asked for), ``max_size`` (bytes), ``usage_percentage``
-        (0 to 100), and of ``block_size``: ``total_blocks`` that the pool may reserve, and
-        ``available_blocks`` that live tensors leave of them."""
+        """``current_usage`` (bytes of live tensors, as asked for), ``max_size`` (bytes),
+        ``usage_percentage`` (0 to 100), and of ``block_size``: ``total_blocks`` that the pool may
+        reserve, and ``available_blocks`` that live tensors leave of them."""
         counted = self._source.pool.statistics()
         limit, used = counted["limit_bytes"], counted["requested_bytes"]
         return {
@@ -390,11 +407,15 @@ class CPUMemoryPool(MemoryPool):
 
 
 class GPUMemoryPool(MemoryPool):
-    """A ``MemoryPool`` on a GPU, of at most ``max_size`` bytes; on system memory, with one warning, where
-    there is none."""
+    """A ``MemoryPool`` on a GPU, of at most ``max_size`` bytes; on system memory, with one warning,
+    where there is none."""
 
     def __init__(
-        self, max_size: int | None = 1024 * MIB, block_size: int = MIB, device: Any = "cuda", **options
+        self,
+        max_size: int | None = 1024 * MIB,
+        block_size: int = MIB,
+        device: Any = "cuda",
+        **options,
     ):
         super().__init__(max_size, block_size, device, **options)
 
@@ -406,7 +427,9 @@ def _host_view(block, shape, dtype):
         return _torch_view(block, shape_of(shape), dtype)
     lengths = (shape,) if isinstance(shape, int) else shape_of(shape)
     if math.prod(lengths) * dtype.itemsize > ctypes.sizeof(block):
-        raise ValueError(f"shape {lengths} of {dtype} has more bytes than the block's {ctypes.sizeof(block)}")
+        raise ValueError(
+            f"shape {lengths} of {dtype} has more bytes than the block's {ctypes.sizeof(block)}"
+        )
     return _ndarray(lengths, dtype, block)
 
 
@@ -424,8 +447,8 @@ def _torch_view(block, shape, dtype):
 
 
 def _block_of(tensor):
-    """The block that ``tensor``, a view of an array, a ``MemoryBlock`` or a tensor of PyTorch, lies in;
-    None if there is none."""
+    """The block that ``tensor``, a view of an array, a ``MemoryBlock`` or a tensor of PyTorch, lies
+    in; None if there is none."""
     if isinstance(tensor, MemoryBlock):
         return tensor._block
     found = getattr(tensor, "forebay_block", None)

@@ -15,29 +15,29 @@ class Rate(float):
 class MemoryStats(Mapping):
     """Counters at one moment: ``stats["peak_usage"]`` and ``stats.peak_usage`` are the same.
 
-    Bytes come in three kinds that are never mixed: *requested* were asked for, *allocated* are those of
-    the blocks that were given out for them, *reserved* are mapped.
+    Bytes come in three kinds that are never mixed: *requested* were asked for, *allocated* are
+    those of the blocks that were given out for them, *reserved* are mapped.
 
-    ============================================  ===================================================
-    ``requested_bytes``, ``_peak``, ``_total``    and so ``allocated_`` and ``reserved_``: now, the most
-                                                  that was, and of all allocations together
-    ``current_usage``, ``peak_usage``             ``requested_bytes`` and ``requested_peak``
-    ``total_allocated``, ``total_freed``          requested bytes of all allocations, and of all frees
-    ``bytes_allocated``, ``peak_bytes_allocated`` ``allocated_bytes`` and ``allocated_peak``
-    ``bytes_cached``                              reserved, and not given out
-    ``allocations_count``, ``frees_count``        how many succeeded; ``total_allocations`` and
-                                                  ``total_deallocations`` are the same
-    ``live_allocations``                          how many are given out; also ``active_tensors``
-    ``cache_hits``, ``cache_misses``              allocations from memory that was there, and those for
-                                                  which the device was asked
-    ``hit_rate``                                  hits of both, 0 to 1; ``stats.hit_rate()`` too
-    ``failed_allocations``                        how many found no memory
-    ``invalid_frees``                             frees of what is not the pool's, or was freed before
-    ``finalized_frees``                           tensors that were dropped without ``free``
-    ``num_size_classes``, ``fragmentation``       classes of small blocks in use; 1 - largest free run /
-                                                  free. Read when they are asked for: the pool walks over
-                                                  every block for them
-    ============================================  ===================================================
+    ``requested_bytes``, ``requested_peak``, ``requested_total``, and so ``allocated_`` and
+        ``reserved_``: now, the most that was, and of all allocations together
+    ``current_usage``, ``peak_usage``
+        ``requested_bytes`` and ``requested_peak``
+    ``total_allocated``, ``total_freed``
+        requested bytes of all allocations, and of all frees
+    ``bytes_allocated``, ``peak_bytes_allocated``, ``bytes_cached``
+        ``allocated_bytes`` and ``allocated_peak``; what is reserved and not given out
+    ``allocations_count``, ``frees_count``, ``live_allocations``
+        how many succeeded, and are given out now; ``total_allocations``, ``total_deallocations``
+        and ``active_tensors`` are the same
+    ``cache_hits``, ``cache_misses``, ``hit_rate``
+        allocations from memory that was there, those for which the device was asked, and the
+        hits of both, 0 to 1; ``stats.hit_rate()`` too
+    ``failed_allocations``, ``invalid_frees``, ``finalized_frees``
+        allocations that found no memory; frees of what is not the pool's, or was freed before;
+        tensors that were dropped without ``free``
+    ``num_size_classes``, ``fragmentation``
+        classes of small blocks in use; 1 - largest free run / free. Read when they are asked for:
+        the pool walks over every block for them
 
     and everything that ``forebay_pool_statistics`` in ``forebay.h`` has.
     """

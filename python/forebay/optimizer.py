@@ -20,10 +20,11 @@ __all__ = ["KitsuneOptimizer"]
 class KitsuneOptimizer(torch.optim.Optimizer):
     """``base_optimizer``, with its memory looked after. What it computes is the same, bit for bit.
 
-    ``memory_efficient``: gradients are dropped by ``zero_grad()``, not zeroed, and the optimizer's state,
-    for Adam twice the bytes of the parameters, is in one pool per device, of at most ``pool_size`` bytes;
-    state that has no room there stays where PyTorch put it. ``prefetch_enabled``: ``wrap(loader)``
-    prefetches, ``lookahead`` batches, to the device of the parameters.
+    ``memory_efficient``: gradients are dropped by ``zero_grad()``, not zeroed, and the optimizer's
+    state, for Adam twice the bytes of the parameters, is in one pool per device, of at most
+    ``pool_size`` bytes; state that has no room there stays where PyTorch put it.
+    ``prefetch_enabled``: ``wrap(loader)`` prefetches, ``lookahead`` batches, to the device of the
+    parameters.
 
     Everything else is the base optimizer's: hooks, ``param_groups``, ``state_dict()``, schedulers.
     """
@@ -40,7 +41,8 @@ class KitsuneOptimizer(torch.optim.Optimizer):
         # Not the base class's: there is an optimizer already.
         if not isinstance(base_optimizer, torch.optim.Optimizer):
             raise TypeError(
-                f"base_optimizer is {type(base_optimizer).__name__}; it must be a torch.optim.Optimizer"
+                f"base_optimizer is {type(base_optimizer).__name__}; it must be a "
+                "torch.optim.Optimizer"
             )
         self.base_optimizer = base_optimizer
         self.memory_efficient, self.prefetch_enabled = memory_efficient, prefetch_enabled
@@ -77,8 +79,8 @@ class KitsuneOptimizer(torch.optim.Optimizer):
         return result
 
     def zero_grad(self, set_to_none: bool | None = None) -> None:
-        """Drops the gradients with ``memory_efficient``; else as the base optimizer does. ``set_to_none``
-        overrules."""
+        """Drops the gradients with ``memory_efficient``; else as the base optimizer does.
+        ``set_to_none`` overrules."""
         if set_to_none is None and self.memory_efficient:
             set_to_none = True
         named = {} if set_to_none is None else {"set_to_none": set_to_none}
@@ -104,7 +106,11 @@ class KitsuneOptimizer(torch.optim.Optimizer):
         for parameter, state in self.base_optimizer.state.items():
             for name, value in state.items():
                 # Counters of steps are read on the host all the time, and are of no size.
-                if not isinstance(value, torch.Tensor) or value.dim() == 0 or value.layout != torch.strided:
+                if (
+                    not isinstance(value, torch.Tensor)
+                    or value.dim() == 0
+                    or value.layout != torch.strided
+                ):
                     continue
                 key = id(parameter), name
                 if self._settled.get(key) == value.data_ptr():
@@ -121,7 +127,9 @@ class KitsuneOptimizer(torch.optim.Optimizer):
             return None
         pool = self._pools.get(device)
         if pool is None:
-            pool = MemoryPool(self.pool_size, device=device, name=f"optimizer {device}", strict_device=True)
+            pool = MemoryPool(
+                self.pool_size, device=device, name=f"optimizer {device}", strict_device=True
+            )
             self._pools[device] = pool
         made = pool.allocate(tuple(value.shape), value.dtype)
         if made is None:
@@ -134,8 +142,8 @@ class KitsuneOptimizer(torch.optim.Optimizer):
         return made.copy_(value)
 
     def wrap(self, loader: Any):
-        """``loader`` with its batches prefetched to the device of the parameters; ``loader`` itself without
-        ``prefetch_enabled``."""
+        """``loader`` with its batches prefetched to the device of the parameters; ``loader`` itself
+        without ``prefetch_enabled``."""
         if not self.prefetch_enabled:
             return loader
         device = next(

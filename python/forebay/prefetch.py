@@ -15,6 +15,7 @@ keep them all.
 
 import atexit
 import os
+import queue
 import sys
 import threading
 import time
@@ -24,6 +25,7 @@ import weakref
 from collections import deque
 
 from . import _tree
+from ._device import usable
 from ._library import ForebayError
 from ._slots import Slots
 from .double_buffer import DoubleBuffer, ShapeMismatch
@@ -59,10 +61,10 @@ class _Line:
         self.slots, self.loader, self.skip = slots, loader, skip
         self.packer = _tree.Packer(slots.to_torch)
         self.source = None
-        self.changed = threading.Condition()
-        #: Batches in order: ticket, how to build them, the loader's state behind them.
-        self.ready = deque()
-        self.ended = self.closed = False
+        #: Batches in order, and the end: ticket, how to build them, the loader's state behind them. A
+        #: queue that is one call, for a lock that is taken in Python a signal can leave taken.
+        self.ready = queue.SimpleQueue()
+        self.closed = False
         self.error = None
         self.times = _Times()
 
@@ -94,23 +96,29 @@ class _Line:
                 item = self.load()
                 if item is None:
                     break
-                with self.changed:
-                    if not self.closed:
-                        self.ready.append(item)
-                        self.changed.notify_all()
-                        continue
-                self.slots.cancel(item[0])
+                self.ready.put(item)
+                if self.closed:
+                    self.call_off()
         except BaseException as error:
-            with self.changed:
-                if not self.closed:
-                    self.error = error
+            self.error = error
         finally:
             try:
                 self.leave_source()
             finally:
-                with self.changed:
-                    self.ended = True
-                    self.changed.notify_all()
+                self.ready.put(_END)
+
+    def take(self):
+        """The next item; None at the end. Waits for the thread."""
+        item = self.ready.get()
+        if item is not _END:
+            return item
+        if self.closed:
+            raise ForebayError("the pass was closed while a batch was waited for")
+        # It leads to frames that lead here.
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+        return None
 
     def leave_source(self):
         """Ends the loader's iterator, on the thread where it runs."""
@@ -122,15 +130,24 @@ class _Line:
             except Exception as error:
                 warnings.warn(f"the loader's iterator did not close: {error!r}", RuntimeWarning)
 
+    def call_off(self):
+        """Nobody gets what is ready."""
+        while not self.ready.empty():
+            try:
+                item = self.ready.get_nowait()
+            except queue.Empty:
+                # Another thread was faster.
+                return
+            if item is not _END:
+                self.slots.cancel(item[0])
+
     def close(self):
-        """No more batches: those that nobody got are called off."""
-        with self.changed:
-            self.closed = True
-            items, self.ready = list(self.ready), deque()
-            self.changed.notify_all()
-        for item in items:
-            # A thread that waits for a slot gets this one, and sees that it is over.
-            self.slots.cancel(item[0])
+        """No more batches. A thread that waits for a slot gets one that was ready, and sees that it is
+        over."""
+        self.closed = True
+        self.call_off()
+        # For one who waits.
+        self.ready.put(_END)
 
 
 class _Iterator:
@@ -145,48 +162,31 @@ class _Iterator:
         self._line = _Line(slots, owner.loader, skip)
         self._index, self._left = skip, None
         if owner.prefetcher.lookahead > 0:
-            thread = threading.Thread(target=self._line.produce, name="forebay-loader", daemon=True)
-            thread.start()
-            self._thread = thread
+            self._thread = threading.Thread(
+                target=self._line.produce, name="forebay-loader", daemon=True
+            )
+            self._thread.start()
 
     def __iter__(self):
         return self
-
-    def _hold(self, item):
-        # Before anything else, so that a signal that comes here leaves no slot to nobody.
-        self._held.append([item[0], None, 0])
-        return item
-
-    def _take(self):
-        """The next item, held; None at the end."""
-        line = self._line
-        if self._thread is None:
-            item = line.load()
-            return None if item is None else self._hold(item)
-        with line.changed:
-            line.times.ready += len(line.ready)
-            while not line.ready and not line.ended:
-                line.changed.wait()
-            if line.ready:
-                item = self._hold(line.ready[0])
-                line.ready.popleft()
-                return item
-            # It leads to frames that lead to the line.
-            error, line.error = line.error, None
-        if error is not None:
-            raise error
-        return None
 
     def _following(self):
         """The next batch, or that there is none."""
         prefetcher = self._owner.prefetcher
         while len(self._held) > prefetcher.keep:
             self._release_one()
-        item = self._take()
+        line = self._line
+        if self._thread is None:
+            item = line.load()
+        else:
+            line.times.ready += line.ready.qsize()
+            item = line.take()
         if item is None:
             return _END
         ticket, packed, self._owner._loader_state = item
-        held = self._held[-1]
+        # Noted before it is got, so that a signal leaves no batch to nobody.
+        held = [ticket, None, 0]
+        self._held.append(held)
         held[1:] = address, size = self._slots.wait(ticket)
         # The sources were copied by now.
         packed.held = None
@@ -241,7 +241,11 @@ class _Iterator:
         thread = self._thread
         if thread is None or thread is threading.current_thread():
             return True
-        thread.join(CLOSE_SECONDS)
+        try:
+            thread.join(CLOSE_SECONDS)
+        except RuntimeError:
+            # It did not start, or a signal came while it did.
+            return False
         if not thread.is_alive():
             return True
         frame = sys._current_frames().get(thread.ident)
@@ -260,11 +264,11 @@ class _Iterator:
         if line is None or self._slots.is_of_parent:
             return
         line.close()
+        while self._held:
+            self._drop_one()
         if self._thread is None:
             line.leave_source()
         ended = self._join()
-        while self._held:
-            self._drop_one()
         self._owner._ended(line.times, self._slots, ended)
 
     def __del__(self):
@@ -428,7 +432,8 @@ class Prefetcher:
     ``lookahead`` batches are ready, or on their way, beside the one that is worked on; 0 does
     everything when it is asked for, on the caller's thread. ``num_workers`` are threads that copy: one
     more takes batches from the loader. ``device`` is ``"cpu"`` (arrays and tensors stay what they are)
-    or a CUDA device (PyTorch's tensors; arrays become tensors). ``pin_memory=False`` stages in memory
+    or a CUDA device (PyTorch's tensors; arrays become tensors; ``"cpu"`` with one warning where there
+    is none). ``pin_memory=False`` stages in memory
     that is not pinned. ``keep`` batches stay valid beside the last one. ``copy`` gives tensors that
     stay. ``debug`` overwrites a batch when it is not valid any more. ``max_batch_bytes`` and
     ``max_pinned_bytes`` bound memory.
@@ -456,6 +461,7 @@ class Prefetcher:
                 raise ValueError(f"{name} is {number!r}; it must be 0 to {most}")
         if lookahead + keep > 62:
             raise ValueError(f"lookahead and keep are {lookahead + keep} together; 62 is the most")
+        device = usable(device)
         self.lookahead, self.num_workers, self.keep = lookahead, num_workers, keep
         self.pin_memory, self.device, self.copy, self.debug = pin_memory, device, copy, debug
         self.max_batch_bytes, self.max_pinned_bytes = max_batch_bytes, max_pinned_bytes

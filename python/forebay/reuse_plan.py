@@ -61,14 +61,15 @@ class Record:
 
 
 class ReusePlan(Mapping):
-    """An offset for each tensor, so that no two that live at one time overlap: ``plan["arena_bytes"]``
-    and ``plan.arena_bytes`` are the same.
+    """An offset for each tensor, so that no two that live at one time overlap:
+    ``plan["arena_bytes"]`` and ``plan.arena_bytes`` are the same.
 
     ``arena_bytes`` is what all of them need, ``lower_bound_bytes`` what no plan of
-    tensors with that alignment can be below, ``gap`` the first by the second (1.0: it is the best there is), ``optimal`` whether that is known, ``offsets`` {id:
-    bytes}, ``assignments`` a list of {``id``, ``name``, ``size``, ``first_use``, ``last_use``, ``offset``,
-    ``reuses``} with the ids that share bytes with it, ``algorithm`` ("search" or "greedy") and
-    ``elapsed_s``. A plan never changes, and was checked when it was made.
+    tensors with that alignment can be below, ``gap`` the first by the second (1.0: it is the best
+    there is), ``optimal`` whether that is known, ``offsets`` {id: bytes}, ``assignments`` a list of
+    {``id``, ``name``, ``size``, ``first_use``, ``last_use``, ``offset``, ``reuses``} with the ids
+    that share bytes with it, ``algorithm`` ("search" or "greedy") and ``elapsed_s``. A plan never
+    changes, and was checked when it was made.
     """
 
     _KEYS = (
@@ -152,8 +153,8 @@ class ReusePlan(Mapping):
         return len(self._KEYS)
 
     def validate(self) -> bool:
-        """Checks it against the lifetimes that it was made for: True, or a ``ForebayError`` that names
-        the tensors which are in each other's way."""
+        """Checks it against the lifetimes that it was made for: True, or a ``ForebayError`` that
+        names the tensors which are in each other's way."""
         record = Record()
         uses = [(tensor.lower, tensor) for tensor in self._tensors]
         uses += [(tensor.upper - 1, tensor) for tensor in self._tensors]
@@ -163,10 +164,10 @@ class ReusePlan(Mapping):
         return True
 
     def apply(self, pool: Any) -> None:
-        """Has ``pool``, a ``MemoryPool`` or ``forebay.Pool``, serve what is allocated from now on from the
-        plan's arena, as long as allocations come as they were recorded: each as soon as it was made, with
-        all that was there then. Raises ``ForebayError`` when a
-        plan is applied already, or there is no memory for the arena."""
+        """Has ``pool``, a ``MemoryPool`` or ``forebay.Pool``, serve what is allocated from now on
+        from the plan's arena, as long as allocations come as they were recorded: each as soon as it
+        was made, with all that was there then. Raises ``ForebayError`` when a plan is applied
+        already, or there is no memory for the arena."""
         check(library().forebay_pool_apply_plan(_handle_of(pool), self._handle, None))
 
     @staticmethod
@@ -176,14 +177,15 @@ class ReusePlan(Mapping):
 
     @staticmethod
     def begin_step(pool: Any) -> None:
-        """Says that the next allocation from ``pool`` is the first of a step. Steps that go as planned
-        need it not."""
+        """Says that the next allocation from ``pool`` is the first of a step. Steps that go as
+        planned need it not."""
         check(library().forebay_pool_begin_step(_handle_of(pool)))
 
     @staticmethod
     def usage(pool: Any) -> dict:
-        """How well the plan of ``pool`` fits: ``served`` allocations got their place, ``diverged`` a block
-        beside it; with ``arena_bytes``, ``tensors``, ``steps``, ``diverged_bytes`` and ``live``."""
+        """How well the plan of ``pool`` fits: ``served`` allocations got their place, ``diverged``
+        a block beside it; with ``arena_bytes``, ``tensors``, ``steps``, ``diverged_bytes`` and
+        ``live``."""
         usage = PlanUsage(struct_size=ctypes.sizeof(PlanUsage))
         check(library().forebay_pool_plan_usage(_handle_of(pool), ctypes.byref(usage)))
         return {name: getattr(usage, name) for name, _ in PlanUsage._fields_[1:]}
@@ -193,8 +195,8 @@ class ReusePlan(Mapping):
         check(library().forebay_plan_save(self._handle, os.fsencode(path), PLAN_BINARY))
 
     def to_csv(self, path: str | os.PathLike | None = None) -> str | None:
-        """Writes it to the file ``path`` as CSV, ``id,lower,upper,size,offset``, MiniMalloc's columns, with
-        ``upper`` not included; without ``path`` it is returned."""
+        """Writes it to the file ``path`` as CSV, ``id,lower,upper,size,offset``, MiniMalloc's
+        columns, with ``upper`` not included; without ``path`` it is returned."""
         if path is not None:
             check(library().forebay_plan_save(self._handle, os.fsencode(path), 0))
             return None
@@ -205,14 +207,16 @@ class ReusePlan(Mapping):
                 return text.read()
 
     def to_svg(self, path: str | os.PathLike, before: "ReusePlan | None" = None) -> None:
-        """Draws it to the file ``path``: address by time. ``before`` is another plan of the same tensors,
-        to see both."""
+        """Draws it to the file ``path``: address by time. ``before`` is another plan of the same
+        tensors, to see both."""
         other = None if before is None else before._handle
         check(library().forebay_plan_svg(self._handle, other, os.fsencode(path), 0))
 
     def __repr__(self):
         best = ", optimal" if self.optimal else f", {self.gap:.3f} of the lower bound"
-        return f"<forebay.ReusePlan of {len(self._tensors)} tensors, {self.arena_bytes} bytes{best}>"
+        return (
+            f"<forebay.ReusePlan of {len(self._tensors)} tensors, {self.arena_bytes} bytes{best}>"
+        )
 
 
 def _handle_of(pool):

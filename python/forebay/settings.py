@@ -12,9 +12,14 @@ import os
 import threading
 
 from . import sizes
-from .pool import POLICIES, Pool, device_of
+from ._library import ForebayError
+from ._units import size
+from .pool import POLICIES, device_of
 
-__all__ = ["Settings", "configure", "current"]
+__all__ = ["Settings", "check_arguments", "configure", "current"]
+
+#: A whole to see whether a size can be read.
+_ANY = 1 << 40
 
 _lock = threading.Lock()
 _current = None
@@ -32,16 +37,19 @@ class Settings:
         self._process = os.getpid()
         self._lock = threading.Lock()
 
-    def pool(self) -> Pool:
-        """The process's pool within these bounds, opened the first time, and again after ``close``.
-        Raises ``ForebayError``."""
+    def pool(self):
+        """The process's ``forebay.memory.MemoryPool`` within these bounds, opened the first time,
+        and again after it was closed. Raises ``ForebayError`` when the device is not there."""
+        from .memory_pool import MemoryPool
+
         with self._lock:
             # A child of fork opens its own.
             if self._process != os.getpid():
                 self._pool, self._process = None, os.getpid()
-            if self._pool is None or self._pool.handle is None:
-                self._pool = Pool(
-                    self.device, max_bytes=self.pool_size, policy=self.policy, name="worker"
+            if self._pool is None or not _is_open(self._pool):
+                self._pool = MemoryPool(
+                    self.pool_size, device=self.device, policy=self.policy, strict_device=True,
+                    name="worker",
                 )
             return self._pool
 
@@ -73,15 +81,16 @@ class Settings:
         }
 
     def close(self):
-        """Closes the pool, if it is open. Safe to call twice."""
+        """Closes the pool, if it is open; what was allocated from it stays as it is. Safe to call
+        twice."""
         with self._lock:
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.close()
 
     def __repr__(self):
-        size = "no bound" if self.pool_size is None else sizes.text(self.pool_size)
-        return f"<forebay.Settings {self.device}, {size}, {self.policy}>"
+        bound = "no bound" if self.pool_size is None else size(self.pool_size)
+        return f"<forebay.Settings {self.device}, {bound}, {self.policy}>"
 
 
 def configure(
@@ -117,9 +126,7 @@ def configure(
     """
     global _current
     policy, named = _given("policy", policy, "balanced")
-    if policy not in POLICIES:
-        known = ", ".join(map(repr, POLICIES))
-        raise ValueError(f"{named} is {policy!r}; it must be one of {known}")
+    _check_policy(policy, named)
     local_rank = _number("local_rank", local_rank, None, 0)
     local_world_size = _number("local_world_size", local_world_size, 1, 1)
     if local_rank is not None and local_world_size <= local_rank and local_world_size != 1:
@@ -143,10 +150,28 @@ def configure(
     return made
 
 
+def check_arguments(pool_size=None, max_pinned=None, policy=None, device=None):
+    """Raises what ``configure`` would for how its arguments are written, on any machine: what they
+    are parts of, and which devices there are, is not asked."""
+    sizes.parse(pool_size, _ANY, name="pool_size")
+    sizes.parse(max_pinned, _ANY, name="max_pinned")
+    if policy is not None:
+        _check_policy(policy, "policy")
+    if device is not None and device != "local":
+        _device(device, "device")
+
+
 def current() -> Settings:
     """What was configured; what the environment says, if nothing was."""
     found = _current
     return found if found is not None else configure()
+
+
+def _is_open(pool):
+    try:
+        return pool.pool.handle is not None
+    except ForebayError:
+        return False
 
 
 def _given(name, value, default):
@@ -155,6 +180,12 @@ def _given(name, value, default):
         return value, name
     variable = f"FOREBAY_{name.upper()}"
     return os.environ.get(variable) or default, variable
+
+
+def _check_policy(policy, named):
+    if policy not in POLICIES:
+        known = ", ".join(map(repr, POLICIES))
+        raise ValueError(f"{named} is {policy!r}; it must be one of {known}")
 
 
 def _number(name, value, default, least):
@@ -224,13 +255,6 @@ def _gpu_bytes(index):
 
 def _available():
     """Bytes that are left to this process."""
-    try:
-        from .monitor import SystemMemoryMonitor
-    except ImportError:
-        # Without the monitor: the machine's.
-        with open("/proc/meminfo") as lines:
-            for line in lines:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) << 10
-        return 0
+    from .monitor import SystemMemoryMonitor
+
     return SystemMemoryMonitor().get_available_memory()

@@ -12,7 +12,7 @@ import math
 import numbers
 import re
 
-__all__ = ["parse", "text"]
+__all__ = ["parse"]
 
 _UNITS = {"": 1, "b": 1}
 for _power, _letter in enumerate("kmgtp", 1):
@@ -89,14 +89,3 @@ def _whole(value, given, name):
     if not 1 <= value <= _MOST:
         raise ValueError(f"{name} is {given!r}; it must be 1 byte or more, and at most 4 EiB")
     return int(value)
-
-
-def text(size):
-    """``size`` bytes for people, in units of 1024: ``"0 B"``, ``"1.5 KiB"``, ``"512 MiB"``."""
-    if abs(size) < 1024:
-        return f"{size:.0f} B"
-    for unit in ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB"):
-        size /= 1024
-        # What would be rounded to 1024 belongs to the next one.
-        if abs(size) < 1023.95 or unit == "EiB":
-            return f"{size:.1f}".removesuffix(".0") + f" {unit}"

@@ -21,9 +21,9 @@ import sys
 import threading
 import time
 
-from . import sizes
 from ._library import ForebayError
-from .pool import Pool, pools
+from ._state import every_pool
+from ._units import size
 
 __all__ = ["Summary", "WorkerStats", "collect", "merge", "record_step", "save", "step"]
 
@@ -276,7 +276,7 @@ def collect(name=None) -> WorkerStats:
     record = WorkerStats(
         names=[worker_name() if name is None else str(name)], workers=1, time_ns=time.time_ns()
     )
-    for pool in _pools():
+    for pool in every_pool():
         _add_pool(record, pool)
     record["largest_reserved_peak_bytes"] = record["reserved_peak_bytes"]
     for cache in _caches():
@@ -292,18 +292,6 @@ def collect(name=None) -> WorkerStats:
     record["largest_rss_peak_bytes"] = record["rss_peak_bytes"]
     _steps.into(record)
     return record
-
-
-def _pools():
-    """The pools that are open, PyTorch's with them."""
-    if "torch" in sys.modules and "forebay.torch" in sys.modules:
-        from .torch import mode
-        from .torch._pool import used_devices
-
-        if mode() is not None:
-            for device in used_devices():
-                Pool.of_torch(device)
-    return pools()
 
 
 def _caches():
@@ -376,21 +364,21 @@ ENOUGH = 5
 
 #: The rows of the table: title, field or ratio, and how it is written.
 _ROWS = (
-    ("reserved peak", "reserved_peak_bytes", sizes.text),
-    ("reserved", "reserved_bytes", sizes.text),
-    ("requested", "requested_bytes", sizes.text),
+    ("reserved peak", "reserved_peak_bytes", size),
+    ("reserved", "reserved_bytes", size),
+    ("requested", "requested_bytes", size),
     ("of the limit", "limit_in_use", "{:.1%}".format),
     ("in use of reserved", "reserved_in_use", "{:.1%}".format),
     ("pool hits", "hit_rate", "{:.2%}".format),
     ("out of memory", "failed", "{:,}".format),
-    ("in caches", "cache_bytes", sizes.text),
+    ("in caches", "cache_bytes", size),
     ("cache hits", "cache_efficiency", "{:.1%}".format),
     ("waiting for data", "waiting_share", "{:.1%}".format),
     ("late batches", "late_share", "{:.1%}".format),
-    ("pinned by loaders", "loader_pinned_bytes", sizes.text),
+    ("pinned by loaders", "loader_pinned_bytes", size),
     ("steps", "steps", "{:,}".format),
     ("mean step", "mean_step_ns", lambda nanoseconds: f"{nanoseconds / 1e6:.2f} ms"),
-    ("resident peak", "rss_peak_bytes", sizes.text),
+    ("resident peak", "rss_peak_bytes", size),
 )
 
 
@@ -480,7 +468,7 @@ class Summary:
             say("data", data, text)
         memory = self._outlier("reserved_peak_bytes")
         if memory and memory[1] > HEAVY * memory[2]:
-            who, own, others = memory[0], sizes.text(memory[1]), sizes.text(memory[2])
+            who, own, others = memory[0], size(memory[1]), size(memory[2])
             text = (
                 f"{who} reserved {own} at its peak, the others {others}: it is the first to run "
                 "out of memory"
@@ -530,8 +518,8 @@ class Summary:
             lines.append("  ".join(["", title.ljust(widths[0]), *cells, who]).rstrip())
         total = self.total
         lines.append(
-            f"  together: {sizes.text(total['reserved_bytes'])} reserved, "
-            f"{sizes.text(total['requested_bytes'])} requested, "
+            f"  together: {size(total['reserved_bytes'])} reserved, "
+            f"{size(total['requested_bytes'])} requested, "
             f"{total['allocations']:,} allocations, {total['failed']:,} failed"
         )
         lines += [finding["message"] for finding in self.findings()]

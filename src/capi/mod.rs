@@ -17,6 +17,7 @@ pub mod plan;
 pub mod planned;
 pub mod pool;
 pub mod prefetch;
+pub mod report;
 pub mod share;
 pub mod stats;
 pub mod status;

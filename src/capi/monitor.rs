@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::guard::{PublicStruct, check_sized, guard, out, write_sized, write_text};
 use super::status::forebay_status;
 use crate::error::{Result, fail};
-use crate::monitor::{Gpus, Info, Level, Source, Version, system};
+use crate::monitor::{Gpus, GroupLimit, Info, Level, Source, system};
 
 /// What bounds the memory of a process.
 #[allow(non_camel_case_types)]
@@ -137,11 +137,9 @@ fn info() -> Result<Info> {
 fn limit_of(source: &Source) -> forebay_memory_limit {
     match source {
         Source::Machine => forebay_memory_limit::Machine,
-        Source::Group { version, file, .. } if *file == version.max_file() => {
-            forebay_memory_limit::GroupMax
-        }
-        Source::Group { version: Version::One, .. } => forebay_memory_limit::GroupSwap,
-        Source::Group { version: Version::Two, .. } => forebay_memory_limit::GroupHigh,
+        Source::Group { limit: GroupLimit::Max, .. } => forebay_memory_limit::GroupMax,
+        Source::Group { limit: GroupLimit::High, .. } => forebay_memory_limit::GroupHigh,
+        Source::Group { limit: GroupLimit::WithSwap, .. } => forebay_memory_limit::GroupSwap,
         Source::AddressSpace => forebay_memory_limit::AddressSpace,
         Source::Data => forebay_memory_limit::Data,
         Source::Commit => forebay_memory_limit::Commit,
@@ -218,11 +216,15 @@ pub unsafe extern "C" fn forebay_memory_info(out: *mut forebay_memory_info_t) ->
 /// The object has "schema" (1); the numbers of `forebay_memory_info_t` under "available_bytes",
 /// "left_bytes", "reserve_bytes", "limit_bytes", "total_bytes", "swap_available_bytes",
 /// "pinned_bytes", "oom_kills"; "limit_source", such as "MemAvailable", "cgroup v2 /a/b
-/// memory.high", "RLIMIT_AS"; "level" ("ok", "elevated", "critical"); "machine", "process", each an
-/// object of bytes; "limits", all that bound this process, a list of {"source", "limit_bytes",
-/// "left_bytes"}; "groups", the control groups from the inmost outwards, a list of {"version",
+/// memory.high", "RLIMIT_AS"; "level" ("ok", "elevated", "critical"); "machine" {"total_bytes",
+/// "available_bytes", "free_bytes", "buffers_bytes", "cached_bytes", "shared_bytes" (tmpfs too),
+/// "swap_total_bytes", "swap_free_bytes", "huge_page_bytes", "huge_pages", "huge_pages_free"};
+/// "process" {"resident_bytes", "resident_peak", "anonymous_bytes", "shared_bytes",
+/// "mapped_bytes", "data_bytes", "locked_bytes", "pinned_bytes", "swapped_bytes", "huge_bytes"};
+/// "limits", all that bound this process, a list of {"source", "limit_bytes", "left_bytes"};
+/// "groups", the control groups from the inmost outwards, a list of {"version",
 /// "path", "max_bytes", "high_bytes" (version 1: "with_swap_max_bytes"), "used_bytes",
-/// "reclaimable_bytes"}, where used is read of the inmost and of those with a limit; "pressure",
+/// "reclaimable_bytes"}, the last two null without a limit, unless it is the inmost; "pressure",
 /// {"machine", "group"}, each null or {"some", "full"}, each {"avg10", "avg60", "avg300",
 /// "total_us"}; "events" of the control group, null or {"high", "max", "oom", "oom_kill"}; "nvml"
 /// ("ok", "none" without the library, or what went wrong), "driver_version", and "gpus", a list of

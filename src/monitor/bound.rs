@@ -2,21 +2,21 @@
 
 use std::fmt;
 
-use super::group::Version;
+use super::group::{GroupLimit, Version};
 
 /// Where a limit comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// The machine: its memory, and what the kernel says is available of it.
     Machine,
-    /// A control group, by the file that has the limit.
+    /// A control group.
     Group {
         /// Which of the two it is a group of.
         version: Version,
         /// Its name.
         path: String,
-        /// The file.
-        file: &'static str,
+        /// Which of its limits.
+        limit: GroupLimit,
     },
     /// `RLIMIT_AS`: addresses that are mapped.
     AddressSpace,
@@ -30,8 +30,8 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Source::Machine => f.write_str("MemAvailable"),
-            Source::Group { version, path, file } => {
-                write!(f, "cgroup v{} {path} {file}", version.number())
+            Source::Group { version, path, limit } => {
+                write!(f, "cgroup v{} {path} {}", version.number(), limit.file(*version))
             }
             Source::AddressSpace => f.write_str("RLIMIT_AS"),
             Source::Data => f.write_str("RLIMIT_DATA"),
@@ -54,9 +54,9 @@ pub struct Bound {
 /// Less than this share left is little.
 const LITTLE: u64 = 16;
 
-/// Whether little is left of a limit, a GPU's memory too: less than a sixteenth.
+/// Whether little is left of a limit, a GPU's memory too: less than a sixteenth, or nothing.
 pub fn is_little(left: u64, limit: u64) -> bool {
-    left < limit / LITTLE
+    left == 0 || left < limit / LITTLE
 }
 
 impl Bound {
@@ -65,9 +65,9 @@ impl Bound {
         is_little(self.left, self.limit)
     }
 
-    /// Whether less than this share is left, in percent.
+    /// Whether less than this share is left, in percent, or nothing.
     pub(super) fn is_below(&self, percent: u64) -> bool {
-        u128::from(self.left) * 100 < u128::from(self.limit) * u128::from(percent)
+        self.left == 0 || u128::from(self.left) * 100 < u128::from(self.limit) * u128::from(percent)
     }
 }
 
@@ -132,6 +132,10 @@ mod tests {
     fn little_is_less_than_a_sixteenth() {
         assert!(bound(Source::Machine, 1600, 99).is_short());
         assert!(!bound(Source::Machine, 1600, 100).is_short());
+        // Administrators set `memory.high` to 0 to have all of it reclaimed.
+        assert!(
+            bound(Source::Machine, 0, 0).is_short() && bound(Source::Machine, 0, 0).is_below(3)
+        );
         assert!(bound(Source::Machine, u64::MAX, u64::MAX / 100).is_below(3));
         assert!(!bound(Source::Machine, 100, 3).is_below(3));
         assert!(bound(Source::Machine, 100, 2).is_below(3));
@@ -140,7 +144,7 @@ mod tests {
     #[test]
     fn sources_have_names() {
         let path = "/a/b".to_owned();
-        let group = Source::Group { version: Version::Two, path, file: "memory.high" };
+        let group = Source::Group { version: Version::Two, path, limit: GroupLimit::High };
         assert_eq!(group.to_string(), "cgroup v2 /a/b memory.high");
         assert_eq!(Source::Machine.to_string(), "MemAvailable");
         assert_eq!(Source::AddressSpace.to_string(), "RLIMIT_AS");

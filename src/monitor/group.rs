@@ -37,21 +37,27 @@ impl Version {
             Version::Two => 2,
         }
     }
+}
 
-    /// The file with the limit at which the kernel begins to kill.
-    pub fn max_file(self) -> &'static str {
-        match self {
-            Version::One => "memory.limit_in_bytes",
-            Version::Two => "memory.max",
-        }
-    }
+/// The limits that a group may set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupLimit {
+    /// Where the kernel begins to kill.
+    Max,
+    /// Where it slows down who allocates. Version 2 alone has it.
+    High,
+    /// Of memory and swap together. Version 1 alone has it.
+    WithSwap,
+}
 
-    /// The file with the limit at which less happens: allocations are slowed down, or there is
-    /// no more swap to be had.
-    pub(super) fn second_file(self) -> &'static str {
-        match self {
-            Version::One => "memory.memsw.limit_in_bytes",
-            Version::Two => "memory.high",
+impl GroupLimit {
+    /// The file that has it.
+    pub fn file(self, version: Version) -> &'static str {
+        match (self, version) {
+            (GroupLimit::Max, Version::One) => "memory.limit_in_bytes",
+            (GroupLimit::Max, Version::Two) => "memory.max",
+            (GroupLimit::High, _) => "memory.high",
+            (GroupLimit::WithSwap, _) => "memory.memsw.limit_in_bytes",
         }
     }
 }
@@ -66,10 +72,12 @@ pub struct Group {
     pub version: Version,
     /// Its name: the path from the top of the hierarchy, as far as this process can see.
     pub path: String,
-    /// Most bytes that may be used: `memory.max`, `memory.limit_in_bytes`.
+    /// Most bytes that may be used, [`GroupLimit::Max`].
     pub max: Option<u64>,
-    /// `memory.high`; in version 1 `memory.memsw.limit_in_bytes`, memory and swap together.
-    pub second: Option<u64>,
+    /// Most before allocations are slowed down, [`GroupLimit::High`].
+    pub high: Option<u64>,
+    /// Most of memory and swap together, [`GroupLimit::WithSwap`].
+    pub with_swap: Option<u64>,
     folder: PathBuf,
 }
 
@@ -114,14 +122,20 @@ impl Group {
 
     /// Reads again what is allowed, which may change at any time.
     pub(super) fn read_limits(&mut self, files: &Files) {
-        let limit = |name| files.number(self.folder.join(name)).filter(|&limit| limit < NO_LIMIT);
-        self.max = limit(self.version.max_file());
-        self.second = limit(self.version.second_file());
+        let limit = |limit: GroupLimit| {
+            let file = self.folder.join(limit.file(self.version));
+            files.number(file).filter(|&bytes| bytes < NO_LIMIT)
+        };
+        self.max = limit(GroupLimit::Max);
+        match self.version {
+            Version::One => self.with_swap = limit(GroupLimit::WithSwap),
+            Version::Two => self.high = limit(GroupLimit::High),
+        }
     }
 
     /// Whether there is a limit to run into.
     pub(super) fn is_limited(&self) -> bool {
-        self.max.is_some() || self.second.is_some()
+        self.max.or(self.high).or(self.with_swap).is_some()
     }
 
     /// What the group uses.
@@ -132,7 +146,7 @@ impl Group {
         let (used, with_swap, reclaimable) = match self.version {
             Version::One => (
                 number("memory.usage_in_bytes"),
-                if self.second.is_some() { number("memory.memsw.usage_in_bytes") } else { 0 },
+                if self.with_swap.is_some() { number("memory.memsw.usage_in_bytes") } else { 0 },
                 // It does not tell slabs that can be given back from others.
                 [bytes("total_inactive_file"), bytes("total_active_file") / 2, 0],
             ),
@@ -147,20 +161,17 @@ impl Group {
     }
 
     /// What the group's limits leave of memory.
-    pub(super) fn bounds(&self, usage: &Usage) -> impl Iterator<Item = Bound> {
-        let second_used = match self.version {
-            Version::One => usage.with_swap.max(usage.used),
-            Version::Two => usage.used,
-        };
+    pub(super) fn bounds(&self, usage: &Usage) -> impl Iterator<Item = Bound> + use<> {
         let (version, path, reclaimable) = (self.version, self.path.clone(), usage.reclaimable);
         let limits = [
-            (self.max, version.max_file(), usage.used),
-            (self.second, version.second_file(), second_used),
+            (GroupLimit::Max, self.max, usage.used),
+            (GroupLimit::High, self.high, usage.used),
+            (GroupLimit::WithSwap, self.with_swap, usage.with_swap.max(usage.used)),
         ];
-        limits.into_iter().filter_map(move |(limit, file, used)| {
+        limits.into_iter().filter_map(move |(which, limit, used)| {
             let limit = limit?;
             let left = limit.saturating_sub(used.saturating_sub(reclaimable));
-            let source = Source::Group { version, path: path.clone(), file };
+            let source = Source::Group { version, path: path.clone(), limit: which };
             Some(Bound { source, limit, left })
         })
     }
@@ -172,7 +183,7 @@ impl Group {
             // What there may be of both, less what there may be of memory.
             Version::One => {
                 let used = usage.with_swap.saturating_sub(usage.used);
-                Some(self.second?.saturating_sub(self.max?).saturating_sub(used))
+                Some(self.with_swap?.saturating_sub(self.max?).saturating_sub(used))
             }
             Version::Two => {
                 let limits = [number("memory.swap.max"), number("memory.swap.high")];
@@ -209,7 +220,7 @@ impl Group {
 
     /// How often the group's own `memory.high`, and no other's, slowed somebody down.
     pub(super) fn slowed(&self, files: &Files) -> u64 {
-        if self.version == Version::One || self.second.is_none() {
+        if self.high.is_none() {
             return 0;
         }
         let read = |name| files.text(self.folder.join(name));
@@ -263,7 +274,7 @@ fn of_hierarchy(version: Version, own: &Path, mounts: &[Mount], files: &Files) -
             break;
         }
         let path = name_of(&mount.root.join(inside));
-        groups.push(Group { version, path, max: None, second: None, folder });
+        groups.push(Group { version, path, max: None, high: None, with_swap: None, folder });
     }
     groups
 }

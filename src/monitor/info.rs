@@ -69,7 +69,7 @@ pub struct Info {
     pub pinned: u64,
     /// The groups around this process, from the inmost outwards; what is used is read for the
     /// inmost and for those with limits.
-    pub groups: Vec<(Group, Usage)>,
+    pub groups: Vec<(Group, Option<Usage>)>,
     /// Time lost on the machine for want of memory.
     pub machine_pressure: Option<Pressure>,
     /// The same of the inmost group.
@@ -86,13 +86,13 @@ impl Info {
         let machine = Machine::read(files);
         let process = Process::read(files);
         let usage = |(at, group): (usize, &Group)| {
-            if at == 0 || group.is_limited() { group.usage(files) } else { Usage::default() }
+            (at == 0 || group.is_limited()).then(|| group.usage(files))
         };
-        let usages: Vec<Usage> = groups.iter().enumerate().map(usage).collect();
-        let in_use = || groups.iter().zip(&usages);
+        let usages: Vec<Option<Usage>> = groups.iter().enumerate().map(usage).collect();
+        let in_use = || groups.iter().zip(usages.iter().map(|usage| usage.unwrap_or_default()));
 
         let mut bounds: Vec<Bound> = machine.iter().map(of_machine).collect();
-        bounds.extend(in_use().flat_map(|(group, usage)| group.bounds(usage)));
+        bounds.extend(in_use().flat_map(|(group, usage)| group.bounds(&usage)));
         let total = bounds.iter().map(|bound| bound.limit).min().unwrap_or(0);
         let limits = Limits::read(files);
         let own = |source, limit: Option<u64>, used: u64| {
@@ -106,7 +106,7 @@ impl Info {
         let promised = (keeps && machine.commit_limit > 0).then_some(machine.commit_limit);
         bounds.extend(own(Source::Commit, promised, machine.committed));
 
-        let swap = in_use().filter_map(|(group, usage)| group.swap_left(usage, files));
+        let swap = in_use().filter_map(|(group, usage)| group.swap_left(&usage, files));
         let swap_available = swap.fold(machine.swap_free, u64::min);
         let machine_pressure =
             files.text("/proc/pressure/memory").and_then(|text| Pressure::parse(&text));

@@ -21,7 +21,7 @@ mod report;
 mod rlimit;
 
 pub use bound::{Bound, Headroom, Source, is_little};
-pub use group::{Events, Group, Usage, Version};
+pub use group::{Events, Group, GroupLimit, Usage, Version};
 pub use info::{Info, Level};
 pub use meminfo::Machine;
 pub use nvml::{Gpu, Gpus, Nvml};

@@ -46,6 +46,9 @@ pub struct Gpus {
 /// How long a reading holds: asking costs the driver's locks.
 const HOLDS: Duration = Duration::from_secs(1);
 
+/// The state where there is no library.
+const NONE: &str = "none";
+
 const LIBRARY: &CStr = c"libnvidia-ml.so.1";
 
 impl Gpus {
@@ -91,6 +94,10 @@ impl Gpus {
             Ok(nvml) => nvml.read(),
             Err(state) => Gpus::nothing(state),
         });
+        if gpus.state == NONE {
+            // There was nothing to open, which holds for a forked child too.
+            OPENED_BY.store(0, Ordering::Relaxed);
+        }
         let mut last = LAST.lock();
         last.nvml = nvml.ok();
         last.gpus = Some((Arc::clone(&gpus), now));
@@ -206,7 +213,7 @@ impl Nvml {
             if there.is_null() { libc::dlopen(LIBRARY.as_ptr(), libc::RTLD_NOW) } else { there }
         };
         if library.is_null() {
-            return Err("none".to_owned());
+            return Err(NONE.to_owned());
         }
         // SAFETY: an open library, names that end with a NUL; it is NVML by its name.
         unsafe { Nvml::resolve(&|name| libc::dlsym(library, name.as_ptr())) }

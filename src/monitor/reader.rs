@@ -29,12 +29,12 @@ pub struct Monitor {
     files: Files,
     /// Held for a moment, never while a file is read. Only ever tried: a forked child may find it
     /// held by nobody, and does without what is remembered.
-    memory: Mutex<Memory>,
+    last: Mutex<Last>,
 }
 
-/// What is remembered.
+/// What is remembered of the last readings.
 #[derive(Debug)]
-struct Memory {
+struct Last {
     known: Option<Arc<Known>>,
     calm_until: Option<Instant>,
     /// How often groups had slowed somebody down at the last reading.
@@ -61,8 +61,8 @@ pub fn system() -> &'static Monitor {
 
 impl Monitor {
     const fn of(files: Files) -> Monitor {
-        let memory = Memory { known: None, calm_until: None, slowed: None, slowed_at: None };
-        Monitor { files, memory: Mutex::new(memory) }
+        let last = Last { known: None, calm_until: None, slowed: None, slowed_at: None };
+        Monitor { files, last: Mutex::new(last) }
     }
 
     /// Reads a copy of the kernel's files under `root`: for tests.
@@ -77,10 +77,11 @@ impl Monitor {
 
     /// Whether little is left, less than a sixteenth, of the machine's memory or of what a control
     /// group allows; false where the kernel does not say. Pools ask this every second: it reads
-    /// two files and two for each group with a limit, at most once in half a second as long as
-    /// there is enough.
+    /// two files and two or three for each group with a limit, at most once in half a second as
+    /// long as there is enough. Limits of the process itself do not count: giving pages back
+    /// leaves addresses mapped.
     pub fn is_short(&self, now: Instant) -> bool {
-        let calm_until = self.memory.try_lock().and_then(|memory| memory.calm_until);
+        let calm_until = self.last.try_lock().and_then(|last| last.calm_until);
         if calm_until.is_some_and(|until| now < until) {
             return false;
         }
@@ -90,8 +91,8 @@ impl Monitor {
                 let read = || group.bounds(&group.usage(&self.files)).any(|bound| bound.is_short());
                 group.is_limited() && read()
             });
-        if let Some(mut memory) = self.memory.try_lock() {
-            memory.calm_until = (!short).then(|| now + CALM_HOLDS);
+        if let Some(mut last) = self.last.try_lock() {
+            last.calm_until = (!short).then(|| now + CALM_HOLDS);
         }
         short
     }
@@ -105,7 +106,8 @@ impl Monitor {
     /// Everything, as it is now; none where the kernel says nothing of any limit.
     pub fn info(&self, now: Instant) -> Option<Info> {
         let known = self.groups(now, Duration::ZERO);
-        let slowed = known.groups.iter().map(|group| group.slowed(&self.files)).sum();
+        let slowed = known.groups.iter().map(|group| group.slowed(&self.files));
+        let slowed = slowed.fold(0, u64::saturating_add);
         let is_slowed = self.is_slowed(slowed, now);
         Info::read(&self.files, &known.groups, is_slowed)
     }
@@ -113,7 +115,7 @@ impl Monitor {
     /// The groups around this process, with limits that are no older than `age`.
     fn groups(&self, now: Instant, age: Duration) -> Arc<Known> {
         let own = self.files.bytes("/proc/self/cgroup").unwrap_or_default();
-        let known = self.memory.try_lock().and_then(|memory| memory.known.clone());
+        let known = self.last.try_lock().and_then(|last| last.known.clone());
         let known = known.filter(|known| known.own == own);
         let mut groups = match &known {
             Some(known) if now.saturating_duration_since(known.read_at) < age => {
@@ -125,11 +127,11 @@ impl Monitor {
         groups.iter_mut().for_each(|group| group.read_limits(&self.files));
         let moved = known.is_none();
         let known = Arc::new(Known { own, groups, read_at: now });
-        if let Some(mut memory) = self.memory.try_lock() {
-            memory.known = Some(Arc::clone(&known));
+        if let Some(mut last) = self.last.try_lock() {
+            last.known = Some(Arc::clone(&known));
             if moved {
                 // Another group's count does not go on from this one's.
-                (memory.slowed, memory.slowed_at) = (None, None);
+                (last.slowed, last.slowed_at) = (None, None);
             }
         }
         known
@@ -138,12 +140,12 @@ impl Monitor {
     /// Whether groups slowed somebody down since a reading not long ago; `count` is how often
     /// they ever did.
     fn is_slowed(&self, count: u64, now: Instant) -> bool {
-        let Some(mut memory) = self.memory.try_lock() else { return false };
-        if memory.slowed.is_some_and(|before| count > before) {
-            memory.slowed_at = Some(now);
+        let Some(mut last) = self.last.try_lock() else { return false };
+        if last.slowed.is_some_and(|before| count > before) {
+            last.slowed_at = Some(now);
         }
-        memory.slowed = Some(count);
-        memory.slowed_at.is_some_and(|at| now.saturating_duration_since(at) < SLOWED_HOLDS)
+        last.slowed = Some(count);
+        last.slowed_at.is_some_and(|at| now.saturating_duration_since(at) < SLOWED_HOLDS)
     }
 }
 

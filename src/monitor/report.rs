@@ -97,15 +97,16 @@ impl Info {
     }
 }
 
-fn group(to: &mut String, (group, usage): &(Group, Usage)) -> fmt::Result {
+fn group(to: &mut String, (group, usage): &(Group, Option<Usage>)) -> fmt::Result {
     let (version, path) = (group.version.number(), Text(&group.path));
     write!(to, "{{\"version\":{version},\"path\":{path},\"max_bytes\":{}", Known(group.max))?;
-    let second = match group.version {
-        Version::One => "with_swap_max_bytes",
-        Version::Two => "high_bytes",
+    let (name, second) = match group.version {
+        Version::One => ("with_swap_max_bytes", group.with_swap),
+        Version::Two => ("high_bytes", group.high),
     };
-    let (used, reclaimable) = (usage.used, usage.reclaimable);
-    write!(to, ",\"{second}\":{},\"used_bytes\":{used}", Known(group.second))?;
+    let used = Known(usage.map(|usage| usage.used));
+    let reclaimable = Known(usage.map(|usage| usage.reclaimable));
+    write!(to, ",\"{name}\":{},\"used_bytes\":{used}", Known(second))?;
     write!(to, ",\"reclaimable_bytes\":{reclaimable}}}")
 }
 

@@ -394,7 +394,12 @@ impl Pool {
         self.zeroed.store(preset.zeroed, Ordering::Relaxed);
         self.large_alignment.store(preset.large_alignment, Ordering::Relaxed);
         self.update_attention();
-        self.device.advise_huge(self.table.base(), self.table.bytes(), preset.huge_pages);
+        let (base, bytes) = (self.table.base(), self.table.bytes());
+        if preset.huge_pages {
+            super::advise_huge(&*self.device, base, bytes);
+        } else {
+            self.device.advise_huge(base, bytes, false);
+        }
         self.give_up_idle();
         Ok(())
     }

@@ -86,6 +86,10 @@ const CUDA_BLOCK: u64 = 512;
 const FRONT_BYTES: u64 = 64 << 20;
 const FRONT_SHARE: u64 = 32;
 
+/// Bytes at an arena's start that huge pages are not asked for: about as many as today's processors
+/// have places for small pages in their second table of addresses (1,536 to 2,048 of 4 KiB).
+const SMALL_FIRST: u64 = 4 * PAGE;
+
 /// A stream-ordered pool.
 pub struct Pool {
     id: u64,
@@ -142,6 +146,13 @@ pub struct Pool {
 #[derive(Default)]
 struct SlotlessCounters {
     cells: Mutex<stats::Counters>,
+}
+
+/// Asks for huge pages behind the first few of the arena. Those are the first to be used: a program
+/// that holds little has memory for what it writes to, not for whole pages around it.
+fn advise_huge(device: &dyn Device, base: usize, bytes: u64) {
+    let from = SMALL_FIRST.min(bytes);
+    device.advise_huge(base + from as usize, bytes - from, true);
 }
 
 /// What `policy` stands for on `device`.
@@ -204,7 +215,7 @@ impl Pool {
         let limit = limit.min(bytes);
         let preset = preset_on(&*device, config.policy);
         if preset.huge_pages {
-            device.advise_huge(base, bytes, true);
+            advise_huge(&*device, base, bytes);
         }
         let rounding = config.block_size.max(1) as usize;
         let classes =

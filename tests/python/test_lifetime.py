@@ -1,5 +1,7 @@
 """LifetimeAnalyzer and ReusePlan: what lives when, and plans that pools serve from."""
 
+# Needs: numpy
+
 import os
 import random
 import tempfile
@@ -130,7 +132,9 @@ class Plans(unittest.TestCase):
                 path = os.path.join(folder, name)
                 write(path)
                 again = ReusePlan.load(path)
-                self.assertEqual((again.offsets, again.arena_bytes), (plan.offsets, plan.arena_bytes))
+                self.assertEqual(
+                    (again.offsets, again.arena_bytes), (plan.offsets, plan.arena_bytes)
+                )
             plan.to_svg(os.path.join(folder, "p.svg"), before=again)
             with open(os.path.join(folder, "p.svg")) as text:
                 self.assertIn("<svg", text.read(2000))

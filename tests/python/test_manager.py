@@ -1,5 +1,7 @@
 """MemoryManager: one way to ask for memory, five policies, each with an effect that is measured."""
 
+# Needs: numpy
+
 import random
 import subprocess
 import sys
@@ -16,7 +18,6 @@ from forebay.manager import MemoryManager, MemoryPolicy
 from forebay.memory_pool import MemoryPool, OutOfMemory
 
 MIB = 1 << 20
-warnings.filterwarnings("ignore", message="device is 'cuda'", category=RuntimeWarning)
 
 
 def manager_of(policy, **options):
@@ -33,13 +34,22 @@ def allocate_many(manager, chance, count, most=20):
 
 
 class Manager(unittest.TestCase):
+    def setUp(self):
+        warnings.filterwarnings("ignore", message="device is 'cuda'", category=RuntimeWarning)
+
     def test_the_documents_keys(self):
         manager = MemoryManager(policy=MemoryPolicy.BALANCED)
         tensor = manager.allocate_tensor((1024, 1024), np.float32, prefer_gpu=True)
         tensor[:] = np.random.rand(*tensor.shape)
         stats = manager.get_statistics()
         self.assertEqual(stats["policy"], "balanced")
-        usage = {"current_usage", "max_size", "available_blocks", "total_blocks", "usage_percentage"}
+        usage = {
+            "current_usage",
+            "max_size",
+            "available_blocks",
+            "total_blocks",
+            "usage_percentage",
+        }
         for place in ("cpu_pool", "gpu_pool"):
             self.assertLessEqual(usage, set(stats[place]))
         self.assertLessEqual(
@@ -156,9 +166,7 @@ class Policies(unittest.TestCase):
     def test_balanced_reserves_little_and_keeps_half(self):
         self.assertLessEqual(self.ratio("balanced"), 1.30)
         manager = manager_of("balanced")
-        held = [
-            manager.allocate_tensor((32 * MIB,), np.uint8, prefer_gpu=False) for _ in range(7)
-        ]
+        held = [manager.allocate_tensor((32 * MIB,), np.uint8, prefer_gpu=False) for _ in range(7)]
         while held:
             manager.free_tensor(held.pop())
         effects = manager.get_statistics()["policy_effects"]

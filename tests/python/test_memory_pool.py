@@ -1,5 +1,7 @@
 """MemoryPool and its kin on the host: arrays, blocks, their ends, and what is counted."""
 
+# Needs: numpy
+
 import os
 import random
 import threading
@@ -22,7 +24,12 @@ class Arrays(unittest.TestCase):
         self.pool = MemoryPool(pool_size=64 * MIB, device="cpu")
 
     def test_an_array_is_plain_numpy_with_its_shape_and_dtype(self):
-        for shape, dtype in (((3, 5), np.float64), ([7], "int16"), ((), "float32"), ((2, 0, 3), bool)):
+        for shape, dtype in (
+            ((3, 5), np.float64),
+            ([7], "int16"),
+            ((), "float32"),
+            ((2, 0, 3), bool),
+        ):
             array = self.pool.allocate(shape, dtype)
             self.assertIs(type(array), np.ndarray)
             self.assertEqual((array.shape, array.dtype), (tuple(shape), np.dtype(dtype)))
@@ -49,7 +56,12 @@ class Arrays(unittest.TestCase):
             self.assertEqual(self.pool.allocate((2,), "bfloat16").dtype, ml_dtypes.bfloat16)
 
     def test_bad_shapes_are_named(self):
-        for bad, error in (((-1,), ValueError), ((1.5,), TypeError), ("ab", TypeError), (0, ValueError)):
+        for bad, error in (
+            ((-1,), ValueError),
+            ((1.5,), TypeError),
+            ("ab", TypeError),
+            (0, ValueError),
+        ):
             with self.assertRaises(error):
                 self.pool.allocate(bad)
         with self.assertRaisesRegex(ValueError, "pool_size is 0"):
@@ -166,7 +178,13 @@ class Arrays(unittest.TestCase):
         self.assertTrue((outer == 1).all())
 
     def test_random_calls_beside_a_model(self):
-        for policy in ("balanced", "conservative", "aggressive_reuse", "quality_first", "latency_first"):
+        for policy in (
+            "balanced",
+            "conservative",
+            "aggressive_reuse",
+            "quality_first",
+            "latency_first",
+        ):
             pool = CPUMemoryPool(32 * MIB, policy=policy)
             chance, live = random.Random(7), []
             for step in range(1500):
@@ -369,7 +387,11 @@ class Devices(unittest.TestCase):
         _device._warned = False
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            pools = [MemoryPool(4 * MIB), GPUMemoryPool(4 * MIB), MemoryPool(4 * MIB, device="cuda:1")]
+            pools = [
+                MemoryPool(4 * MIB),
+                GPUMemoryPool(4 * MIB),
+                MemoryPool(4 * MIB, device="cuda:1"),
+            ]
         self.assertEqual([pool.device for pool in pools], ["cpu"] * 3)
         self.assertEqual(len(caught), 1)
         self.assertEqual(caught[0].filename, __file__)
@@ -378,6 +400,34 @@ class Devices(unittest.TestCase):
             MemoryPool(4 * MIB, strict_device=True)
         with self.assertRaisesRegex(ValueError, "device is 'tpu'"):
             MemoryPool(device="tpu")
+
+    def test_a_gpu_without_pytorch(self):
+        try:
+            import torch  # noqa: F401
+        except ImportError:
+            pass
+        else:
+            self.skipTest("PyTorch makes the tensors")
+        try:
+            pool = MemoryPool(16 * MIB, strict_device=True)
+        except forebay.ForebayError:
+            self.skipTest("there is no GPU")
+        array = pool.allocate((512, 1024), np.float32)
+        found = array.__cuda_array_interface__
+        self.assertEqual((found["shape"], found["typestr"]), ((512, 1024), "<f4"))
+        self.assertEqual(
+            (array.shape, array.dtype, array.nbytes), ((512, 1024), np.float32, 2 * MIB)
+        )
+        largest = pool.pool.report()["largest_live_blocks"]
+        self.assertEqual(largest, [{"address": found["data"][0], "requested_bytes": 2 * MIB}])
+        self.assertTrue(pool.owns(array) and pool.free(array))
+        self.assertFalse(pool.owns(array) or pool.free(array))
+        block = pool.allocate(MIB)
+        data = block.data
+        self.assertEqual((data.shape, data.nbytes), ((MIB,), MIB))
+        del block, data
+        stats = pool.get_stats()
+        self.assertEqual((stats["live_allocations"], stats["finalized_frees"]), (0, 1))
 
     def test_a_child_of_fork_may_use_and_free_it(self):
         pool = CPUMemoryPool(16 * MIB)

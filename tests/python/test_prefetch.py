@@ -18,6 +18,7 @@ import numpy as np
 
 import forebay
 import forebay.prefetch
+import left
 from forebay.prefetch import DoubleBuffer, Prefetcher, ShapeMismatch, headspace
 
 LOOKAHEADS = (0, 1, 2, 8)
@@ -27,10 +28,6 @@ def batches(count, size=1000):
     """Batches that tell which they are."""
     for number in range(count):
         yield np.full(size, number, np.int64), np.float32(number)
-
-
-def threads():
-    return [one.name for one in threading.enumerate() if one.name == "forebay-loader"]
 
 
 class Loader:
@@ -64,7 +61,7 @@ class Sample:
 class Wrapped(unittest.TestCase):
     def tearDown(self):
         gc.collect()
-        self.assertEqual(threads(), [])
+        self.assertEqual(left.loader_threads(), [])
 
     def test_the_same_batches_in_the_same_order(self):
         for lookahead in LOOKAHEADS:
@@ -173,40 +170,51 @@ class Wrapped(unittest.TestCase):
             if sys.version_info >= (3, 11):
                 self.assertIn(f"while batch {at} was prefetched", told)
 
-    def test_a_pass_left_early_leaves_nothing(self):
+    def test_200_epochs_left_early_leave_nothing(self):
         ended = []
 
         def loader():
             try:
-                yield from batches(1000)
+                yield from batches(1000, 100_000)
             finally:
                 ended.append(threading.current_thread().name)
 
-        def count(folder):
-            return len(os.listdir(folder))
-
-        before = None
-        for epoch in range(60):
+        # A loader of its own for each, and one for all.
+        again = Prefetcher().wrap([np.full(100_000, number) for number in range(50)])
+        resident, before = [], None
+        for epoch in range(200):
             for lookahead in (0, 2):
                 for number, _ in enumerate(Prefetcher(lookahead=lookahead).wrap(loader())):
                     if number == epoch % 4:
                         break
-            if epoch == 5:
-                before = count("/proc/self/task"), count("/proc/self/fd")
-        self.assertEqual(len(ended), 120)
+            for number, got in enumerate(again):
+                self.assertEqual((got[0], got[-1]), (number, number))
+                if number == epoch % 7:
+                    break
+            self.assertEqual(again.stats()["used_slots"], 0)
+            if epoch == 20:
+                before = left.tasks(), left.files()
+            if epoch >= 40 and epoch % 10 == 0:
+                resident.append((epoch, left.resident_bytes()))
+        self.assertEqual(len(ended), 400)
         self.assertEqual(set(ended), {"forebay-loader", "MainThread"})
         # The library's own thread, which looks after idle memory, comes and goes.
-        self.assertLessEqual(count("/proc/self/task"), before[0] + 1)
-        self.assertEqual(count("/proc/self/fd"), before[1])
-        # And of one loader, many passes.
-        loader = Prefetcher().wrap([np.full(10, number) for number in range(50)])
-        for _ in range(60):
-            for number, got in enumerate(loader):
-                self.assertEqual(got[0], number)
-                if number == 5:
-                    break
-        self.assertEqual(loader.stats()["used_slots"], 0)
+        self.assertLessEqual(left.tasks(), before[0] + 1)
+        self.assertEqual(left.files(), before[1])
+        self.assertLess(left.slope(resident), 64 << 10)
+        again.close()
+
+    def test_a_closed_loader_has_no_threads_though_batches_are_kept(self):
+        loader = Prefetcher(keep=1).wrap(list(batches(50)))
+        kept = [data for data, _ in itertools.islice(loader, 2)]
+        iterator = iter(loader)
+        next(iterator)
+        # Their names come with them, a moment later.
+        while left.copy_threads() < 2:
+            time.sleep(0.001)
         loader.close()
+        self.assertEqual(left.copy_threads(), 0)
+        self.assertEqual(len(kept), 2)
 
     def test_batches_outlive_the_loader(self):
         loader = Prefetcher(keep=1).wrap(batches(5))
@@ -251,7 +259,7 @@ class Wrapped(unittest.TestCase):
             forebay.prefetch.CLOSE_SECONDS = old
             hang.set()
         for _ in range(200):
-            if not threads():
+            if not left.loader_threads():
                 break
             time.sleep(0.01)
 

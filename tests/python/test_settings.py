@@ -1,5 +1,7 @@
 """What `forebay.configure` finds: on a machine with no GPU, and on the simulated driver."""
 
+# Needs: numpy
+
 import os
 import subprocess
 import sys
@@ -87,7 +89,7 @@ class Configure(unittest.TestCase):
             self.assertGreater(made.pool_size, 1 << 20)
             self.assertEqual(settings._gpu_bytes(99), 0)
         # In whole pages.
-        less = made.pool_size - made.pool().statistics()["limit_bytes"]
+        less = made.pool_size - made.pool().pool.statistics()["limit_bytes"]
         self.assertTrue(0 <= less < 2 << 20)
         made.close()
 
@@ -143,20 +145,23 @@ class Configure(unittest.TestCase):
         self.assertEqual(forebay.pools(), [])
         pool = made.pool()
         self.assertIs(made.pool(), pool)
-        self.assertEqual(forebay.pools(), [pool])
-        self.assertEqual(pool.statistics()["limit_bytes"], 8 << 20)
-        self.assertEqual(pool.report()["policy"], "conservative")
+        self.assertEqual(forebay.pools(), [pool.pool])
+        self.assertEqual(pool.pool.statistics()["limit_bytes"], 8 << 20)
+        self.assertEqual(pool.pool.report()["policy"], "conservative")
+        array = pool.allocate((1000,), "float64")
         prefetcher = made.prefetcher(lookahead=3, keep=1)
         self.assertEqual((prefetcher.lookahead, prefetcher.keep), (3, 1))
         self.assertEqual((prefetcher.device, prefetcher.max_pinned_bytes), ("cpu", 1 << 20))
         made.close()
         made.close()
+        # It ends with its last array.
+        array[:] = 1
+        del array, pool
         self.assertEqual(forebay.pools(), [])
         again = made.pool()
-        self.assertIsNot(again, pool)
         # A pool that somebody closed is opened anew.
         again.close()
-        self.assertIsNotNone(made.pool().handle)
+        self.assertIsNotNone(made.pool().pool.handle)
         made.close()
 
     def test_a_child_of_fork_opens_its_own(self):
@@ -165,7 +170,7 @@ class Configure(unittest.TestCase):
         child = os.fork()
         if child == 0:
             own = made.pool()
-            os._exit(0 if own is not mine and own.handle is not None else 1)
+            os._exit(0 if own is not mine and own.pool.handle is not None else 1)
         self.assertEqual(os.waitpid(child, 0)[1], 0)
         self.assertIs(made.pool(), mine)
         made.close()

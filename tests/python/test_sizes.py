@@ -1,5 +1,7 @@
 """Sizes as people write them."""
 
+# Needs: numpy
+
 import fractions
 import unittest
 
@@ -74,22 +76,6 @@ class Sizes(unittest.TestCase):
         for given in (True, b"5GB", [1], 1j):
             with self.assertRaisesRegex(TypeError, "pool_size is"):
                 sizes.parse(given, name="pool_size")
-
-    def test_for_people(self):
-        for size, wanted in (
-            (0, "0 B"),
-            (1023, "1023 B"),
-            (1024, "1 KiB"),
-            (1536, "1.5 KiB"),
-            ((1 << 20) - 1, "1 MiB"),
-            (512 << 20, "512 MiB"),
-            (3 << 39, "1.5 TiB"),
-            (-(3 << 29), "-1.5 GiB"),
-            (1 << 61, "2 EiB"),
-        ):
-            self.assertEqual(sizes.text(size), wanted)
-        for size in (1 << 10, 3 << 20, 5 << 30, 7 << 40):
-            self.assertEqual(sizes.parse(sizes.text(size)), size)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Records of workers: what adds up, side by side, and from this process."""
 
+# Needs: numpy
+
 import argparse
 import contextlib
 import io
@@ -169,9 +171,9 @@ class SideBySide(unittest.TestCase):
         self.assertNotIn("failed", [row["field"] for row in summary.rows()])
         text = str(summary)
         self.assertRegex(text, r"^3 workers\n")
-        self.assertRegex(text, r"reserved +1 GiB +2 GiB +3 GiB  rank 0\n")
+        self.assertRegex(text, r"reserved +1.00 GiB +2.00 GiB +3.00 GiB  rank 0\n")
         self.assertRegex(text, r"pool hits +50.00% +90.00% +99.00%  rank 1\n")
-        self.assertIn("together: 6 GiB reserved", text)
+        self.assertIn("together: 6.00 GiB reserved", text)
         self.assertEqual(max(map(len, text.splitlines())) <= 80, True)
         again = Summary(json.loads(json.dumps(summary.to_dict()))["workers"])
         self.assertEqual(str(again), text)
@@ -216,7 +218,7 @@ class SideBySide(unittest.TestCase):
         summary = self.of(reserved_peak_bytes=[1 << 30, 1 << 30, 2 << 30])
         self.assertIsNone(summary.straggler())
         self.assertEqual([one["kind"] for one in summary.findings()], ["memory"])
-        self.assertIn("rank 2 reserved 2 GiB at its peak, the others 1 GiB", str(summary))
+        self.assertIn("rank 2 reserved 2.00 GiB at its peak, the others 1.00 GiB", str(summary))
 
     def test_a_summary_is_of_single_workers(self):
         merged = merge(WorkerStats(names=[f"rank {n}"], workers=1) for n in range(2))
@@ -341,7 +343,7 @@ class Files(unittest.TestCase):
         paths = self.save(3)
         code, out, err = self.run_merge(*paths)
         self.assertEqual((code, err), (0, ""))
-        self.assertRegex(out, r"reserved +1 MiB +2 MiB +3 MiB  rank 2")
+        self.assertRegex(out, r"reserved +1.00 MiB +2.00 MiB +3.00 MiB  rank 2")
         code, out, _ = self.run_merge("--json", *paths)
         self.assertEqual((code, json.loads(out)["total"]["reserved_bytes"]), (0, 6 << 20))
         # What was merged can be merged again.

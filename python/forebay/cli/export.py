@@ -54,9 +54,13 @@ def _snapshot(path):
         with open(path, encoding="utf-8") as file:
             found = json.load(file)
         for stretch in found["stretches"]:
-            for address, size, _, state, _, _ in stretch["pieces"]:
-                if type(address) is not int or type(size) is not int or not isinstance(state, str):
-                    raise TypeError
+            numbers = [stretch["address"], stretch["size"]]
+            for address, size, requested, state, _, _ in stretch["pieces"]:
+                numbers += (address, size, requested)
+                if state not in ("live", "waiting", "free"):
+                    raise ValueError(f"state {state!r:.40}")
+            if set(map(type, numbers)) != {int} or not 0 <= min(numbers) <= max(numbers) < 1 << 64:
+                raise ValueError("a number that is none")
     except (ValueError, KeyError, TypeError) as error:
         raise FormatError(f"`{path}` is not what Pool.snapshot() gives: {error!r:.80}") from None
     return found

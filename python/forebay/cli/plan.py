@@ -2,7 +2,10 @@
 
 import contextlib
 import ctypes
+import heapq
 import os
+import signal
+import threading
 
 from .. import _abi
 from .._library import check, library
@@ -57,22 +60,25 @@ class _Lifetime:
 
     def plan(self, time, seed=0, flags=0, watch=None):
         """A plan, which ends with this object. ``watch`` is called with bytes, the bound and seconds
-        so far; when it is not true, the plan so far is the plan."""
+        so far. An interrupt ends it with the plan so far."""
+        interrupts = []
 
         @_Progress
         def watching(found, _):
             at = found.contents
-            try:
-                go_on = watch is None or watch(at.arena_bytes, at.lower_bound, at.elapsed_ns * 1e-9)
-            except KeyboardInterrupt:
-                go_on = False
-            return 0 if go_on else 1
+            if watch:
+                watch(at.arena_bytes, at.lower_bound, at.elapsed_ns * 1e-9)
+            return bool(interrupts)
 
         options = _abi.PlanOptions(struct_size=ctypes.sizeof(_abi.PlanOptions), seed=seed, flags=flags)
         # Also without a watch: a signal is seen when Python runs.
         options.time_limit_ms, options.progress = round(time * 1000), watching
         plan = ctypes.c_void_p()
-        check(library().forebay_lifetime_plan(self.handle, ctypes.byref(options), ctypes.byref(plan)))
+        with _interrupted(lambda *_: interrupts.append(True)):
+            status = library().forebay_lifetime_plan(
+                self.handle, ctypes.byref(options), ctypes.byref(plan)
+            )
+        check(status)
         self._open.callback(library().forebay_plan_destroy, plan)
         return plan
 
@@ -83,6 +89,19 @@ class _Lifetime:
 
 
 _Progress = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.POINTER(_abi.PlanProgress), ctypes.c_void_p)
+
+
+@contextlib.contextmanager
+def _interrupted(call):
+    """Calls ``call`` for an interrupt, which raised in a callback would be lost."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, call)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _fields(struct):
@@ -98,8 +117,6 @@ def _summary(plan):
 
 def _largest(plan, tensors, top):
     """The ``top`` largest tensors; of one size, those recorded first."""
-    import heapq
-
     def every():
         for at in range(tensors if top else 0):
             found = _abi.PlanTensor()
@@ -125,7 +142,6 @@ def run(args) -> int:
             def watch(arena, bound, elapsed):
                 note = f"{elapsed:.1f} s, {mib(arena)} MiB, {_above(arena, bound)} above the bound"
                 shown.done(elapsed, args.time, note)
-                return True
 
             plan = lifetime.plan(args.time, args.seed, watch=watch)
         check(library().forebay_plan_validate(plan, lifetime.handle))

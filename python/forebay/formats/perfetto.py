@@ -121,7 +121,8 @@ def _write(packets, path, pid, name, moved, first, progress):
             raise FormatError(f"trace `{path}`: {moved} ns more is before time begins")
         if event.action == trace.FAILURE:
             packets.instant(
-                time, process, "out of memory", bytes=size, stream=stream, live=blocks.bytes
+                time, process, "out of memory", bytes=size, stream=stream,
+                live=min(blocks.bytes, _MOST),
             )
             continue
         own = streams.get(stream)

@@ -144,7 +144,7 @@ def _stretches(pages, live, where):
 _MOST_PAGES = 1 << 24
 
 
-def _known_pages(pages, address, size, where):
+def _add_pages(pages, address, size, where):
     more = _pages(address, size)
     if len(more) + len(pages) > _MOST_PAGES:
         raise FormatError(f"{where}: its blocks are on more than {_MOST_PAGES} pages of 2 MiB")
@@ -168,9 +168,8 @@ def export_trace(source, out, snapshot=None, device=0, progress=None):
     for number, (row, size, _) in enumerate(blocks.follow(trace.read(source))):
         if row.action == trace.FAILURE:
             continue
-        if snapshot is None:
-            _known_pages(pages, row.pointer, size, where)
-        else:
+        _add_pages(pages, row.pointer, size, where)
+        if snapshot is not None:
             uses.append((number, row.pointer, size))
         if progress and not number & 0x3FFF:
             progress(number // 2)

@@ -1,9 +1,14 @@
-//! NVML, as far as PyTorch asks it before it maps pages and after it has run out of memory: the
-//! same file is its `libnvidia-ml.so.1` too. There are no links, no fabric, and no processes.
+//! NVML, as far as PyTorch asks it before it maps pages and after it has run out of memory, and as
+//! far as forebay asks what GPUs have: the same file is its `libnvidia-ml.so.1` too. There are no
+//! links, no fabric, and no processes.
 
 use std::ffi::{CStr, c_char, c_void};
 
+use crate::answer::context_of;
 use crate::driver::{Driver, checked, driver};
+
+/// What a driver would have that is as new as the runtime.
+const DRIVER: &str = if cfg!(feature = "cuda-12") { "550.0" } else { "580.0" };
 
 type Answer = Result<(), u32>;
 
@@ -13,8 +18,12 @@ const INVALID_ARGUMENT: u32 = 2;
 const NOT_SUPPORTED: u32 = 3;
 /// `NVML_ERROR_NOT_FOUND`.
 const NOT_FOUND: u32 = 6;
+/// `NVML_ERROR_INSUFFICIENT_SIZE`.
+const INSUFFICIENT_SIZE: u32 = 7;
 /// `NVML_ERROR_DRIVER_NOT_LOADED`.
 const NO_DRIVER: u32 = 9;
+/// `NVML_ERROR_ARGUMENT_VERSION_MISMATCH`.
+const OTHER_VERSION: u32 = 25;
 /// `NVML_ERROR_UNKNOWN`.
 const UNKNOWN: u32 = 999;
 
@@ -54,6 +63,86 @@ unsafe fn give_device(to: *mut usize, device: i32) -> Answer {
     }
     // SAFETY: the caller's promise.
     unsafe { give(to, device as usize + 1) }
+}
+
+/// The device behind a handle.
+fn device_of(handle: usize) -> Result<i32, u32> {
+    let device = i32::try_from(handle).map_err(|_| INVALID_ARGUMENT)? - 1;
+    if (0..count()?).contains(&device) { Ok(device) } else { Err(INVALID_ARGUMENT) }
+}
+
+/// Writes `text` and a NUL.
+///
+/// # Safety
+/// `to` is NULL or has room for `room` bytes.
+unsafe fn give_text(to: *mut c_char, room: u32, text: &str) -> Answer {
+    if to.is_null() {
+        return Err(INVALID_ARGUMENT);
+    }
+    if room as usize <= text.len() {
+        return Err(INSUFFICIENT_SIZE);
+    }
+    // SAFETY: the caller's promise, and the text and its NUL fit.
+    unsafe {
+        to.copy_from_nonoverlapping(text.as_ptr().cast(), text.len());
+        to.add(text.len()).write(0);
+    }
+    Ok(())
+}
+
+fn name(device: i32) -> Result<String, u32> {
+    let mut name = [0 as c_char; 96];
+    // SAFETY: room for as many bytes as are named.
+    let code = unsafe { (ready()?.cuDeviceGetName)(name.as_mut_ptr(), 96, device) };
+    checked(code).map_err(|_| UNKNOWN)?;
+    // SAFETY: the driver ends it with a NUL.
+    Ok(unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned())
+}
+
+fn uuid(device: i32) -> Result<String, u32> {
+    let mut bytes = [0u8; 16];
+    // SAFETY: a place for the answer.
+    let code = unsafe { (ready()?.cuDeviceGetUuid)(bytes.as_mut_ptr(), device) };
+    checked(code).map_err(|_| UNKNOWN)?;
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let parts = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]];
+    Ok(format!("GPU-{}", parts.join("-")))
+}
+
+/// `nvmlMemory_v2_t`.
+#[repr(C)]
+pub struct Memory {
+    version: u32,
+    total: u64,
+    reserved: u64,
+    free: u64,
+    used: u64,
+}
+
+/// `nvmlMemory_v2`: the size and the version.
+const MEMORY_VERSION: u32 = size_of::<Memory>() as u32 | 2 << 24;
+
+/// What the device has, in its primary context; the thread's own is current again afterwards.
+fn memory(device: i32, to: &mut Memory) -> Answer {
+    let cu = ready()?;
+    let (mut before, mut free, mut total) = (0, 0, 0);
+    // SAFETY: places for the answers, a context of the driver's and the one that was there.
+    let code = unsafe {
+        let mut code = (cu.cuCtxGetCurrent)(&mut before);
+        if code == 0 {
+            let context = context_of(cu, device).map_err(|_| UNKNOWN)?;
+            code = (cu.cuCtxSetCurrent)(context);
+        }
+        if code == 0 {
+            code = (cu.cuMemGetInfo_v2)(&mut free, &mut total);
+            (cu.cuCtxSetCurrent)(before);
+        }
+        code
+    };
+    checked(code).map_err(|_| UNKNOWN)?;
+    (to.total, to.free, to.reserved) = (total as u64, free as u64, 0);
+    to.used = to.total.saturating_sub(to.free);
+    Ok(())
 }
 
 /// The device on a bus, named as `domain:bus:device.function`.
@@ -101,6 +190,20 @@ entry_points! {
         }
         give_device(to, find(CStr::from_ptr(name))?)
     };
+    fn nvmlSystemGetDriverVersion(to: *mut c_char, room: u32) give_text(to, room, DRIVER);
+    fn nvmlDeviceGetName(device: usize, to: *mut c_char, room: u32) {
+        give_text(to, room, &name(device_of(device)?)?)
+    };
+    fn nvmlDeviceGetUUID(device: usize, to: *mut c_char, room: u32) {
+        give_text(to, room, &uuid(device_of(device)?)?)
+    };
+    fn nvmlDeviceGetMemoryInfo_v2(device: usize, to: *mut Memory) {
+        let to = to.as_mut().ok_or(INVALID_ARGUMENT)?;
+        if to.version != MEMORY_VERSION {
+            return Err(OTHER_VERSION);
+        }
+        memory(device_of(device)?, to)
+    };
     fn nvmlDeviceGetGpuFabricInfoV(_device: usize, to: *mut u8) {
         if to.is_null() {
             return Err(INVALID_ARGUMENT);
@@ -108,6 +211,9 @@ entry_points! {
         give(to.add(FABRIC_STATE), 0)
     };
     fn nvmlDeviceGetComputeRunningProcesses(_device: usize, count: *mut u32, _to: *mut c_void) {
+        give(count, 0)
+    };
+    fn nvmlDeviceGetComputeRunningProcesses_v2(_device: usize, count: *mut u32, _to: *mut c_void) {
         give(count, 0)
     };
     fn nvmlSystemGetCudaDriverVersion_v2(to: *mut i32) give(to, crate::device::VERSION);

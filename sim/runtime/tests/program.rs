@@ -236,6 +236,35 @@ fn a_device_is_described() {
     let mut handle = 0usize;
     assert_eq!(call!(ml, nvmlInit_v2()), 0);
     assert_eq!((call!(ml, nvmlDeviceGetCount_v2(&mut count => *mut i32)), count), (0, 2));
+    let mut device = 0usize;
+    let get = |index: u32, device: &mut usize| call!(ml, nvmlDeviceGetHandleByIndex_v2(index => u32, device => *mut usize));
+    assert_eq!((get(2, &mut device), get(1, &mut device)), (2, 0));
+    let mut text = [0u8; 96];
+    let name = |text: &mut [u8; 96], room: u32| call!(ml, nvmlDeviceGetName(device => usize, text.as_mut_ptr() => *mut u8, room => u32));
+    assert_eq!((name(&mut text, 18), name(&mut text, 96)), (7, 0));
+    assert_eq!(&text[..19], b"Simulated device 1\0");
+    assert_eq!(
+        call!(ml, nvmlDeviceGetUUID(device => usize, text.as_mut_ptr() => *mut u8, 96 => u32)),
+        0
+    );
+    assert_eq!(&text[..41], b"GPU-02020202-0202-0202-0202-020202020202\0");
+    assert_eq!(call!(ml, nvmlSystemGetDriverVersion(text.as_mut_ptr() => *mut u8, 96 => u32)), 0);
+    // `nvmlMemory_v2_t`: version, total, reserved, free, used.
+    let memory = |version: u64| {
+        let mut memory = [version, 0, 0, 0, 0];
+        let code =
+            call!(ml, nvmlDeviceGetMemoryInfo_v2(device => usize, memory.as_mut_ptr() => *mut u64));
+        (code, memory)
+    };
+    assert_eq!(memory(1 << 24).0, 25);
+    let (code, before) = memory(0x0200_0028);
+    assert_eq!((code, before[2], before[1]), (0, 0, before[3] + before[4]));
+    assert_eq!((self::device(), set_device(1)), (0, 0));
+    let block = malloc(4 << 20).unwrap();
+    assert_eq!(set_device(0), 0);
+    let (_, after) = memory(0x0200_0028);
+    assert_eq!((after[1], after[4]), (before[1], before[4] + (4 << 20)));
+    assert_eq!((self::device(), cuda!(cudaFree(block => u64))), (0, 0));
     for (bus, expected) in [
         (c"00000000:02:00.0", (0, 2)),
         (c"0000:01:00.0", (0, 1)),

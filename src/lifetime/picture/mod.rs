@@ -4,7 +4,7 @@
 //! number of shapes however many tensors there are.
 
 mod plan;
-mod svg;
+pub(crate) mod svg;
 mod timeline;
 
 pub use plan::{Colours, plan};

@@ -10,7 +10,7 @@ pub(super) const RIGHT: f64 = 24.0;
 
 /// From small to large, or one after the other; on a light ground and on a dark one. Neighbours
 /// differ in lightness as well, for those who do not see all colours.
-pub(super) const COLOURS: [(&str, &str); 7] = [
+pub(crate) const COLOURS: [(&str, &str); 7] = [
     ("#8fb7e3", "#3f5f9c"),
     ("#3f73b8", "#6ea6e6"),
     ("#3fb39b", "#1f8a76"),
@@ -212,7 +212,7 @@ fn round_step(least: u64) -> u64 {
 }
 
 /// For text in XML: what has a meaning there, and what may not be in it at all.
-struct Escaped<'a>(&'a str);
+pub(crate) struct Escaped<'a>(pub(crate) &'a str);
 
 impl Display for Escaped<'_> {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -232,7 +232,7 @@ impl Display for Escaped<'_> {
 }
 
 /// A number of pixels, to a hundredth.
-pub(super) struct Short(pub(super) f64);
+pub(crate) struct Short(pub(crate) f64);
 
 impl Display for Short {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -251,7 +251,7 @@ impl Display for Short {
 }
 
 /// Bytes to three digits, in the largest unit of which there is one.
-pub(super) struct Bytes(pub(super) u64);
+pub(crate) struct Bytes(pub(crate) u64);
 
 impl Display for Bytes {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -274,7 +274,7 @@ impl Display for Bytes {
 }
 
 /// A number with its thousands apart.
-pub(super) struct Grouped(pub(super) u64);
+pub(crate) struct Grouped(pub(crate) u64);
 
 impl Display for Grouped {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,0 +1,50 @@
+"""What a program has at the moment: to be compared with what it had before."""
+
+import contextlib
+import gc
+import os
+import threading
+
+
+def loader_threads():
+    """Names of forebay's threads that take batches from loaders."""
+    return [one.name for one in threading.enumerate() if one.name == "forebay-loader"]
+
+
+def copy_threads():
+    """How many threads of the library there are that copy."""
+    found = 0
+    for task in os.listdir("/proc/self/task"):
+        with contextlib.suppress(FileNotFoundError):
+            with open(f"/proc/self/task/{task}/comm", encoding="utf-8") as file:
+                found += file.read().strip() == "forebay-copy"
+    return found
+
+
+def tasks():
+    """How many threads there are, whoever's they are."""
+    return len(os.listdir("/proc/self/task"))
+
+
+def files():
+    """How many files are open."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+def shared():
+    """Names in shared memory. Other programs have some there, too."""
+    return set(os.listdir("/dev/shm"))
+
+
+def resident_bytes():
+    """How much memory the program has."""
+    gc.collect()
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def slope(points):
+    """How much the second number grows where the first grows by 1."""
+    count = len(points)
+    x0, y0 = sum(x for x, _ in points) / count, sum(y for _, y in points) / count
+    return sum((x - x0) * (y - y0) for x, y in points) / sum((x - x0) ** 2 for x, _ in points)
