@@ -1,5 +1,7 @@
 """MemoryTracker: exact peaks, who held what, and what is said of it."""
 
+# Needs: numpy
+
 import gc
 import io
 import json
