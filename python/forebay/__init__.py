@@ -2,8 +2,9 @@
 
 ``forebay.memory`` has pools, caches, prefetchers and analyzers of arrays; ``forebay.torch`` makes
 forebay PyTorch's CUDA allocator, ``forebay.cupy`` and ``forebay.numba`` that of CuPy and Numba. All of
-them are thin: the work is done by ``libforebay.so``, called through ctypes. Importing this package
-loads nothing: the library comes with the first use.
+them are thin: the work is done by ``libforebay.so``, called through ctypes. ``forebay.profiler`` says
+what memory was used, ``top()`` and ``publish()`` show it live. Importing this package loads nothing: the
+library comes with the first use.
 """
 
 import importlib

@@ -6,6 +6,7 @@ a mark says exactly what happened since it began, however short that was, but fo
 and goes in the microsecond between reading and starting again.
 """
 
+import os
 import threading
 
 from ._library import ForebayError, library, pool_statistics
@@ -91,3 +92,13 @@ class Mark:
         with _lock:
             if self in _marks:
                 _marks.remove(self)
+
+
+def _after_fork():
+    """Marks are the parent's, and so is who held the lock."""
+    global _lock
+    _lock = threading.Lock()
+    _marks.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -13,23 +13,23 @@ See ``MemoryTracker``.
 
 import contextlib
 import json
+import os
 import sys
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, replace
 
 from . import _advice, _observe, _summary
-from ._ledger import HERE, Ledger, fit
+from ._ledger import Ledger, fit
+from ._levels import LEVELS, Levels, MemoryDelta, MemorySnapshot
 from ._library import ForebayError
 from ._peaks import Mark
-from ._state import Reader, cache_states, every_pool, process_memory
+from ._state import Reader, cache_states, every_pool
 from ._timeline import Timeline
 from .pool import Pool
 
 __all__ = ["MemoryDelta", "MemorySnapshot", "MemoryTracker"]
-
-_MIB = 1 << 20
 
 #: Counters that are told as what was added.
 _ADDED = (
@@ -45,68 +45,6 @@ _ADDED = (
     "allocated_total",
     "reserved_total",
 )
-
-_LEVELS = ("requested", "allocated", "reserved")
-
-#: Each with the names of what it is and was at most.
-_KEYS = tuple((level, f"{level}_bytes", f"{level}_peak") for level in _LEVELS)
-
-
-@dataclass(frozen=True)
-class MemorySnapshot:
-    """Bytes at one moment, over all pools that are watched; ``max_`` is since the tracker began."""
-
-    name: str
-    time_s: float
-    requested_bytes: int
-    allocated_bytes: int
-    reserved_bytes: int
-    max_requested_bytes: int
-    max_allocated_bytes: int
-    max_reserved_bytes: int
-    rss_bytes: int
-    live_blocks: int
-
-    @property
-    def allocated_mb(self) -> float:
-        """MiB, as all that end in ``_mb``."""
-        return self.allocated_bytes / _MIB
-
-    @property
-    def reserved_mb(self) -> float:
-        return self.reserved_bytes / _MIB
-
-    @property
-    def max_allocated_mb(self) -> float:
-        return self.max_allocated_bytes / _MIB
-
-    @property
-    def max_reserved_mb(self) -> float:
-        return self.max_reserved_bytes / _MIB
-
-
-@dataclass(frozen=True)
-class MemoryDelta:
-    """Bytes at two moments, and the most between them."""
-
-    name: str
-    start_allocated_bytes: int
-    end_allocated_bytes: int
-    peak_allocated_bytes: int
-    delta_bytes: int
-    delta_requested_bytes: int
-    delta_reserved_bytes: int
-    delta_rss_bytes: int
-    delta_blocks: int
-    seconds: float
-
-    @property
-    def delta_mb(self) -> float:
-        return self.delta_bytes / _MIB
-
-    @property
-    def peak_mb(self) -> float:
-        return self.peak_allocated_bytes / _MIB
 
 
 def _pool_of(thing):
@@ -124,28 +62,6 @@ class _TorchDevice:
 
     def __init__(self, device):
         self.number = -1 - device
-
-
-class _Levels:
-    """What the pools hold, and held at most since a mark."""
-
-    def __init__(self, tracker, mark):
-        self.pools = pools = mark.counters(tracker._pools())
-        self.rss, _ = process_memory()
-        self.live_blocks = 0
-        self.now = now = dict.fromkeys(_LEVELS, 0)
-        # Exact of one pool. Several need not have had their peaks at one time: at least the highest
-        # of them, and at most their sum.
-        self.peaks = peaks = dict.fromkeys(_LEVELS, 0)
-        for _, counted in pools:
-            self.live_blocks += counted["live_blocks"]
-            for name, current, peak in _KEYS:
-                now[name] += counted[current]
-                if counted[peak] > peaks[name]:
-                    peaks[name] = counted[peak]
-        for name in _LEVELS:
-            if now[name] > peaks[name]:
-                peaks[name] = now[name]
 
 
 class MemoryTracker:
@@ -199,10 +115,10 @@ class MemoryTracker:
         self._snapshots, self._deltas, self._counts = {}, {}, Counter()
         self._entry, self._entry_caches, self._last = {}, {}, {}
         #: Highest sums that were seen, of what has no exact peak.
-        self._seen = dict.fromkeys((*_LEVELS, "rss"), 0)
+        self._seen = dict.fromkeys((*LEVELS, "rss"), 0)
         self._steps, self._sums = 0, {"requested": [0, 0, 0], "rss": [0, 0, 0]}
-        self._result = self._python = None
-        self._had_pools, self._torch = False, {}
+        self._result = self._python = self._heap = None
+        self._had_pools, self._torch, self._process = False, {}, os.getpid()
 
     # ----- watching
 
@@ -217,13 +133,16 @@ class MemoryTracker:
         if self._running:
             raise ForebayError("the tracker is in a block already; make another one")
         self._reset()
+        heap = None
         if self.trace_python:
-            self._start_tracemalloc()
-        self._mark = Mark(self._pools())
+            from ._python_heap import PythonHeap
+
+            heap = PythonHeap()
+        self._heap, self._mark = heap, Mark(self._pools())
         self._begun = time.perf_counter()
-        levels = _Levels(self, self._mark)
+        levels = Levels(self._pools(), self._mark)
         self._entry = {pool.number: counted for pool, counted in levels.pools}
-        self._entry_rss = levels.rss
+        self._entry_rss = levels.rss_bytes
         self._entry_caches = {one["number"]: one for one in cache_states()}
         if self.track_allocations:
             self._ledger = Ledger()
@@ -242,6 +161,10 @@ class MemoryTracker:
     def __exit__(self, *_):
         if not self._running:
             raise ForebayError("the tracker is in no block")
+        if self._process != os.getpid():
+            # A child of fork leaves its parent's block.
+            self._reset()
+            return
         thread, self._thread = self._thread, None
         if thread is not None:
             self._stop.set()
@@ -250,8 +173,8 @@ class MemoryTracker:
             if self._observer in _observe.observers:
                 _observe.observers.remove(self._observer)
             self._watch_torch(False)
-        if self.trace_python:
-            self._stop_tracemalloc()
+        if self._heap is not None:
+            self._python, self._heap = self._heap.end(), None
         self._ended = time.perf_counter()
         try:
             self._result = self._collect()
@@ -286,17 +209,17 @@ class MemoryTracker:
         """One reading, for the timeline."""
         with self._lock:
             if levels is None:
-                levels = _Levels(self, self._mark)
+                levels = Levels(self._pools(), self._mark)
             self._had_pools = self._had_pools or bool(levels.pools)
             for pool, counted in levels.pools:
                 self._last[pool.number] = (pool.name, pool.device, counted)
             seen = self._seen
-            for name in _LEVELS:
+            for name in LEVELS:
                 seen[name] = max(seen[name], levels.now[name], levels.peaks[name])
-            seen["rss"] = max(seen["rss"], levels.rss)
+            seen["rss"] = max(seen["rss"], levels.rss_bytes)
             point = {"time_s": time.perf_counter() - self._begun, "step": self._steps}
-            point.update((f"{name}_bytes", levels.now[name]) for name in _LEVELS)
-            point["rss_bytes"] = levels.rss
+            point.update((f"{name}_bytes", levels.now[name]) for name in LEVELS)
+            point["rss_bytes"] = levels.rss_bytes
             self._timeline.add(point)
             return levels
 
@@ -306,7 +229,7 @@ class MemoryTracker:
         self._need_running()
         levels = self._take()
         x, self._steps = self._steps, self._steps + 1
-        for name, y in (("requested", levels.now["requested"]), ("rss", levels.rss)):
+        for name, y in (("requested", levels.now["requested"]), ("rss", levels.rss_bytes)):
             sums = self._sums[name]
             sums[0] += y
             sums[1] += x * y
@@ -326,40 +249,22 @@ class MemoryTracker:
         self._need_running()
         name = str(name)
         mark = Mark(self._pools())
-        begun, start = time.perf_counter(), _Levels(self, mark)
+        start = Levels(self._pools(), mark)
         before = self._ledger.label(name) if self._ledger is not None else None
         try:
             yield self
         finally:
             if self._ledger is not None:
                 self._ledger.label(before)
-            end = _Levels(self, mark)
+            end = Levels(self._pools(), mark)
             mark.end()
-            delta = self._delta(
-                name, start, end, end.peaks["allocated"], time.perf_counter() - begun
-            )
+            delta = MemoryDelta.between(name, start, end, end.peaks["allocated"])
             with self._lock:
                 self._counts[name] += 1
                 known = self._deltas.get(name)
                 if known is not None and known.peak_allocated_bytes > delta.peak_allocated_bytes:
-                    fields = {**delta.__dict__, "peak_allocated_bytes": known.peak_allocated_bytes}
-                    delta = MemoryDelta(**fields)
+                    delta = replace(delta, peak_allocated_bytes=known.peak_allocated_bytes)
                 self._deltas[name] = delta
-
-    @staticmethod
-    def _delta(name, start, end, peak, seconds):
-        return MemoryDelta(
-            name=name,
-            start_allocated_bytes=start.now["allocated"],
-            end_allocated_bytes=end.now["allocated"],
-            peak_allocated_bytes=peak,
-            delta_bytes=end.now["allocated"] - start.now["allocated"],
-            delta_requested_bytes=end.now["requested"] - start.now["requested"],
-            delta_reserved_bytes=end.now["reserved"] - start.now["reserved"],
-            delta_rss_bytes=end.rss - start.rss,
-            delta_blocks=end.live_blocks - start.live_blocks,
-            seconds=seconds,
-        )
 
     def snapshot(self, name: str = "") -> MemorySnapshot:
         """The bytes now, kept under ``name`` for ``compare``."""
@@ -368,9 +273,9 @@ class MemoryTracker:
         made = MemorySnapshot(
             name=name or f"snapshot {len(self._snapshots) + 1}",
             time_s=time.perf_counter() - self._begun,
-            **{f"{level}_bytes": levels.now[level] for level in _LEVELS},
-            **{f"max_{level}_bytes": self._seen[level] for level in _LEVELS},
-            rss_bytes=levels.rss,
+            **{f"{level}_bytes": levels.now[level] for level in LEVELS},
+            **{f"max_{level}_bytes": self._seen[level] for level in LEVELS},
+            rss_bytes=levels.rss_bytes,
             live_blocks=levels.live_blocks,
         )
         self._snapshots[made.name] = made
@@ -393,18 +298,8 @@ class MemoryTracker:
             for point in self._timeline.points()
             if one.time_s <= point["time_s"] <= other.time_s
         ]
-        return MemoryDelta(
-            name=f"{one.name} to {other.name}",
-            start_allocated_bytes=one.allocated_bytes,
-            end_allocated_bytes=other.allocated_bytes,
-            peak_allocated_bytes=max([one.allocated_bytes, other.allocated_bytes, *between]),
-            delta_bytes=other.allocated_bytes - one.allocated_bytes,
-            delta_requested_bytes=other.requested_bytes - one.requested_bytes,
-            delta_reserved_bytes=other.reserved_bytes - one.reserved_bytes,
-            delta_rss_bytes=other.rss_bytes - one.rss_bytes,
-            delta_blocks=other.live_blocks - one.live_blocks,
-            seconds=other.time_s - one.time_s,
-        )
+        peak = max([one.allocated_bytes, other.allocated_bytes, *between])
+        return MemoryDelta.between(f"{one.name} to {other.name}", one, other, peak)
 
     def _snapshot_of(self, argument, given):
         if isinstance(given, MemorySnapshot):
@@ -414,54 +309,13 @@ class MemoryTracker:
             raise ValueError(f"{argument} is {given!r}, and no snapshot; there are: {known}")
         return self._snapshots[given]
 
-    # ----- Python's own memory
-
-    def _start_tracemalloc(self):
-        import tracemalloc
-
-        self._was_tracing = tracemalloc.is_tracing()
-        if not self._was_tracing:
-            tracemalloc.start()
-        tracemalloc.reset_peak()
-        self._python_entry = tracemalloc.get_traced_memory()[0]
-        self._python_before = tracemalloc.take_snapshot()
-
-    def _stop_tracemalloc(self):
-        import tracemalloc
-
-        if not tracemalloc.is_tracing():
-            # Somebody else ended it.
-            return
-        current, peak = tracemalloc.get_traced_memory()
-        changes = tracemalloc.take_snapshot().compare_to(self._python_before, "lineno")
-        if not self._was_tracing:
-            tracemalloc.stop()
-        lines = [
-            {
-                "file": change.traceback[0].filename,
-                "line": change.traceback[0].lineno,
-                "bytes": change.size_diff,
-                "blocks": change.count_diff,
-            }
-            for change in changes
-            if change.size_diff > 0 and not change.traceback[0].filename.startswith(HERE)
-        ]
-        lines.sort(key=lambda line: -line["bytes"])
-        self._python_before = None
-        self._python = {
-            "entry_bytes": self._python_entry,
-            "current_bytes": current,
-            "peak_bytes": peak,
-            "grown": lines[:10],
-        }
-
     # ----- what it comes to
 
     def _pool_result(self, number, name, device, counted, walked):
         entry = self._entry.get(number, {})
         closed = walked is None
         found = {"number": number, "name": name, "device": device, "closed": closed}
-        for level in _LEVELS:
+        for level in LEVELS:
             found[level] = {
                 "entry": entry.get(f"{level}_bytes", 0),
                 "current": 0 if closed else counted[f"{level}_bytes"],
@@ -505,11 +359,11 @@ class MemoryTracker:
                 "rss_bytes": rss,
                 "peak_rss_bytes": max(seen["rss"], rss),
             },
-            "peaks": {level: seen[level] for level in _LEVELS},
+            "peaks": {level: seen[level] for level in LEVELS},
             "peak": self._peak_result(pools),
             "live": self._live_result(pools),
             "growth": self._growth_result(),
-            "blocks": [{**delta.__dict__, "times": counts[name]} for name, delta in deltas.items()],
+            "blocks": [{**asdict(delta), "times": counts[name]} for name, delta in deltas.items()],
             "caches": self._cache_results(state["caches"]),
             "prefetchers": state["prefetchers"],
             "python": self._python,
@@ -592,13 +446,13 @@ class MemoryTracker:
         found = self._now()
         pools, process = found["pools"], found["process"]
         stats = {"source": found["source"], "seconds": found["seconds"], "steps": found["steps"]}
-        for level in _LEVELS:
+        for level in LEVELS:
             for moment in ("current", "entry"):
                 stats[f"{moment}_{level}"] = sum(pool[level][moment] for pool in pools)
             stats[f"peak_{level}"] = found["peaks"][level]
             stats[f"peak_{level}_bound"] = sum(pool[level]["peak"] for pool in pools)
         if found["source"] == "process":
-            for level in _LEVELS:
+            for level in LEVELS:
                 stats[f"current_{level}"] = process["rss_bytes"]
                 stats[f"entry_{level}"] = process["entry_rss_bytes"]
                 stats[f"peak_{level}"] = stats[f"peak_{level}_bound"] = process["peak_rss_bytes"]

@@ -68,7 +68,7 @@ class _Painter:
 
     def bar(self, live, held, whole, width):
         """Parts of a bar: what is live, what is held besides, and the rest."""
-        whole = max(whole, held, 1)
+        whole = max(whole, held, live, 1)
         # What is there is seen.
         first = max(round(width * live / whole), 1) if live else 0
         second = max(round(width * held / whole), first, 1) if held else first
@@ -344,7 +344,8 @@ def _is_terminal(out):
 
 
 def _live(read, interval, out):
-    """Shows what ``read`` gives until q is pressed, or it gives no more; returns the last state."""
+    """Shows what ``read`` gives until q is pressed, or it gives no more; returns the last state,
+    and whether q was pressed."""
     colour, blocks = "NO_COLOR" not in os.environ, _draws_blocks(out)
     before, state, next_reading = None, read(), 0.0
     with _Terminal(out) as terminal:
@@ -502,10 +503,10 @@ def run(args) -> int:
         return 0
     if args.once or not _is_terminal(sys.stdout):
         return _print_once(pid, state, args.interval)
-    ended = True
+    asked = True
     with _ends_well():
-        state, ended = _live(lambda: publishing.read(pid), max(args.interval, 0.05), sys.stdout)
-    if not ended:
+        state, asked = _live(lambda: publishing.read(pid), max(args.interval, 0.05), sys.stdout)
+    if not asked:
         _once(state, None, sys.stdout)
         print(f"\nProcess {pid} has ended, or publishes no more.")
     return 0

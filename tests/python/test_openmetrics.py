@@ -1,5 +1,7 @@
 """The OpenMetrics text, read by a parser that allows nothing that version 1.0 does not."""
 
+# Needs: numpy
+
 import os
 import re
 import tempfile

@@ -1,5 +1,7 @@
 """MemoryTracker: exact peaks, who held what, and what is said of it."""
 
+# Needs: numpy
+
 import gc
 import io
 import json
@@ -475,6 +477,33 @@ class Watching(unittest.TestCase):
             self.assertEqual(os.waitpid(pid, 0)[1], 0)
             self.assertEqual(len(_observe.observers), 1)
 
+    def test_forks_while_it_reads(self):
+        """A child may use pools and trackers of its own, and leave the block, whenever it began."""
+        pool = BlockPool(name="parent")
+        self.addCleanup(pool.close)
+        for _ in range(20):
+            pid = None
+            with MemoryTracker(interval=0.01):
+                pool.give(pool.take(MIB))
+                pid = os.fork()
+                if pid:
+                    # It has so long to hang.
+                    until = time.monotonic() + 60
+                    ended = (0, 0)
+                    while ended == (0, 0):
+                        self.assertLess(time.monotonic(), until)
+                        ended = os.waitpid(pid, os.WNOHANG)
+                        time.sleep(0.001)
+                    self.assertEqual(ended, (pid, 0))
+            if pid == 0:
+                status = 1
+                try:
+                    with BlockPool(name="child") as mine, MemoryTracker(mine) as tracker:
+                        mine.give(mine.take(MIB))
+                    status = 0 if tracker.get_stats()["peak_requested"] == MIB else 2
+                finally:
+                    os._exit(status)
+
     def test_caches_are_told_of(self):
         with TensorCache(max_size=4) as cache:
             cache.add(np.zeros(1000))
@@ -843,6 +872,22 @@ class Saying(unittest.TestCase):
             (3723, "1:02:03"),
         ):
             self.assertEqual(_units.span(number), text)
+
+
+class Imports(unittest.TestCase):
+    def test_they_start_and_load_nothing(self):
+        program = (
+            "import sys, threading, forebay, forebay.profiler, forebay.publishing, forebay.top\n"
+            "from forebay.formats import openmetrics\n"
+            "from forebay import _library, _observe\n"
+            "assert _library.library.cache_info().currsize == 0\n"
+            "assert threading.active_count() == 1 and not _observe.observers\n"
+            "assert 'numpy' not in sys.modules and 'tracemalloc' not in sys.modules\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, env=os.environ
+        )
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
 
 
 class Pages(unittest.TestCase):

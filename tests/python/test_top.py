@@ -1,5 +1,7 @@
 """Publishing, and the view of a process that publishes: by hand, and in a terminal of its own."""
 
+# Needs: numpy
+
 import contextlib
 import errno
 import fcntl

@@ -1,5 +1,7 @@
 """Blocks of pools in tracemalloc."""
 
+# Needs: numpy
+
 import gc
 import sys
 import tracemalloc

@@ -1,9 +1,9 @@
 """What lives in this process, for Prometheus and all that read OpenMetrics 1.0.
 
-``exposition()`` is the text for who serves it over HTTP with ``CONTENT_TYPE``; ``write(path)`` puts it
-into a file. Names begin with ``forebay_``; sizes are bytes, times seconds, parts 0 to 1; what only
-grows ends in ``_total``. Things of one kind are told apart by the labels ``name``, ``device`` and
-``number``.
+``exposition()`` is the text for who serves it over HTTP with ``CONTENT_TYPE``; ``write(path)`` puts
+it into a file. Names begin with ``forebay_``; sizes are bytes, times seconds, parts 0 to 1; what
+only grows ends in ``_total``. Things of one kind are told apart by the labels ``name``, ``device``
+and ``number``.
 """
 
 import contextlib
