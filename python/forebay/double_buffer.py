@@ -2,8 +2,8 @@
 
 import sys
 
-from . import _tree
 from ._library import ForebayError
+from ._packer import Packer
 from ._slots import Slots
 
 __all__ = ["DoubleBuffer", "ShapeMismatch"]
@@ -90,7 +90,7 @@ class DoubleBuffer:
         self.dtype, self.nbytes = zeros.dtype, zeros.nbytes
         if self.nbytes < 1:
             raise ValueError(f"buffer_size is {buffer_size!r}; it must have 1 element or more")
-        self._packer = _tree.Packer(str(device) != "cpu")
+        self._packer = Packer(str(device) != "cpu")
         packed = self._packer.pack(zeros)
         if not packed.layout.leaves:
             raise TypeError(f"dtype is {self.dtype}; a buffer on {device} cannot have it")

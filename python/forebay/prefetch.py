@@ -24,8 +24,8 @@ import warnings
 import weakref
 from collections import deque
 
-from . import _tree
 from ._library import ForebayError
+from ._packer import Packer
 from ._slots import Slots
 from .double_buffer import DoubleBuffer, ShapeMismatch
 
@@ -58,7 +58,7 @@ class _Line:
 
     def __init__(self, slots, loader, skip):
         self.slots, self.loader, self.skip = slots, loader, skip
-        self.packer = _tree.Packer(slots.to_torch)
+        self.packer = Packer(slots.to_torch)
         self.source = None
         #: Batches in order, and the end: ticket, how to build them, the loader's state behind them. A
         #: queue that is one call, for a lock that is taken in Python a signal can leave taken.

@@ -392,6 +392,28 @@ class Double(unittest.TestCase):
             self.assertEqual(seen, expected)
         self.assertEqual(list(buffer.iterate([])), [])
 
+    def test_an_iteration_that_ends_early_leaves_empty_buffers(self):
+        data = [np.full((4, 3), number, np.float32) for number in range(6)]
+
+        def breaks():
+            yield from data[:3]
+            raise OSError("no more")
+
+        for workers in (0, 1):
+            buffer = DoubleBuffer((4, 3), num_workers=workers)
+            for last in range(5):
+                for got in buffer.iterate(data):
+                    if got[0, 0] == last:
+                        break
+            # An error comes behind the batches before it, whoever made it.
+            for wrong, expected in ((breaks(), OSError), (data[:3] + [np.zeros(7)], ShapeMismatch)):
+                seen = []
+                with self.assertRaises(expected):
+                    seen.extend(got[0, 0] for got in buffer.iterate(wrong))
+                self.assertEqual(seen, [0, 1, 2])
+            self.assertEqual([got[0, 0] for got in buffer.iterate(data)], list(range(6)))
+            buffer.close()
+
     def test_what_does_not_fit_is_refused(self):
         buffer = DoubleBuffer((4, 3))
         for wrong in (np.zeros((3, 3), np.float32), np.zeros((4, 3)), [np.zeros(3), np.zeros(3)]):
