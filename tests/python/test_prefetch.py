@@ -315,7 +315,21 @@ class Wrapped(unittest.TestCase):
             iterator.close()
             again = Prefetcher(lookahead=4).wrap(Loader(10, own))
             again.load_state_dict(state)
-            self.assertEqual([got[0] for got in again], list(range(3, 10)))
+            self.assertEqual(again.state_dict(), state)
+            iterator = iter(again)
+            self.assertEqual([next(iterator)[0] for _ in range(2)], [3, 4])
+            # It counts from where the first one began.
+            state = again.state_dict()
+            self.assertEqual(state["consumed"], 5)
+            self.assertEqual([got[0] for got in iterator], list(range(5, 10)))
+            # What is saved at the end of a pass is where the next one begins.
+            ended = again.state_dict()
+            self.assertEqual(ended["consumed"], 0)
+            self.assertEqual([got[0] for got in again], list(range(10)))
+            for saved, first in ((state, 5), (ended, 0)):
+                again.load_state_dict(saved)
+                self.assertEqual([got[0] for got in again], list(range(first, 10)))
+            again.close()
 
     def test_it_says_what_it_is_bound_by(self):
         def slow():
