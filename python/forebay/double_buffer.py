@@ -2,9 +2,9 @@
 
 import sys
 
-from . import _tree
 from ._device import usable
 from ._library import ForebayError
+from ._packer import Packer
 from ._slots import Slots
 
 __all__ = ["DoubleBuffer", "ShapeMismatch"]
@@ -92,7 +92,7 @@ class DoubleBuffer:
         self.dtype, self.nbytes = zeros.dtype, zeros.nbytes
         if self.nbytes < 1:
             raise ValueError(f"buffer_size is {buffer_size!r}; it must have 1 element or more")
-        self._packer = _tree.Packer(str(device) != "cpu")
+        self._packer = Packer(str(device) != "cpu")
         packed = self._packer.pack(zeros)
         if not packed.layout.leaves:
             raise TypeError(f"dtype is {self.dtype}; a buffer on {device} cannot have it")

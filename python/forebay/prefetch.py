@@ -24,9 +24,9 @@ import warnings
 import weakref
 from collections import deque
 
-from . import _tree
 from ._device import usable
 from ._library import ForebayError
+from ._packer import Packer
 from ._slots import Slots
 from .double_buffer import DoubleBuffer, ShapeMismatch
 
@@ -59,7 +59,7 @@ class _Line:
 
     def __init__(self, slots, loader, skip):
         self.slots, self.loader, self.skip = slots, loader, skip
-        self.packer = _tree.Packer(slots.to_torch)
+        self.packer = Packer(slots.to_torch)
         self.source = None
         #: Batches in order, and the end: ticket, how to build them, the loader's state behind them. A
         #: queue that is one call, for a lock that is taken in Python a signal can leave taken.
@@ -74,13 +74,12 @@ class _Line:
         if self.source is None:
             self.source = iter(self.loader)
             for _ in range(self.skip):
-                if next(self.source, _END) is _END:
+                if self.closed or next(self.source, _END) is _END:
                     break
         batch = next(self.source, _END)
         if batch is _END:
             return None
-        snapshot = getattr(self.loader, "state_dict", None)
-        state = snapshot() if callable(snapshot) else None
+        state = self.state()
         packed = self.packer.pack(batch)
         loaded = time.perf_counter()
         times.load += loaded - begun
@@ -88,6 +87,11 @@ class _Line:
         ticket = self.slots.submit(packed)
         times.put += time.perf_counter() - loaded
         return ticket, packed, state
+
+    def state(self):
+        """The loader's own state, as it is now; None if it has none."""
+        snapshot = getattr(self.loader, "state_dict", None)
+        return snapshot() if callable(snapshot) else None
 
     def produce(self):
         """What the thread does."""
@@ -155,12 +159,12 @@ class _Iterator:
 
     _line = _thread = None
 
-    def __init__(self, owner, slots, skip):
+    def __init__(self, owner, slots, index, skip):
         self._owner, self._slots = owner, slots
         #: Batches that the consumer has: ticket, address, bytes.
         self._held = deque()
         self._line = _Line(slots, owner.loader, skip)
-        self._index, self._left = skip, None
+        self._index, self._left = index, None
         if owner.prefetcher.lookahead > 0:
             self._thread = threading.Thread(
                 target=self._line.produce, name="forebay-loader", daemon=True
@@ -183,14 +187,17 @@ class _Iterator:
             item = line.take()
         if item is None:
             return _END
-        ticket, packed, self._owner._loader_state = item
+        ticket, packed, state = item
         # Noted before it is got, so that a signal leaves no batch to nobody.
         held = [ticket, None, 0]
         self._held.append(held)
         held[1:] = address, size = self._slots.wait(ticket)
         # The sources were copied by now.
         packed.held = None
-        return packed.make(self._slots.leaves(address, size, packed.layout, prefetcher.copy))
+        batch = packed.make(self._slots.leaves(address, size, packed.layout, prefetcher.copy))
+        self._index += 1
+        self._owner._is_at(self._index, state)
+        return batch
 
     def __next__(self):
         line = self._line
@@ -209,10 +216,10 @@ class _Iterator:
             self.close()
             raise
         if batch is _END:
+            # The next pass is a whole one.
+            self._owner._is_at(0, line.state())
             self.close()
             raise StopIteration
-        self._index += 1
-        self._owner._consumed = self._index
         self._left = time.perf_counter()
         if times.items:
             times.get += self._left - now
@@ -297,7 +304,10 @@ class _Wrapped:
         self._process, self._closed = os.getpid(), False
         #: Slots between two passes, and the pass under way.
         self._idle, self._now = None, None
-        self._consumed, self._skip, self._loader_state = 0, 0, None
+        #: Batches given out in this pass, and the loader's state behind them.
+        self._consumed, self._loader_state = 0, None
+        #: The next pass begins there, and how many batches its loader is still to be taken past.
+        self._goes_on, self._skip = False, 0
         self._total, self._wall = _Times(), 0.0
         self._counted = {}
         _OPEN.add(self)
@@ -327,11 +337,15 @@ class _Wrapped:
         slots, self._idle = self._idle, None
         if slots is None:
             slots = self.prefetcher._slots()
-        skip, self._skip = self._skip, 0
-        self._consumed, self._loader_state = skip, None
-        made = _Iterator(self, slots, skip)
+        if not self._goes_on:
+            self._is_at(0, None)
+        skip, self._skip, self._goes_on = self._skip, 0, False
+        made = _Iterator(self, slots, self._consumed, skip)
         self._now = weakref.ref(made)
         return made
+
+    def _is_at(self, consumed, state):
+        self._consumed, self._loader_state = consumed, state
 
     def _ended(self, times, slots, is_quiet):
         """A pass is over; whether nobody is in its slots any more."""
@@ -363,19 +377,20 @@ class _Wrapped:
         self.close()
 
     def state_dict(self):
-        """Where the consumer is, not the thread ahead of it: to go on there with ``load_state_dict``.
-        Where the loader has a ``state_dict``, its state behind the last batch that was given out."""
+        """Where the consumer is, not the thread ahead of it: to go on there with ``load_state_dict``. At
+        the end of a pass that is where the next one begins. Where the loader has a ``state_dict``, its
+        state behind the last batch that was given out."""
         return {"consumed": self._consumed, "loader": self._loader_state}
 
     def load_state_dict(self, state):
         """The next pass begins behind the batches of ``state``. Where the loader has no state of its own
         they are loaded, and dropped."""
-        load = getattr(self.loader, "load_state_dict", None)
-        if state["loader"] is not None and callable(load):
+        load, has_own = getattr(self.loader, "load_state_dict", None), state["loader"] is not None
+        has_own = has_own and callable(load)
+        if has_own:
             load(state["loader"])
-            self._skip = 0
-        else:
-            self._skip = state["consumed"]
+        self._goes_on, self._skip = True, 0 if has_own else state["consumed"]
+        self._is_at(state["consumed"], state["loader"])
 
     def stats(self):
         """Numbers of all passes so far; seconds but where the name says otherwise. ``verdict`` says

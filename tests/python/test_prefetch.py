@@ -315,7 +315,21 @@ class Wrapped(unittest.TestCase):
             iterator.close()
             again = Prefetcher(lookahead=4).wrap(Loader(10, own))
             again.load_state_dict(state)
-            self.assertEqual([got[0] for got in again], list(range(3, 10)))
+            self.assertEqual(again.state_dict(), state)
+            iterator = iter(again)
+            self.assertEqual([next(iterator)[0] for _ in range(2)], [3, 4])
+            # It counts from where the first one began.
+            state = again.state_dict()
+            self.assertEqual(state["consumed"], 5)
+            self.assertEqual([got[0] for got in iterator], list(range(5, 10)))
+            # What is saved at the end of a pass is where the next one begins.
+            ended = again.state_dict()
+            self.assertEqual(ended["consumed"], 0)
+            self.assertEqual([got[0] for got in again], list(range(10)))
+            for saved, first in ((state, 5), (ended, 0)):
+                again.load_state_dict(saved)
+                self.assertEqual([got[0] for got in again], list(range(first, 10)))
+            again.close()
 
     def test_it_says_what_it_is_bound_by(self):
         def slow():
@@ -391,6 +405,28 @@ class Double(unittest.TestCase):
             expected = [((4, 3), number) for number in range(5)] + [((2, 3), 1)]
             self.assertEqual(seen, expected)
         self.assertEqual(list(buffer.iterate([])), [])
+
+    def test_an_iteration_that_ends_early_leaves_empty_buffers(self):
+        data = [np.full((4, 3), number, np.float32) for number in range(6)]
+
+        def breaks():
+            yield from data[:3]
+            raise OSError("no more")
+
+        for workers in (0, 1):
+            buffer = DoubleBuffer((4, 3), num_workers=workers)
+            for last in range(5):
+                for got in buffer.iterate(data):
+                    if got[0, 0] == last:
+                        break
+            # An error comes behind the batches before it, whoever made it.
+            for wrong, expected in ((breaks(), OSError), (data[:3] + [np.zeros(7)], ShapeMismatch)):
+                seen = []
+                with self.assertRaises(expected):
+                    seen.extend(got[0, 0] for got in buffer.iterate(wrong))
+                self.assertEqual(seen, [0, 1, 2])
+            self.assertEqual([got[0, 0] for got in buffer.iterate(data)], list(range(6)))
+            buffer.close()
 
     def test_what_does_not_fit_is_refused(self):
         buffer = DoubleBuffer((4, 3))

@@ -1,11 +1,14 @@
 """Prefetcher and DoubleBuffer with PyTorch: tensors on a GPU, DataLoader, and what others do."""
 
+import left
 import numpy
 import rig
 import torch
 from rig import Case, hazards, needs_the_checker
 
+from forebay._library import pool_statistics
 from forebay.prefetch import DoubleBuffer, Prefetcher
+from forebay.torch._pool import pool_of
 
 DEVICE = "cuda:0"
 
@@ -24,6 +27,62 @@ class Samples(torch.utils.data.Dataset):
             "half": torch.full((4,), index, dtype=torch.bfloat16),
             "name": f"sample {index}",
         }
+
+
+def pairs(workers=0):
+    """A DataLoader of pairs in an order of its own, the same each time."""
+    data = torch.utils.data.TensorDataset(
+        torch.rand(45, 3, 17, 5, generator=torch.Generator().manual_seed(1)), torch.arange(45)
+    )
+    return torch.utils.data.DataLoader(
+        data, batch_size=4, shuffle=True, num_workers=workers, pin_memory=False,
+        generator=torch.Generator().manual_seed(7),
+    )
+
+
+def as_apex_does(loader):
+    """What the prefetcher of apex's examples is documented to do, without the normalization: the next
+    batch is loaded and sent on a stream of its own before the last one is given out."""
+    source, side, ahead = iter(loader), torch.cuda.Stream(), None
+
+    def preload():
+        following = next(source, None)
+        if following is None:
+            return None
+        with torch.cuda.stream(side):
+            return [part.to(DEVICE, non_blocking=True) for part in following]
+
+    ahead = preload()
+    while ahead is not None:
+        torch.cuda.current_stream().wait_stream(side)
+        batch = ahead
+        for part in batch:
+            part.record_stream(torch.cuda.current_stream())
+        ahead = preload()
+        yield batch
+
+
+def as_timm_does(loader):
+    """What timm's prefetching loader is documented to do, without the normalization: a batch is given
+    out once the next one has been sent on a stream of its own."""
+    side, batch = torch.cuda.Stream(), None
+    for following in loader:
+        with torch.cuda.stream(side):
+            following = [part.to(DEVICE, non_blocking=True) for part in following]
+        if batch is not None:
+            yield batch
+        torch.cuda.current_stream().wait_stream(side)
+        batch = following
+    if batch is not None:
+        yield batch
+
+
+def breaking(batches):
+    """Batches up to the one that is None, which is an error."""
+    for batch in batches:
+        if batch is None:
+            raise RuntimeError("a file is broken")
+        yield batch
 
 
 def same(one, other):
@@ -63,25 +122,69 @@ class Prefetch(Case):
         self.assertEqual(count, 12)
 
     def test_beside_the_patterns_of_others(self):
-        # A stream of one's own and record_stream, as apex and timm have it.
-        batches = [torch.rand(64, 33) for _ in range(20)]
+        plain = list(pairs())
+        self.assertEqual(len(plain), 12)
+        for workers in (0, 2):
+            for device in ("cpu", DEVICE):
+                ours = Prefetcher(device=device).wrap(pairs(workers))
+                count = 0
+                for expected, *others in zip(
+                    plain, pairs(workers), as_apex_does(pairs(workers)), as_timm_does(pairs(workers)), ours
+                ):
+                    for got in others:
+                        self.assertEqual(len(got), 2)
+                        self.assertTrue(same(got[0], expected[0]) and same(got[1], expected[1]))
+                    self.assertEqual(others[-1][0].device.type, torch.device(device).type)
+                    count += 1
+                self.assertEqual(count, 12)
+                ours.close()
 
-        def on_a_side_stream():
-            side, ahead = torch.cuda.Stream(), None
-            for batch in batches:
-                with torch.cuda.stream(side):
-                    following = batch.pin_memory().to(DEVICE, non_blocking=True)
-                if ahead is not None:
-                    yield ahead
-                torch.cuda.current_stream().wait_stream(side)
-                following.record_stream(torch.cuda.current_stream())
-                ahead = following
-            yield ahead
+    def test_a_loader_that_breaks_beside_the_patterns_of_others(self):
+        # A batch that is loaded ahead of its turn breaks there, in theirs: ours gives what was before.
+        broken = [(torch.ones(3), torch.ones(1))] * 3 + [None]
+        delivered = {}
+        for name, pattern in (
+            ("apex", as_apex_does),
+            ("timm", as_timm_does),
+            ("ours", Prefetcher(device=DEVICE).wrap),
+        ):
+            delivered[name] = 0
+            with self.assertRaises(RuntimeError):
+                for _ in pattern(breaking(broken)):
+                    delivered[name] += 1
+        self.assertEqual(delivered, {"apex": 2, "timm": 2, "ours": 3})
 
-        ours = Prefetcher(device=DEVICE).wrap(batches)
-        for expected, theirs, got in zip(batches, on_a_side_stream(), ours):
-            self.assertTrue(same(theirs, expected) and same(got, expected))
-        ours.close()
+    def test_200_epochs_left_early_leave_nothing(self):
+        batches = [torch.full((5000,), number, dtype=torch.uint8) for number in range(9)]
+        pool = pool_of(0)
+        live, resident, before = pool_statistics(pool).live_blocks, [], None
+        again = Prefetcher(lookahead=1, device=DEVICE).wrap(batches)
+        for epoch in range(200):
+            lookahead = epoch % 4
+            loader = Prefetcher(lookahead=lookahead, device=DEVICE).wrap(batches)
+            for one in (loader, again):
+                for number, batch in enumerate(one):
+                    if number == lookahead + 2:
+                        self.assertEqual(batch.cpu().unique().tolist(), [number])
+                        break
+                # All slots were used by now: they are what is pinned, and no more.
+                stats = one.stats()
+                self.assertEqual(stats["pinned_bytes"], stats["slots"] * (2 << 20))
+                self.assertEqual(stats["peak_pinned_bytes"], stats["pinned_bytes"])
+                self.assertEqual((stats["pageable_bytes"], stats["used_slots"]), (0, 0))
+            self.assertEqual(stats["slots"], 2)
+            loader.close()
+            del batch, loader
+            if epoch == 20:
+                before = left.tasks(), left.files(), left.shared()
+            if epoch >= 40 and epoch % 10 == 0:
+                resident.append((epoch, left.resident_bytes()))
+        self.assertLessEqual(left.tasks(), before[0] + 1)
+        self.assertEqual(left.files(), before[1])
+        self.assertLess(left.slope(resident), 64 << 10)
+        again.close()
+        del again
+        self.assertEqual(pool_statistics(pool).live_blocks, live)
 
     def test_a_step_reads_what_it_was_given(self):
         # Copies to the host that are queued and not waited for: a slot that is used again too early

@@ -11,8 +11,9 @@ import unittest
 import attrs
 import numpy as np
 
-from forebay import _tree
+from forebay._packer import Packer
 from forebay._slots import Slots
+from forebay._tree import Differs
 from forebay.prefetch import Prefetcher
 
 Point = collections.namedtuple("Point", "x y")
@@ -155,7 +156,7 @@ class Taken(unittest.TestCase):
     def test_every_kind_is_made_again(self):
         for name, shape in SHAPES.items():
             with self.subTest(name):
-                packer, trees = _tree.Packer(False), set()
+                packer, trees = Packer(False), set()
                 for number in range(1, 5):
                     batch = shape(number)
                     packed, made = self.through(packer, batch)
@@ -164,14 +165,14 @@ class Taken(unittest.TestCase):
                 self.assertEqual(len(trees), 1, "it was learnt anew")
 
     def test_each_follows_each(self):
-        packer = _tree.Packer(False)
+        packer = Packer(False)
         for first in SHAPES.values():
             for second in SHAPES.values():
                 for batch in (first(1), second(2)):
                     self.same(self.through(packer, batch)[1], batch)
 
     def test_what_is_remembered(self):
-        packer = _tree.Packer(False)
+        packer = Packer(False)
         first, _ = self.through(packer, {"a": numbers(1), "b": ["x", 1]})
         same, _ = self.through(packer, {"a": numbers(2), "b": [None, 2.0]})
         self.assertIs(same.tree, first.tree)
@@ -199,12 +200,12 @@ class Taken(unittest.TestCase):
     def test_the_batch_itself_stays_as_it_is(self):
         inner = numbers(1)
         batch = Sharing({"a": inner})
-        _, made = self.through(_tree.Packer(False), batch)
+        _, made = self.through(Packer(False), batch)
         self.assertIs(batch["a"], inner)
         self.assertIsNot(made["a"], inner)
 
     def test_small_arrays_are_submitted_as_one(self):
-        rows = lambda batch: len(_tree.Packer(False).pack(batch).layout.table)
+        rows = lambda batch: len(Packer(False).pack(batch).layout.table)
         self.assertEqual(rows([numbers(n) for n in range(780)]), 1)
         large = numbers(1, shape=5000)
         self.assertEqual(rows([numbers(1), numbers(2), large, numbers(3), large, large]), 5)
@@ -235,8 +236,8 @@ class Taken(unittest.TestCase):
                 Moody.reads += 1
                 return iter(["a", "b"][: 1 + Moody.reads % 2])
 
-        with self.assertRaisesRegex(_tree.Differs, "changed while it was read"):
-            _tree.Packer(False).pack(Moody(a=1, b=2))
+        with self.assertRaisesRegex(Differs, "changed while it was read"):
+            Packer(False).pack(Moody(a=1, b=2))
 
 
 if __name__ == "__main__":
