@@ -47,6 +47,37 @@ macro_rules! entry {
     }};
 }
 
+/// Most that the C library's `mallopt` takes for a size from which on blocks are mapped one by one; its
+/// own rule does not go beyond it either.
+const MAPPED_FROM_MOST: usize = 32 << 20;
+/// What may be free at the end of its heap, where its own rule is off: twice the largest block that it
+/// saw freed, by that rule.
+const FREE_AT_END: usize = 4 << 20;
+
+/// Has the C library map blocks of `threshold` bytes and more one by one, and so give each back with
+/// its free. By its own rule it starts to keep such blocks when the first is freed: what came before
+/// there was a pool would stay beside it for ever. False when it is another one's heap.
+pub fn map_from(threshold: usize) -> bool {
+    set_sizes(threshold, FREE_AT_END)
+}
+
+/// Has the C library keep large blocks, as its own rule does in the end: for a program that gets no
+/// pool.
+pub fn keep_large() {
+    set_sizes(MAPPED_FROM_MOST, 2 * MAPPED_FROM_MOST);
+}
+
+fn set_sizes(mapped_from: usize, free_at_end: usize) -> bool {
+    let set = AtomicPtr::new(after_us(c"mallopt"));
+    let Some(set) = entry!(set, unsafe extern "C" fn(c_int, c_int) -> c_int) else { return false };
+    let as_int = |bytes: usize| c_int::try_from(bytes).unwrap_or(c_int::MAX);
+    // SAFETY: the function of this name, with its numbers. It refuses what it does not take.
+    unsafe {
+        set(libc::M_MMAP_THRESHOLD, as_int(mapped_from)) == 1
+            && set(libc::M_TRIM_THRESHOLD, as_int(free_at_end)) == 1
+    }
+}
+
 /// `malloc` of the next allocator.
 ///
 /// # Safety

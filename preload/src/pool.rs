@@ -10,7 +10,9 @@ use core::ffi::{CStr, c_void};
 use core::fmt::Write;
 use core::mem::MaybeUninit;
 use core::ptr::null_mut;
-use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{
+    AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+};
 
 use crate::library::{
     self, Config, INVALID_POINTER, Library, NO_POOL, NO_STREAM, OK, RawPool, Statistics,
@@ -30,9 +32,11 @@ const BLOCK_MOST: usize = 1 << 46;
 const ALIGNMENT_MOST: usize = 1 << 30;
 /// After how many milliseconds idle memory goes back to the system.
 const DECAY: u64 = 2000;
-/// How many large requests, and bytes of them, make a pool worth its while.
+/// How many large requests, and bytes of them, make a pool worth its while; and bytes that do so
+/// however many they are in.
 const WORTH_COUNT: u64 = 16;
 const WORTH_BYTES: u64 = 4 << 20;
+const WORTH_ANYHOW: u64 = 32 << 20;
 
 /// The least request that may be the pool's. What is compared with first, at every call.
 pub static THRESHOLD: AtomicUsize = AtomicUsize::new(usize::MAX);
@@ -82,6 +86,8 @@ static PROCESS: AtomicI32 = AtomicI32::new(0);
 /// Large requests before there was a pool.
 static PASSED_COUNT: AtomicU64 = AtomicU64::new(0);
 static PASSED_BYTES: AtomicU64 = AtomicU64::new(0);
+/// The C library was told not to keep large blocks.
+static TOLD: AtomicBool = AtomicBool::new(false);
 /// Options, from before the pool is wanted.
 static POLICY: AtomicI32 = AtomicI32::new(0);
 static TRACE: AtomicPtr<u8> = AtomicPtr::new(null_mut());
@@ -101,8 +107,9 @@ pub fn is_reached(threshold: usize, request: impl FnOnce(usize)) -> bool {
     STATE.swap(state::OFF, Ordering::AcqRel) == state::SEEN
 }
 
-/// Has large requests be served, once they are worth it.
-pub fn want(options: &Options) {
+/// Has large requests be served, once they are worth it. The C library is told not to keep them until
+/// then, if it is `ours_to_tell`.
+pub fn want(options: &Options, ours_to_tell: bool) {
     POLICY.store(options.policy, Ordering::Relaxed);
     if let Some(trace) = options.trace {
         TRACE_BYTES.store(trace.len(), Ordering::Relaxed);
@@ -113,8 +120,18 @@ pub fn want(options: &Options) {
     // SAFETY: functions that stay, this library is never unloaded. A refusal leaves forks as they
     // are without us.
     unsafe { libc::pthread_atfork(Some(before_fork), None, Some(in_child)) };
+    TOLD.store(ours_to_tell && next::map_from(options.threshold), Ordering::Relaxed);
     STATE.store(state::WAITING, Ordering::Release);
     THRESHOLD.store(options.threshold, Ordering::Release);
+}
+
+/// There will be no pool.
+fn give_up() {
+    THRESHOLD.store(usize::MAX, Ordering::Release);
+    STATE.store(state::OFF, Ordering::Release);
+    if TOLD.load(Ordering::Relaxed) {
+        next::keep_large();
+    }
 }
 
 fn host() -> Option<&'static Host> {
@@ -131,7 +148,7 @@ fn passed(size: usize) {
     }
     let count = PASSED_COUNT.fetch_add(1, Ordering::Relaxed) + 1;
     let bytes = PASSED_BYTES.fetch_add(size as u64, Ordering::Relaxed).saturating_add(size as u64);
-    if count < WORTH_COUNT || bytes < WORTH_BYTES {
+    if (count < WORTH_COUNT || bytes < WORTH_BYTES) && bytes < WORTH_ANYHOW {
         return;
     }
     // SAFETY: a plain query.
@@ -181,10 +198,7 @@ extern "C" fn make(_: *mut c_void) -> *mut c_void {
             HOST.store(place.cast(), Ordering::Release);
             STATE.store(state::READY, Ordering::Release);
         }
-        None => {
-            THRESHOLD.store(usize::MAX, Ordering::Release);
-            STATE.store(state::OFF, Ordering::Release);
-        }
+        None => give_up(),
     }
     null_mut()
 }
@@ -420,9 +434,8 @@ extern "C" fn in_child() {
     // SAFETY: a plain query.
     PROCESS.store(unsafe { libc::getpid() }, Ordering::Relaxed);
     if STATE.load(Ordering::Acquire) == state::MADE {
-        // Given up: it is the parent's thread that was making it.
-        THRESHOLD.store(usize::MAX, Ordering::Release);
-        STATE.store(state::OFF, Ordering::Release);
+        // It is the parent's thread that was making it.
+        give_up();
     }
 }
 

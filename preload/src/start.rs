@@ -27,9 +27,14 @@ static HOST: AtomicBool = AtomicBool::new(false);
 const CHECKERS: [&CStr; 5] =
     [c"__asan_init", c"__hwasan_init", c"__tsan_init", c"__msan_init", c"__lsan_init"];
 
+/// Variables by which the C library is told how to keep its heap.
+const HEAP_VARIABLES: [&[u8]; 3] = [b"GLIBC_TUNABLES=", b"MALLOC_MMAP_", b"MALLOC_TRIM_"];
+
 extern "C" fn start(_: c_int, _: *const *const c_char, environment: *const *const c_char) {
     next::find();
-    let options = match options::parse(variable(environment)) {
+    let given = variables(environment)
+        .find_map(|entry| entry.strip_prefix(options::NAME.as_bytes())?.strip_prefix(b"="));
+    let options = match options::parse(given.unwrap_or(&[])) {
         Ok(options) => options,
         Err(problem) => return refuse(problem),
     };
@@ -37,7 +42,9 @@ extern "C" fn start(_: c_int, _: *const *const c_char, environment: *const *cons
     cuda::want(&options);
     if options.host && !is_checked() && pool::is_reached(options.threshold, request) {
         HOST.store(true, Ordering::Relaxed);
-        pool::want(&options);
+        // What somebody has said of the C library's heap holds.
+        let said = |entry: &[u8]| HEAP_VARIABLES.iter().any(|name| entry.starts_with(name));
+        pool::want(&options, !variables(environment).any(said));
     }
 }
 
@@ -46,22 +53,20 @@ fn refuse(problem: Problem) {
     say!("{}: {problem}; nothing is pooled", options::NAME);
 }
 
-/// What the variable says; nothing when it is not there.
-fn variable(environment: *const *const c_char) -> &'static [u8] {
+/// Variables of the environment, each with its value.
+fn variables(environment: *const *const c_char) -> impl Iterator<Item = &'static [u8]> {
     let mut at = environment;
-    // SAFETY: the loader's list of strings, which ends with NULL. It stays, as the strings do.
-    unsafe {
-        while !at.is_null() && !(*at).is_null() {
-            let entry = CStr::from_ptr(*at).to_bytes();
-            if let Some(value) = entry.strip_prefix(options::NAME.as_bytes())
-                && let Some(value) = value.strip_prefix(b"=")
-            {
-                return value;
+    core::iter::from_fn(move || {
+        // SAFETY: the loader's list of strings, which ends with NULL. It stays, as the strings do.
+        unsafe {
+            if at.is_null() || (*at).is_null() {
+                return None;
             }
+            let entry = CStr::from_ptr(*at).to_bytes();
             at = at.add(1);
+            Some(entry)
         }
-    }
-    &[]
+    })
 }
 
 fn is_checked() -> bool {
