@@ -5,7 +5,6 @@ import ctypes
 import html
 import json
 import os
-import re
 import sys
 import tempfile
 
@@ -28,13 +27,14 @@ class Report:
 
     @property
     def numbers(self):
-        """The numbers of the page, as a dict: bytes by name, times in nanoseconds, or in events where
-        ``axis`` is ``"events"``. ``peak``, ``plan`` (None without one), ``actions``, ``holders`` (who
-        held the peak, by size), ``left`` (what is live at the end), ``sizes``, ``streams``,
-        ``threads``, and ``series``, over time, in stretches of ``series["width"]``."""
+        """The numbers of the page, as a dict: bytes by name, times in nanoseconds, or in events
+        where ``axis`` is ``"events"``. ``peak``, ``plan`` (None without one), ``actions``,
+        ``holders`` (who held the peak, by size), ``left`` (what is live at the end), ``sizes``,
+        ``streams``, ``threads``, and ``series``, over time, in stretches of ``series["width"]``."""
         if self._numbers is None:
-            found = re.search(r'<script type="application/json" id="data">(.*?)</script>', self.html, re.S)
-            self._numbers = json.loads(found[1])
+            start = '<script type="application/json" id="data">'
+            data = self.html.partition(start)[2].partition("</script>")[0]
+            self._numbers = json.loads(data)
         return self._numbers
 
     @property
@@ -65,17 +65,18 @@ def report(
     by_events: bool = False,
     progress=None,
 ) -> Report:
-    """Reads the trace in the file ``trace``, plain or gzip, and writes the page to the file ``out``;
-    None keeps it in memory.
+    """Reads the trace in the file ``trace``, plain or gzip, and writes the page to the file
+    ``out``; None keeps it in memory.
 
-    ``title`` is the heading (empty: the file's name), ``max_points`` the most points of a track over
-    time (0: 2000, else 100 to 4000), ``plan_time`` the seconds that the planner may take (0: no plan).
-    ``by_events`` has events from left to right instead of time. ``progress`` is called with the rows
-    that were read and whether the plan is being made; when it returns false, or Ctrl-C is pressed, the
-    page is about what there is so far, and ``numbers["whole"]`` is false if rows were not read.
+    ``title`` is the heading (empty: the file's name), ``max_points`` the most points of a track
+    over time (0: 2000, else 100 to 4000), ``plan_time`` the seconds that the planner may take (0:
+    no plan). ``by_events`` has events from left to right instead of time. ``progress`` is called
+    with the rows that were read and whether the plan is being made; when it returns false, or
+    Ctrl-C is pressed, the page is about what there is so far, and ``numbers["whole"]`` is false if
+    rows were not read.
 
-    Raises ``ForebayError`` with the library's message; ``out`` is then as it was. Rows that free what
-    was never allocated are no error: ``faults`` counts them, and the page names the first.
+    Raises ``ForebayError`` with the library's message; ``out`` is then as it was. Rows that free
+    what was never allocated are no error: ``faults`` counts them, and the page names the first.
     """
     if not 0 <= plan_time <= 3600:
         raise ValueError(f"plan_time is {plan_time!r}; it must be from 0 to 3600 seconds")
@@ -122,9 +123,8 @@ def _bytes(number):
     """Bytes to three digits."""
     units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
     at = min(max(number.bit_length() - 1, 0) // 10, len(units) - 1)
-    return f"{number / (1 << 10 * at):.3g} {units[at]}" if number < 1000 << 10 * at else (
-        f"{round(number / (1 << 10 * at))} {units[at]}"
-    )  # fmt: skip
+    value = number / (1 << 10 * at)
+    return f"{round(value)} {units[at]}" if value >= 999.5 else f"{value:.3g} {units[at]}"
 
 
 def add_arguments(parser):
@@ -133,18 +133,21 @@ def add_arguments(parser):
     parser.add_argument("-o", "--output", metavar="FILE", help="the page; report.html if not given")
     parser.add_argument("--title", default="", help="the heading; the file's name if not given")
     parser.add_argument(
-        "--points", type=int, default=0, metavar="N", help="points of a track over time: 100 to 4000; 2000"
-    )
+        "--points", type=int, default=0, metavar="N",
+        help="points of a track over time, 100 to 4000; 2000 if not given",
+    )  # fmt: skip
     parser.add_argument(
-        "--time", type=float, default=1.0, metavar="SECONDS", help="for the plan; 0 leaves it out. 1"
-    )
+        "--time", type=float, default=1.0, metavar="SECONDS",
+        help="for the plan; 0 leaves it out, 1 if not given",
+    )  # fmt: skip
     parser.add_argument(
         "--events", action="store_true", help="events instead of time from left to right"
     )
     parser.add_argument("--open", action="store_true", help="show the page in a browser")
     parser.add_argument(
-        "--json", action="store_true", help="print the numbers but those over time as one JSON object"
-    )
+        "--json", action="store_true",
+        help="print the numbers, but for those over time, as one JSON object",
+    )  # fmt: skip
 
 
 def run(args) -> int:
@@ -177,7 +180,8 @@ def run(args) -> int:
 
         webbrowser.open(pathlib.Path(out).resolve().as_uri())
     if made.faults:
-        print(f"forebay: {args.trace}: {made.faults} rows make no sense; see the page", file=sys.stderr)
+        said = f"forebay: {args.trace}: {made.faults} rows make no sense; see the page"
+        print(said, file=sys.stderr)
     return 1 if made.faults else 0
 
 

@@ -45,8 +45,9 @@ pub struct forebay_report_options {
     pub flags: u32,
     /// How long the planner may take, in milliseconds; 0 is 1000.
     pub plan_time_limit_ms: u64,
-    /// Called at most twenty times a second, by the calling thread; anything but 0 ends the reading, or
-    /// the planning, and the report is of what there is so far and says so. NULL: not called.
+    /// Called at most twenty times a second, by the calling thread; anything but 0 ends the
+    /// reading, or the planning, and the report is of what there is so far and says so. NULL: not
+    /// called.
     pub progress: Option<
         unsafe extern "C" fn(progress: *const forebay_report_progress, user: *mut c_void) -> i32,
     >,
@@ -62,21 +63,22 @@ unsafe impl PublicStruct for forebay_report_options {
 
 const _: () = assert!(size_of::<forebay_report_options>() == forebay_report_options::FIRST);
 
-/// Writes a report of the trace in the file `trace`, plain or gzip, to the file `out`: one page of HTML
-/// below 2 MB that needs nothing else, light or dark as its reader has it. It shows what lived when,
-/// who held the peak, addresses over time as they were and as a plan would have them, sizes, streams,
-/// threads, what is live at the end, and at most three things to do. Its numbers are in it as JSON
-/// too, in the element with the id "data". The trace is read once; memory is bounded by what lives in
-/// it at a time, and some 100 MB for the plan. `options` may be NULL.
+/// Writes a report of the trace in the file `trace`, plain or gzip, to the file `out`: one page of
+/// HTML below 2 MB that needs nothing else, light or dark as its reader has it. It shows what lived
+/// when, who held the peak, addresses over time as they were and as a plan would have them, sizes,
+/// streams, threads, what is live at the end, and at most three things to do. Its numbers are in it
+/// as JSON too, in the element with the id "data". The trace is read once; memory is bounded by
+/// what lives in it at a time, and some 100 MB for the plan. `options` may be NULL.
 ///
-/// Errors: `FOREBAY_ERROR_IO`, `FOREBAY_ERROR_MALFORMED_TRACE` (the message names line and column, and
-/// nothing is written; or the trace frees what it never allocated, in which case the report of
-/// everything else is written and names such rows), `FOREBAY_ERROR_INVALID_ARGUMENT` (`trace` or `out` is
-/// NULL; the message names the field of `options`).
+/// Errors: `FOREBAY_ERROR_IO`, `FOREBAY_ERROR_MALFORMED_TRACE` (the message names line and column,
+/// and nothing is written; or the trace frees what it never allocated, in which case the report of
+/// everything else is written and names such rows), `FOREBAY_ERROR_INVALID_ARGUMENT` (`trace` or
+/// `out` is NULL; the message names the field of `options`).
 ///
 /// # Safety
-/// `trace` and `out` are NULL or strings that end with a NUL; `options` is NULL or points to a struct
-/// with `struct_size` set, whose `title` is NULL or such a string and whose `progress` can be called.
+/// `trace` and `out` are NULL or strings that end with a NUL; `options` is NULL or points to a
+/// struct with `struct_size` set, whose `title` is NULL or such a string and whose `progress` can
+/// be called.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn forebay_trace_report(
     trace: *const c_char,

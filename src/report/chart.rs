@@ -87,15 +87,16 @@ impl Figure<'_> {
         let Figure { name, said, tall, vertical, drawing, marks } = self;
         let _ = write!(
             to,
-            "<div class=\"chart\" id=\"{name}\" style=\"--tall:{tall}px\"><div class=\"y\" aria-hidden=\"true\">"
+            "<div class=\"chart\" id=\"{name}\" style=\"--tall:{tall}px\"><div class=\"y\" \
+             aria-hidden=\"true\">"
         );
         for (share, text) in vertical {
             let _ = write!(to, "<span style=\"bottom:{}%\">{text}</span>", Short(100.0 * share));
         }
         let _ = write!(
             to,
-            "</div><div class=\"plot\"><svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" preserveAspectRatio=\"none\" \
-             role=\"img\" aria-label=\"{}\">",
+            "</div><div class=\"plot\"><svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
+             preserveAspectRatio=\"none\" role=\"img\" aria-label=\"{}\">",
             Escaped(said)
         );
         for (share, _) in vertical {
@@ -161,8 +162,8 @@ fn steps(survey: &Survey, back: bool, of: impl Fn(&Bucket) -> f64) -> String {
     path
 }
 
-/// Bytes over time: what lives by size, as much of it as there was at the most in each stretch; what
-/// blocks and pages take; the peak.
+/// Bytes over time: what lives by size, as much of it as there was at the most in each stretch;
+/// what blocks and pages take; the peak.
 pub(super) fn bytes(survey: &Survey, groups: &[usize], to: &mut String) {
     let allocated = survey.device;
     let most_of =
@@ -349,7 +350,10 @@ fn shapes(
     for shape in all {
         let Some(below) = place(shape) else { continue };
         let (x, end) = (across(survey, shape.from), across(survey, shape.to));
-        let (y, low) = (upwards(below + shape.size as f64, top), upwards(below, top));
+        // A block that says it ends behind the last address ends there.
+        let inside = |y: f64| y.clamp(0.0, HEIGHT);
+        let y = inside(upwards(below + shape.size as f64, top));
+        let low = inside(upwards(below, top));
         let colour = colour_of(groups, shape.size);
         // A border would hide what is thin.
         let border = if end - x >= 12.0 && low - y >= 10.0 { "b " } else { "" };
@@ -359,7 +363,8 @@ fn shapes(
         };
         let _ = write!(
             drawing,
-            "<rect class=\"{border}c{colour}\" x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\"><title>{} {}, from {} for {until}</title></rect>",
+            "<rect class=\"{border}c{colour}\" x=\"{}\" y=\"{}\" width=\"{}\" \
+             height=\"{}\"><title>{} {}, from {} for {until}</title></rect>",
             Short(x),
             Short(y),
             Short(end - x),

@@ -91,8 +91,8 @@ const FIRST: usize = 1 << 12;
 /// make no sense: the page is about all others.
 ///
 /// # Errors
-/// `Io`, `MalformedTrace` when a row is not one of a trace, `InvalidArgument` when the number of points
-/// is not within its limits. Before the trace is read whole, nothing is written.
+/// `Io`, `MalformedTrace` when a row is not one of a trace, `InvalidArgument` when the number of
+/// points is not within its limits. Before the trace is read whole, nothing is written.
 pub fn report(
     trace: impl AsRef<Path>,
     out: impl AsRef<Path>,

@@ -222,7 +222,8 @@ fn actions(said: &Said<'_>, to: &mut String) {
 fn swatch(class: &str, text: &str, to: &mut String) {
     put!(
         to,
-        "<li><svg class=\"swatch\" viewBox=\"0 0 16 12\" aria-hidden=\"true\"><path class=\"{class}\" d=\"{}\"/></svg>{text}</li>",
+        "<li><svg class=\"swatch\" viewBox=\"0 0 16 12\" aria-hidden=\"true\"><path \
+         class=\"{class}\" d=\"{}\"/></svg>{text}</li>",
         if class.starts_with('l') { "M0 6H16" } else { "M0 0h16v12h-16z" }
     );
 }
@@ -241,8 +242,8 @@ fn over_time(said: &Said<'_>, to: &mut String) {
     chart::bytes(survey, said.groups, to);
     put!(
         to,
-        "<p class=\"note\">Live bytes by size of block, in each stretch of {} when most were live; in front of \
-         what they were rounded to, and of the pages that they were on.</p>\n",
+        "<p class=\"note\">Live bytes by size of block, in each stretch of {} when most were \
+         live; in front of what they were rounded to, and of the pages that they were on.</p>\n",
         Span(survey.axis, survey.series.width)
     );
     put!(to, "<h3>Unused share of pages that hold a live block</h3>\n");
@@ -280,8 +281,8 @@ fn span(axis: Axis, value: Option<u64>) -> Cell {
 fn share(part: u64, whole: u64) -> Cell {
     let share = if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
     let bar = format!(
-        "<svg class=\"bar\" viewBox=\"0 0 100 10\" preserveAspectRatio=\"none\" aria-hidden=\"true\"><path \
-         d=\"M0 0h{}v10H0z\"/></svg> {:.1} %",
+        "<svg class=\"bar\" viewBox=\"0 0 100 10\" preserveAspectRatio=\"none\" \
+         aria-hidden=\"true\"><path d=\"M0 0h{}v10H0z\"/></svg> {:.1} %",
         Short(100.0 * share.min(1.0)),
         100.0 * share
     );
@@ -292,7 +293,8 @@ impl Table<'_> {
     fn write(&self, rows: impl Iterator<Item = Vec<Cell>>, to: &mut String) {
         put!(
             to,
-            "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{}\"><table><caption>{}</caption><thead><tr>",
+            "<div class=\"scroll\" tabindex=\"0\" role=\"region\" \
+             aria-label=\"{}\"><table><caption>{}</caption><thead><tr>",
             self.name,
             self.name
         );
@@ -437,8 +439,9 @@ fn maps(said: &Said<'_>, to: &mut String) {
     chart::recorded(survey, &addresses, said.groups, top, to);
     put!(
         to,
-        "<p class=\"note\">The {} largest blocks by bytes and time in the colours of their size; shades are \
-         what all others cover. Addresses in which nothing ever lived are left out, at the thin lines.</p>\n",
+        "<p class=\"note\">The {} largest blocks by bytes and time in the colours of their size; \
+         shades are what all others cover. Addresses in which nothing ever lived are left out, at \
+         the thin lines.</p>\n",
         Grouped(survey.shapes.len() as u64)
     );
     match said.planned {
@@ -452,8 +455,8 @@ fn maps(said: &Said<'_>, to: &mut String) {
             let quality = if plan.optimal { "no plan is smaller" } else { "the best so far" };
             put!(
                 to,
-                "<p class=\"note\">Found in {}; {quality}. No arena can be below {}. Sizes are rounded up to \
-                 {} bytes.{scale}</p>\n",
+                "<p class=\"note\">Found in {}; {quality}. No arena can be below {}. Sizes are \
+                 rounded up to {} bytes.{scale}</p>\n",
                 Span(Axis::Time, u64::try_from(plan.elapsed.as_nanos()).unwrap_or(u64::MAX)),
                 Exact(plan.bound),
                 plan.alignment
@@ -461,7 +464,8 @@ fn maps(said: &Said<'_>, to: &mut String) {
         }
         Planned::TooMany => put!(
             to,
-            "<p class=\"note\">There is no plan: the trace has more blocks than are planned for a report.</p>\n"
+            "<p class=\"note\">There is no plan: the trace has more blocks than are planned for a \
+             report.</p>\n"
         ),
         Planned::Refused(why) => {
             put!(to, "<p class=\"note\">There is no plan: {}.</p>\n", Escaped(why));
@@ -551,7 +555,8 @@ fn sizes(said: &Said<'_>, to: &mut String) {
     Table { name: "By powers of two", columns: &columns }.write(all.map(row), to);
     put!(
         to,
-        "<p class=\"note\">Medians are to an eighth. Blocks that live at the end have no lifetime here.</p>\n"
+        "<p class=\"note\">Medians are to an eighth. Blocks that live at the end have no lifetime \
+         here.</p>\n"
     );
     put!(to, "</section>\n");
 }
@@ -618,7 +623,8 @@ fn left(said: &Said<'_>, to: &mut String) {
     more(said.left.len(), "sizes", to);
     put!(
         to,
-        "<p class=\"note\">What a program keeps, such as weights, is here too; what grows is said above.</p>\n"
+        "<p class=\"note\">What a program keeps, such as weights, is here too; what grows is said \
+         above.</p>\n"
     );
     put!(to, "</section>\n");
 }
@@ -630,8 +636,8 @@ fn faults(said: &Said<'_>, to: &mut String) {
     }
     put!(
         to,
-        "<section id=\"faults\"><h2>Rows that make no sense</h2>\n<p>{} in all; nothing else here counts \
-         them.</p><ul>",
+        "<section id=\"faults\"><h2>Rows that make no sense</h2>\n<p>{} in all; nothing else here \
+         counts them.</p><ul>",
         Grouped(faults.total)
     );
     for fault in faults.first.iter().take(10) {
@@ -646,10 +652,12 @@ fn notes(said: &Said<'_>, to: &mut String) {
         "<section id=\"notes\"><h2>Words</h2>\n<dl class=\"words\">\
          <dt>live</dt><dd>bytes requested by blocks that are not freed yet</dd>\
          <dt>allocated</dt><dd>bytes of those blocks when rounded {}</dd>\
-         <dt>on pages</dt><dd>bytes of the pages of 2 MiB that hold a live block, at the recorded addresses: \
-         less cannot be mapped for them there</dd>\
-         <dt>turned over</dt><dd>bytes of all allocations, by the most of them that lived at a time</dd>\
-         <dt>call sites</dt><dd>a trace has none: it names size, stream and thread</dd></dl></section>\n",
+         <dt>on pages</dt><dd>bytes of the pages of 2 MiB that hold a live block, at the recorded \
+         addresses: less cannot be mapped for them there</dd>\
+         <dt>turned over</dt><dd>bytes of all allocations, by the most of them that lived at a \
+         time</dd>\
+         <dt>call sites</dt><dd>a trace has none: it names size, stream and \
+         thread</dd></dl></section>\n",
         chart::rounding_name(said.survey)
     );
 }

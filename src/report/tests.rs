@@ -9,7 +9,7 @@ use super::rounding::Rounding;
 use super::survey::{Axis, Survey, Surveyor};
 use super::{Options, Progress, page_of};
 use crate::space::PAGE;
-use crate::trace::{Action, Event, Writer};
+use crate::trace::{Action, Event, NANOSECONDS_PER_DAY, Writer};
 
 /// A block as the definition sees it: everything by number of event.
 #[derive(Clone, Debug)]
@@ -23,14 +23,18 @@ struct Known {
 prop_compose! {
     /// What happens, with times that mostly go on. Blocks never overlap; some rows make no sense.
     fn any_trace()(
-        steps in prop::collection::vec((0..10u8, any::<u16>(), 0..40u32, 0..3u64, 0..3u64, 0..5000u64), 1..120),
+        steps in prop::collection::vec(
+            (0..10u8, any::<u16>(), 0..40u32, 0..3u64, 0..3u64, 0..5000u64),
+            1..120,
+        ),
         aligned in any::<bool>(),
     ) -> Vec<Event> {
         let (mut live, mut place, mut time) = (Vec::<(u64, u64)>::new(), 0u64, 1_000_000u64);
         let grain = if aligned { 512 } else { 16 };
         steps.into_iter().map(|(what, choice, size, thread, stream, later)| {
             time += later.saturating_sub(1000) * 1000;
-            let event = |action, pointer, size| Event { thread, time, action, pointer, size, stream };
+            let event =
+                |action, pointer, size| Event { thread, time, action, pointer, size, stream };
             match what {
                 0 => event(Action::AllocateFailure, 0, u64::from(choice)),
                 // Of nobody.
@@ -391,7 +395,48 @@ fn a_watch_ends_the_reading() {
         }),
     )
     .unwrap();
-    // A machine that reads it all within the first fiftieth of a second is asked nothing before that.
+    // A machine that reads it all within the first fiftieth of a second is asked nothing before
+    // that.
     assert_eq!(page.contains("\"whole\":false"), !page.contains("\"events\":20000,"));
     assert!(calls > 0 || page.contains("\"whole\":true"));
+}
+
+prop_compose! {
+    /// Numbers of which many are at the ends of what a row can say.
+    fn any_extreme()(
+        rows in prop::collection::vec(
+            (0..3u8, 0..7usize, any::<u64>(), 0..7usize, any::<u64>(), 0..4u8),
+            0..60,
+        )
+    ) -> Vec<Event> {
+        let edge = |which: usize, other: u64| {
+            [0, 1, 511, u64::MAX, u64::MAX - 1, 1 << 63, other][which]
+        };
+        rows.into_iter().map(|(action, pointer, one, size, two, time)| Event {
+            thread: one,
+            time: [0, 1000, NANOSECONDS_PER_DAY / 2, NANOSECONDS_PER_DAY - 1][usize::from(time)],
+            action: [Action::Allocate, Action::Free, Action::AllocateFailure][usize::from(action)],
+            pointer: edge(pointer, one % 5),
+            size: edge(size, two >> (one % 64)),
+            stream: two,
+        }).collect()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    #[test]
+    fn whatever_rows_say_there_is_a_page(events in any_extreme(), by_events in any::<bool>()) {
+        let trace = Scratch::new("extreme.csv", events.iter().copied());
+        let plan_limit = std::time::Duration::from_millis(1);
+        let options = Options { by_events, plan_limit, ..Options::default() };
+        let (page, _) = page_of(&trace.0, &options, None).unwrap();
+        assert!(page.ends_with("</html>\n") && page.len() < 2_000_000);
+        for wrong in ["NaN", "inf\"", "inf ", "-inf"] {
+            // The script has the word.
+            let before = page.split("<script>").next().unwrap();
+            assert!(!before.contains(wrong), "{wrong}");
+        }
+    }
 }

@@ -76,8 +76,8 @@ fn growth(survey: &Survey) -> Option<Action> {
         kind: "growth",
         bytes: grown as u64,
         found: format!(
-            "Live bytes grow by {} over the last three quarters of the trace (R\u{b2} {fit:.2}). Of what \
-             is left at the end, {} blocks of {} hold most: {}.",
+            "Live bytes grow by {} over the last three quarters of the trace (R\u{b2} {fit:.2}). \
+             Of what is left at the end, {} blocks of {} hold most: {}.",
             Bytes(grown as u64),
             Grouped(count),
             Bytes(size),
@@ -127,7 +127,8 @@ fn pages(survey: &Survey, planned: &Planned) -> Option<Action> {
                 Bytes(plan.arena)
             ),
             advice: String::from(
-                "If this repeats, place it by a plan: forebay_lifetime_plan, forebay_pool_apply_plan.",
+                "If this repeats, place it by a plan: forebay_lifetime_plan, \
+                 forebay_pool_apply_plan.",
             ),
         });
     }
@@ -172,8 +173,8 @@ fn spike(survey: &Survey) -> Option<Action> {
     );
     let advice = match largest_group(short) {
         Some((size, count, bytes)) => format!(
-            "Of what lives only there, {} {} of {} hold most: {}. Split that work, or do it when less \
-             is live.",
+            "Of what lives only there, {} {} of {} hold most: {}. Split that work, or do it when \
+             less is live.",
             Grouped(count),
             if count == 1 { "block" } else { "blocks" },
             Bytes(size),
@@ -209,8 +210,8 @@ fn streams(survey: &Survey) -> Option<Action> {
         kind: "streams",
         bytes,
         found: format!(
-            "{} blocks, {} in all, were freed on another stream than they were allocated on: each waits \
-             for a fence before its own stream has it again.",
+            "{} blocks, {} in all, were freed on another stream than they were allocated on: each \
+             waits for a fence before its own stream has it again.",
             Grouped(blocks),
             Bytes(bytes)
         ),

@@ -99,7 +99,8 @@ static void bad_input(void)
     CHECK_ERROR(forebay_trace_report(trace, page, &options), invalid, "flags is 0x4");
     options.flags = 0;
     options.max_points = 99;
-    CHECK_ERROR(forebay_trace_report(trace, page, &options), invalid, "max_points is 99", "100 to 4000");
+    CHECK_ERROR(forebay_trace_report(trace, page, &options), invalid, "max_points is 99",
+                "100 to 4000");
     options.max_points = 4001;
     CHECK_ERROR(forebay_trace_report(trace, page, &options), invalid, "max_points is 4001");
     options.max_points = 0;

@@ -64,7 +64,8 @@ class Chromium:
         self._loaded = False
         self.complaints, self.requests = [], []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
+        self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
@@ -147,18 +148,21 @@ class Chromium:
         self.call("Input.dispatchKeyEvent", type="keyUp", key=name)
 
     def box(self, selector):
-        """Where the middle of an element is, after it was brought into sight: x, y, width, height."""
+        """Brings an element into sight; where its middle is, x and y, and its width and height."""
         return self.evaluate(
-            f"(() => {{ const e = document.querySelector({selector!r}); e.scrollIntoView({{block: 'center'}});"
+            f"(() => {{ const e = document.querySelector({selector!r});"
+            "e.scrollIntoView({block: 'center'});"
             "const b = e.getBoundingClientRect();"
             "return [b.x + b.width / 2, b.y + b.height / 2, b.width, b.height] })()"
         )
 
     def picture(self, path, whole=True):
         """Writes what is seen, or the whole page, to a PNG file."""
-        found = self.call("Page.captureScreenshot", captureBeyondViewport=whole, **(
-            {"clip": {**self.call("Page.getLayoutMetrics")["cssContentSize"], "scale": 1}} if whole else {}
-        ))  # fmt: skip
+        more = {}
+        if whole:
+            size = self.call("Page.getLayoutMetrics")["cssContentSize"]
+            more = {"captureBeyondViewport": True, "clip": {**size, "scale": 1}}
+        found = self.call("Page.captureScreenshot", **more)
         pathlib.Path(path).write_bytes(base64.b64decode(found["data"]))
 
     def pdf(self):

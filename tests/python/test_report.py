@@ -130,7 +130,8 @@ class Numbers(OnePage):
         self.assertGreaterEqual(numbers["most_pages_bytes"], peak)
 
     def test_titles_paths_and_addresses_are_text(self):
-        name = os.path.join(self.folder.name, "</script><script>alert(1)</script>.csv".replace("/", "\\"))
+        name = "</script><script>alert(1)</script>.csv".replace("/", "\\")
+        name = os.path.join(self.folder.name, name)
         with open(name, "w") as file:
             file.write(HEADER + "1,00:00:00.000001,free,0x10,8,0x0\n")
         made = report(name, title='</title><img src=x onerror="alert(1)">{{data}}')
@@ -152,7 +153,8 @@ class Numbers(OnePage):
         with self.assertRaisesRegex(ValueError, "plan_time is -1"):
             report(self.trace, out, plan_time=-1)
         self.assertEqual(pathlib.Path(out).read_text(), "kept")
-        self.assertFalse([one for one in os.listdir(self.folder.name) if one.startswith(".forebay")])
+        files = os.listdir(self.folder.name)
+        self.assertFalse([file for file in files if file.startswith(".forebay")])
 
     def test_progress_can_end_it(self):
         told = []
@@ -184,7 +186,8 @@ class Numbers(OnePage):
 
     def test_a_notebook_shows_it_in_a_frame_of_its_own(self):
         shown = self.report._repr_html_()
-        inner = re.fullmatch(r'<iframe sandbox="allow-scripts" [^>]*? srcdoc="([^"]*)"></iframe>', shown)
+        frame = r'<iframe sandbox="allow-scripts" [^>]*? srcdoc="([^"]*)"></iframe>'
+        inner = re.fullmatch(frame, shown)
         self.assertEqual(html.unescape(inner[1]), self.report.html)
 
     def test_a_million_events_are_a_page_below_two_megabytes(self):
@@ -225,9 +228,12 @@ class Page(OnePage):
     def evaluate(self, expression):
         return self.browser.evaluate(expression)
 
+    def text(self, selector):
+        return self.evaluate(f"document.querySelector({selector!r}).textContent")
+
     def test_everything_is_there(self):
         self.assertEqual(self.evaluate("document.documentElement.dataset.ready"), "yes")
-        self.assertEqual(self.evaluate("document.querySelector('h1').textContent"), "A <step> & more")
+        self.assertEqual(self.text("h1"), "A <step> & more")
         for chart in ("bytes", "unused", "rate", "map", "plan"):
             drawn = self.evaluate(
                 f"document.querySelectorAll('#{chart} svg path, #{chart} svg rect').length"
@@ -235,7 +241,8 @@ class Page(OnePage):
             self.assertGreaterEqual(drawn, 3, chart)
             _, _, width, height = self.browser.box(f"#{chart} .plot svg")
             self.assertTrue(width > 900 and height > 100, (chart, width, height))
-        sections = self.evaluate("[...document.querySelectorAll('section')].map((e) => e.id).join(' ')")
+        sections = "[...document.querySelectorAll('section')].map((e) => e.id).join(' ')"
+        sections = self.evaluate(sections)
         self.assertEqual(sections, "do time peak maps traffic sizes streams left notes")
         self.assertGreater(self.evaluate("document.querySelectorAll('tbody tr').length"), 20)
         self.assertEqual(self.evaluate("document.querySelectorAll('#map rect').length"), 1200)
@@ -250,7 +257,8 @@ class Page(OnePage):
             return brightness(self.evaluate("getComputedStyle(document.body).backgroundColor"))
 
         def contrast():
-            return abs(ground() - brightness(self.evaluate("getComputedStyle(document.body).color")))
+            ink = self.evaluate("getComputedStyle(document.body).color")
+            return abs(ground() - brightness(ink))
 
         self.assertGreater(ground(), 700)
         self.assertGreater(contrast(), 400)
@@ -271,11 +279,13 @@ class Page(OnePage):
         self.browser.media("dark", "print")
         self.assertGreater(ground(), 700)
         self.assertEqual(self.evaluate(fill), light)
-        self.assertEqual(self.evaluate("getComputedStyle(document.getElementById('controls')).display"), "none")
+        shown = self.evaluate("getComputedStyle(document.getElementById('controls')).display")
+        self.assertEqual(shown, "none")
         self.assertTrue(self.browser.pdf().startswith(b"%PDF"))
 
     def tip(self):
-        return self.evaluate("document.getElementById('tip').hidden ? '' : document.getElementById('tip').innerText")
+        tip = "document.getElementById('tip')"
+        return self.evaluate(f"{tip}.hidden ? '' : {tip}.innerText")
 
     def test_the_pointer_is_told_what_it_points_at(self):
         x, y, _, _ = self.browser.box("#bytes .plot")
@@ -294,7 +304,8 @@ class Page(OnePage):
         self.assertEqual(self.tip(), "")
 
     def view(self, chart="bytes"):
-        box = self.evaluate(f"document.querySelector('#{chart} .plot > svg').getAttribute('viewBox')")
+        svg = f"document.querySelector('#{chart} .plot > svg')"
+        box = self.evaluate(f"{svg}.getAttribute('viewBox')")
         left, _, width, _ = map(float, box.split())
         return left, width
 
@@ -341,13 +352,15 @@ class Page(OnePage):
 
     def test_tables_are_sorted_by_any_column(self):
         column = (
-            "[...document.querySelectorAll('#peak tbody')[0].rows].map((r) => Number(r.cells[1].dataset.v))"
+            "[...document.querySelectorAll('#peak tbody')[0].rows]"
+            ".map((row) => Number(row.cells[1].dataset.v))"
         )
         before = self.evaluate(column)
         for order in (True, False):
             self.browser.click(*self.browser.box("#peak th:nth-child(2) button")[:2])
             self.assertEqual(self.evaluate(column), sorted(before, reverse=order))
-        said = self.evaluate("document.querySelector('#peak th:nth-child(2)').getAttribute('aria-sort')")
+        head = "document.querySelector('#peak th:nth-child(2)')"
+        said = self.evaluate(f"{head}.getAttribute('aria-sort')")
         self.assertEqual(said, "ascending")
 
     def test_it_can_be_read_without_its_script(self):
@@ -358,8 +371,9 @@ class Page(OnePage):
             self.browser.call("Emulation.setScriptExecutionDisabled", value=False)
         self.assertIsNone(self.evaluate("document.documentElement.dataset.ready"))
         self.assertTrue(self.evaluate("document.getElementById('controls').hidden"))
-        self.assertRegex(self.evaluate("document.querySelector('#map rect title').textContent"), "iB at 0x")
-        self.assertGreaterEqual(self.evaluate("document.querySelectorAll('#bytes .x span').length"), 3)
+        self.assertRegex(self.text("#map rect title"), "iB at 0x")
+        labels = self.evaluate("document.querySelectorAll('#bytes .x span').length")
+        self.assertGreaterEqual(labels, 3)
 
     def test_a_trace_of_nothing_is_a_page_too(self):
         empty = os.path.join(self.folder.name, "empty.csv")
