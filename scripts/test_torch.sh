@@ -21,7 +21,7 @@ install() { # VERSION
 in_rig() { # VERSION PROGRAM [ARGUMENT...]
     local version=$1
     shift
-    LD_LIBRARY_PATH=$folder LD_PRELOAD=$runtime PYTHONPATH=$root/python:$root/tests/torch \
+    LD_LIBRARY_PATH=$folder LD_PRELOAD=$runtime PYTHONPATH=$root/python:$root/tests/torch:$root/tests/python \
         FOREBAY_LIBRARY=${FOREBAY_LIBRARY:-$target/release/libforebay.so} \
         "$root/.venv-torch-$version/bin/python" "$@"
 }

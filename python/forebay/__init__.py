@@ -33,6 +33,7 @@ _LATER = {
     "configure": "settings",
     "pools": "pool",
     "publish": "publishing",
+    "top": "_top",
     "unpublish": "publishing",
 }
 
@@ -40,7 +41,4 @@ _LATER = {
 def __getattr__(name):
     if name in _LATER:
         return getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
-    if name == "top":
-        # The module, which can be called.
-        return importlib.import_module(".top", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

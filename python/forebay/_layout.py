@@ -4,7 +4,7 @@ import ctypes
 import math
 
 from ._arrays import is_tensor, torch_dtype
-from ._library import PrefetchLeaf
+from ._abi import PrefetchLeaf
 from ._tree import Differs
 
 #: A leaf begins at a multiple of this in a slot, in bytes.

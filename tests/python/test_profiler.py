@@ -877,7 +877,7 @@ class Saying(unittest.TestCase):
 class Imports(unittest.TestCase):
     def test_they_start_and_load_nothing(self):
         program = (
-            "import sys, threading, forebay, forebay.profiler, forebay.publishing, forebay.top\n"
+            "import sys, threading, forebay, forebay.profiler, forebay.publishing, forebay._top\n"
             "from forebay.formats import openmetrics\n"
             "from forebay import _library, _observe\n"
             "assert _library.library.cache_info().currsize == 0\n"

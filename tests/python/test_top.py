@@ -27,7 +27,7 @@ import numpy as np
 
 import forebay
 from blocks import BlockPool
-from forebay import _state, publishing, top
+from forebay import _state, _top, publishing
 from forebay.cache import TensorCache
 from forebay.prefetch import Prefetcher
 
@@ -103,7 +103,7 @@ class Folders(unittest.TestCase):
         return [
             sys.executable,
             "-c",
-            "import argparse, sys; from forebay import top; parser = argparse.ArgumentParser(); "
+            "import argparse, sys; from forebay.cli import top; parser = argparse.ArgumentParser(); "
             "top.add_arguments(parser); sys.exit(top.run(parser.parse_args()))",
             *map(str, arguments),
         ]
@@ -318,7 +318,7 @@ class View(unittest.TestCase):
     def test_rows_say_what_was_read(self):
         state = rich_state()
         state["pools"] = [one for one in state["pools"] if one["name"] == "work"]
-        lines = top.render(state, width=80)
+        lines = _top.render(state, width=80)
         text = "\n".join(lines)
         self.assertRegex(text, r"(?m)^work +\[█+▒*░+\] +8\.00Mi +\d\d\.0Mi +64\.0Mi +- +\d+ %")
         self.assertRegex(text, r"(?m)^cpu #\d+ .* 1 +- +100 % +0 +lru$")
@@ -334,7 +334,7 @@ class View(unittest.TestCase):
         state["pools"][0]["allocations"] += 5000
         state["pools"][0]["hits"] += 4500
         state["pools"][0]["misses"] += 500
-        lines = top.render(state, before, width=100)
+        lines = _top.render(state, before, width=100)
         row = next(line for line in lines if line.startswith("work"))
         self.assertRegex(row, r" 2\.5k +90 % ")
 
@@ -349,11 +349,11 @@ class View(unittest.TestCase):
         state["command"] = "python " * 50
         for width in (20, 40, 79, 80, 81, 120, 250):
             for height in (5, 10, 24, 30, 60, 100):
-                lines = top.render(state, state, width=width, height=height, foot="q quits")
+                lines = _top.render(state, state, width=width, height=height, foot="q quits")
                 self.assertEqual(len(lines), height)
                 self.assertLessEqual(max(map(len, lines)), width)
                 self.assertEqual(lines[-1], "q quits")
-        text = "\n".join(top.render(state, width=80, height=24, foot="q quits"))
+        text = "\n".join(_top.render(state, width=80, height=24, foot="q quits"))
         for word in ("Pools", "Caches", "Prefetch", "more"):
             self.assertIn(word, text)
 
@@ -364,21 +364,21 @@ class View(unittest.TestCase):
         state["caches"][-1]["policy"] = "\x9b31m"
         # Two columns wide, and none.
         state["pools"][-1]["name"] += "\u4e00\u0301"
-        for line in top.render(state, width=200):
+        for line in _top.render(state, width=200):
             self.assertTrue(line.isprintable(), line)
             self.assertNotRegex(line, "\u4e00|\u0301")
 
     def test_colour_changes_no_column(self):
         state = rich_state()
-        plain = top.render(state, state, width=80)
-        coloured = top.render(state, state, width=80, colour=True)
+        plain = _top.render(state, state, width=80)
+        coloured = _top.render(state, state, width=80, colour=True)
         self.assertEqual([re.sub(r"\x1b\[[\d;]*m", "", line) for line in coloured], plain)
         self.assertTrue(any("\x1b[" in line for line in coloured))
-        ascii_only = "\n".join(top.render(state, width=80, blocks=False))
+        ascii_only = "\n".join(_top.render(state, width=80, blocks=False))
         self.assertTrue(ascii_only.isascii())
 
     def test_bars(self):
-        paint = top._Painter(80, False, True)
+        paint = _top._Painter(80, False, True)
         for live, held, whole, drawn in (
             (0, 0, 100, "░░░░░░░░░░"),
             (50, 70, 100, "█████▒▒░░░"),
@@ -406,7 +406,7 @@ class View(unittest.TestCase):
 
     def test_the_machine_as_far_as_it_is_known(self):
         state = rich_state(machine={})
-        self.assertRegex(top.render(state)[1], r"^process .* MiB, at most .* MiB *$")
+        self.assertRegex(_top.render(state)[1], r"^process .* MiB, at most .* MiB *$")
         gpu = {"index": 0, "free": 30 << 30, "total": 80 << 30}
         machine = {
             "level": "critical",
@@ -415,7 +415,7 @@ class View(unittest.TestCase):
             "pressure_some_avg10": 12.34,
             "gpus": [gpu, {**gpu, "index": 1, "free": None}],
         }
-        lines = top.render(rich_state(machine=machine), width=120)
+        lines = _top.render(rich_state(machine=machine), width=120)
         self.assertTrue(
             lines[1].endswith(
                 "; left 1.00 MiB; pressure 12.3 %  critical (cgroup v2 /a memory.high)"
@@ -425,7 +425,7 @@ class View(unittest.TestCase):
 
     def test_nothing_open_is_said(self):
         state = {**rich_state(), "pools": [], "caches": [], "prefetchers": []}
-        self.assertIn("No pool, cache or prefetcher is open.", top.render(state))
+        self.assertIn("No pool, cache or prefetcher is open.", _top.render(state))
 
 
 class Command(Folders):

@@ -2,7 +2,6 @@
 
 import gc
 import gzip
-import json
 import os
 import pathlib
 import pickle

@@ -24,7 +24,7 @@ COMMANDS = {
     "replay": ("forebay.cli.replay", "replay a trace into a pool and say what it cost"),
     "plan": ("forebay.cli.plan", "place the blocks of a trace in one arena"),
     "report": ("forebay.report", "make a page of a trace"),
-    "top": ("forebay.top", "show the memory of a running process"),
+    "top": ("forebay.cli.top", "show the memory of a running process"),
     "doctor": ("forebay.cli.doctor", "say what this machine has, and what to do"),
     "export": ("forebay.cli.export", "write a trace for other tools"),
     "import": ("forebay.cli.import_", "read the files of other tools as a trace"),

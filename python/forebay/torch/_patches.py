@@ -5,7 +5,6 @@ look their C++ ones up in ``torch._C`` whenever they are called, so those are wh
 only where it exists. What cannot be served raises an error that names the alternative.
 """
 
-from .._library import check, library
 from . import _stats
 from ._history import HISTORY
 from ._pool import device_index

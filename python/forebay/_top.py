@@ -5,7 +5,6 @@
 """
 
 import contextlib
-import json
 import os
 import select
 import shutil
@@ -13,14 +12,13 @@ import signal
 import sys
 import threading
 import time
-import types
 from unicodedata import combining, east_asian_width
 
 from . import publishing
 from ._library import ForebayError
 from ._units import count, fitted, share, size, span
 
-__all__ = ["add_arguments", "run", "top"]
+__all__ = ["top"]
 
 #: How often a terminal is looked at whether it has another size.
 _GLANCE = 0.25
@@ -31,7 +29,7 @@ _BOLD, _DIM, _LIVE, _HELD, _ALARM = "1", "2", "36", "34", "31"
 # ----- what is shown
 
 
-def _plain(text):
+def plain(text):
     """A name as it can be shown, a column a character: what it is called is up to the program that
     is watched."""
     return "".join(
@@ -64,7 +62,7 @@ class _Painter:
         return made
 
     def fit(self, text, width):
-        return fitted(_plain(text), width).replace("…", self.ellipsis)
+        return fitted(plain(text), width).replace("…", self.ellipsis)
 
     def bar(self, live, held, whole, width):
         """Parts of a bar: what is live, what is held besides, and the rest."""
@@ -156,7 +154,7 @@ def _cache_lines(paint, state, before, seconds):
             paint.line(
                 f"{paint.fit(one['name'], name):{name}} {_short(one['bytes']):>9}"
                 f"{count(one['entries']):>9}{_told(gets):>9}{_hits(one, old):>7}"
-                f"{count(one['evicted']):>9}  {_plain(one['policy'])}"
+                f"{count(one['evicted']):>9}  {plain(one['policy'])}"
             )
         )
     return lines
@@ -173,7 +171,7 @@ def _prefetch_lines(paint, state, before, seconds):
         old = earlier.get(one["number"])
         copied = _rate(one, old, "bytes_copied", seconds)
         slots = f"{one.get('used_slots', 0)}/{one.get('slots', 0)}"
-        verdict = _plain(one.get("verdict", "-"))
+        verdict = plain(one.get("verdict", "-"))
         look = _ALARM if not verdict.endswith("compute") else ""
         lines.append(
             paint.line(
@@ -200,8 +198,8 @@ def _head_lines(paint, state):
     level = machine.get("level", "")
     alarm = _ALARM if level not in ("", "ok") else ""
     source = machine.get("limit_source", "")
-    tail = f"  {_plain(level)}" + (
-        f" ({_plain(source)})" if source not in ("", "MemAvailable") else ""
+    tail = f"  {plain(level)}" + (
+        f" ({plain(source)})" if source not in ("", "MemAvailable") else ""
     )
     lines = [first, paint.line(parts, (tail, alarm))]
     gpus = [
@@ -339,11 +337,11 @@ def _draws_blocks(out):
     return (getattr(out, "encoding", None) or "").lower().replace("-", "") == "utf8"
 
 
-def _is_terminal(out):
+def is_terminal(out):
     return out.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
 
 
-def _live(read, interval, out):
+def live(read, interval, out):
     """Shows what ``read`` gives until q is pressed, or it gives no more; returns the last state,
     and whether q was pressed."""
     colour, blocks = "NO_COLOR" not in os.environ, _draws_blocks(out)
@@ -380,7 +378,7 @@ def _live(read, interval, out):
 
 
 @contextlib.contextmanager
-def _ends_well():
+def ends_well():
     """A request to end leaves the terminal as it was."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -399,7 +397,7 @@ def _ends_well():
         signal.signal(signal.SIGTERM, before)
 
 
-def _once(state, before, out):
+def show(state, before, out):
     columns = shutil.get_terminal_size((80, 24)).columns if out.isatty() else 80
     lines = render(state, before, width=max(columns, 20), blocks=_draws_blocks(out))
     out.write("\n".join(line.rstrip() for line in lines) + "\n")
@@ -432,99 +430,10 @@ def top(pid=None, *, once=False, interval=1.0, file=None):
         def read():
             return publishing.read(pid)
 
-    if not once and _is_terminal(out):
-        with _ends_well():
-            _live(read, interval, out)
+    if not once and is_terminal(out):
+        with ends_well():
+            live(read, interval, out)
         return
     state = read()
-    _once(state, _own.get(pid), out)
+    show(state, _own.get(pid), out)
     _own[pid] = state
-
-
-class _Callable(types.ModuleType):
-    """``forebay.top`` is this module, and ``forebay.top()`` what it is there for."""
-
-    def __call__(self, *args, **kwargs):
-        return top(*args, **kwargs)
-
-
-sys.modules[__name__].__class__ = _Callable
-
-
-# ----- as a command
-
-
-def add_arguments(parser):
-    """The arguments of ``python -m forebay top``."""
-    parser.add_argument(
-        "pid",
-        type=int,
-        nargs="?",
-        metavar="PID",
-        help="the process; it may be left out where only one publishes",
-    )
-    parser.add_argument("--once", action="store_true", help="print it once, and end")
-    parser.add_argument("--json", action="store_true", help="print what is published, as JSON")
-    parser.add_argument(
-        "--interval",
-        type=float,
-        default=1.0,
-        metavar="SECONDS",
-        help="how often it is read (1); with --once, what rates are over",
-    )
-
-
-def run(args) -> int:
-    """What ``python -m forebay top`` does; 0 when all went well, 1 when the process cannot be
-    shown, 2 for what was called wrongly. Errors are a line on standard error."""
-    if not 0 <= args.interval <= 3600:
-        return _failed(f"--interval is {args.interval}; it must be 0 to 3600 seconds", 2)
-    try:
-        pid = args.pid
-        if pid is None:
-            states = publishing.published()
-            if not states:
-                return _failed(
-                    "no process publishes: start one with FOREBAY_PUBLISH=1, or call "
-                    "forebay.publish() in it",
-                    1,
-                )
-            if len(states) > 1:
-                listed = "".join(
-                    f"\n{one['pid']:>8}  {_plain(one['command'])[:70]}" for one in states
-                )
-                return _failed(f"several processes publish; name one:{listed}", 2)
-            pid = states[0]["pid"]
-        state = publishing.read(pid)
-    except ForebayError as error:
-        return _failed(str(error), 1)
-    if args.json:
-        print(json.dumps(state))
-        return 0
-    if args.once or not _is_terminal(sys.stdout):
-        return _print_once(pid, state, args.interval)
-    asked = True
-    with _ends_well():
-        state, asked = _live(lambda: publishing.read(pid), max(args.interval, 0.05), sys.stdout)
-    if not asked:
-        _once(state, None, sys.stdout)
-        print(f"\nProcess {pid} has ended, or publishes no more.")
-    return 0
-
-
-def _print_once(pid, state, interval):
-    """Once, with rates over ``interval`` seconds."""
-    before = None
-    if interval:
-        time.sleep(interval)
-        with contextlib.suppress(ForebayError):
-            later = publishing.read(pid)
-            if later["clock"] != state["clock"]:
-                before, state = state, later
-    _once(state, before, sys.stdout)
-    return 0
-
-
-def _failed(message, status):
-    print(f"forebay top: {message}", file=sys.stderr)
-    return status
