@@ -5,7 +5,6 @@
 import random
 import subprocess
 import sys
-import time
 import unittest
 import warnings
 from unittest import mock
@@ -208,23 +207,15 @@ class Policies(unittest.TestCase):
         effects = manager.get_statistics()["policy_effects"]
         self.assertEqual((effects["system_calls"], effects["warm_bytes"]), (before, 32 * MIB))
 
-    def test_latency_first_takes_a_third_of_what_conservative_takes(self):
-        def cost(manager):
-            best = float("inf")
-            for _ in range(5):
-                began = time.thread_time_ns()
-                for _ in range(20):
-                    tensor = manager.allocate_tensor((4 * MIB,), np.uint8, prefer_gpu=False)
-                    tensor[::4096] = 1
-                    manager.free_tensor(tensor)
-                best = min(best, time.thread_time_ns() - began)
-            return best
-
-        # One that follows another, so that what both share is the same.
+    def test_conservative_asks_the_system_each_time(self):
+        # What latency_first saves; make bench-python has what it takes.
         manager = manager_of("conservative")
-        conservative = cost(manager)
-        manager.set_policy(MemoryPolicy.LATENCY_FIRST)
-        self.assertLessEqual(cost(manager) * 3, conservative)
+        for _ in range(50):
+            tensor = manager.allocate_tensor((4 * MIB,), np.uint8, prefer_gpu=False)
+            manager.free_tensor(tensor)
+        stats = manager.get_statistics()
+        self.assertGreaterEqual(stats["policy_effects"]["system_calls"], 50)
+        self.assertEqual(stats["cache_stats"]["hits"], 0)
 
     def test_set_policy_really_changes_the_pool(self):
         manager = manager_of("aggressive_reuse")
