@@ -566,6 +566,8 @@ class Document(Case):
             **os.environ, "PYTHONPATH": python_path,
             "PATH": f"{self.path('bin')}{os.pathsep}{os.environ['PATH']}",
         }  # fmt: skip
+        if os.environ.get("FOREBAY_LIBRARY"):
+            environment["FOREBAY_LIBRARY"] = os.path.abspath(os.environ["FOREBAY_LIBRARY"])
         os.symlink(STEP, self.path("step.csv.gz"))
         with open(self.path("prepare.py"), "w") as file:
             file.write(_PREPARE)
