@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 import unittest
 from unittest import mock
 
@@ -477,6 +478,36 @@ class Doctor(Case):
                 found = self.findings().get(name)
             self.assertEqual(found and found.status, status, (path, content))
 
+    def memory(self, level="ok", kills=0, gpus=()):
+        """What is said of a machine whose monitor reads this."""
+        info = {
+            "system_available": 3 << 30, "system_total": 8 << 30, "limit_source": "cgroup v2 /a memory.max",
+            "level": level, "oom_kills": kills, "gpus": list(gpus),
+        }  # fmt: skip
+        monitor = types.ModuleType("forebay.monitor")
+        monitor.SystemMemoryMonitor = lambda: types.SimpleNamespace(get_memory_info=lambda: info)
+        with mock.patch.dict(sys.modules, {"forebay.monitor": monitor}):
+            return {one.name: one for one in doctor._memory()}
+
+    def test_memory_that_is_left(self):
+        for level, status in (("ok", "ok"), ("elevated", "warning"), ("critical", "problem")):
+            found = self.memory(level)
+            self.assertEqual(list(found), ["memory"])
+            self.assertEqual(found["memory"].status, status)
+            self.assertEqual(
+                found["memory"].found, "3.00 GiB left of 8.00 GiB, as cgroup v2 /a memory.max has it"
+            )
+        found = self.memory(kills=3)["oom kills"]
+        self.assertEqual((found.status, found.found), ("warning", "3 processes were killed here"))
+        gpus = [
+            {"index": 0, "total": 100 << 30, "free": 9 << 30},
+            {"index": 1, "total": 100 << 30, "free": 50 << 30},
+            {"index": 2, "total": None, "free": None},
+        ]
+        found = self.memory(gpus=gpus)
+        self.assertEqual(list(found), ["memory", "GPU 0 memory", "GPU 1 memory"])
+        self.assertEqual([one.status for one in found.values()], ["ok", "warning", "ok"])
+
     def test_a_kernel_without_io_uring(self):
         import errno
 
@@ -566,6 +597,8 @@ class Document(Case):
             **os.environ, "PYTHONPATH": python_path,
             "PATH": f"{self.path('bin')}{os.pathsep}{os.environ['PATH']}",
         }  # fmt: skip
+        if os.environ.get("FOREBAY_LIBRARY"):
+            environment["FOREBAY_LIBRARY"] = os.path.abspath(os.environ["FOREBAY_LIBRARY"])
         os.symlink(STEP, self.path("step.csv.gz"))
         with open(self.path("prepare.py"), "w") as file:
             file.write(_PREPARE)

@@ -261,15 +261,25 @@ def _memory():
         yield Finding("memory", WARNING, str(error), "the monitor cannot read /proc or the control groups")
         return
     what = f"{_units.size(info['system_available'])} left of {_units.size(info['system_total'])}"
-    if info.get("limit_source"):
-        what += f", as {info['limit_source']} has it"
-    level = info.get("level", "ok")
-    if level == "critical":
+    what += f", as {info['limit_source']} has it"
+    if info["level"] == "critical":
         yield Finding("memory", PROBLEM, what, "it is about to run out: end something, or raise that limit")
-    elif level == "elevated":
+    elif info["level"] == "elevated":
         yield Finding("memory", WARNING, what, "little is left: pools give idle memory back now")
     else:
         yield _ok("memory", what)
+    if info["oom_kills"]:
+        advice = "for want of memory: raise the control group's limit, or give pools one (max_bytes)"
+        yield Finding("oom kills", WARNING, f"{info['oom_kills']} processes were killed here", advice)
+    for gpu in info["gpus"]:
+        name = f"GPU {gpu['index']} memory"
+        if gpu["total"] is None or gpu["free"] is None:
+            continue
+        what = f"{_units.size(gpu['free'])} free of {_units.size(gpu['total'])}"
+        if gpu["free"] < gpu["total"] // 10:
+            yield Finding(name, WARNING, what, "others have most of it: nvidia-smi says who")
+        else:
+            yield _ok(name, what)
 
 
 def _limits():

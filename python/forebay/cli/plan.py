@@ -41,7 +41,7 @@ class _Lifetime:
     """What a file says of the lives of its blocks, and plans of it."""
 
     def __init__(self, path, alignment):
-        self._open = contextlib.ExitStack()
+        self._open, self._interrupts = contextlib.ExitStack(), []
         handle = ctypes.c_void_p()
         check(library().forebay_lifetime_create(ctypes.byref(handle)))
         self.handle = handle
@@ -60,8 +60,8 @@ class _Lifetime:
 
     def plan(self, time, seed=0, flags=0, watch=None):
         """A plan, which ends with this object. ``watch`` is called with bytes, the bound and seconds
-        so far. An interrupt ends it with the plan so far."""
-        interrupts = []
+        so far. An interrupt ends it with the plan so far, and the next one at once."""
+        interrupts = self._interrupts
 
         @_Progress
         def watching(found, _):

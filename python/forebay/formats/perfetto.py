@@ -84,9 +84,12 @@ class _Packets:
         uuid = self._track(descriptor + _bytes(_COUNTER, _number(_UNIT, unit)))
         return _number(_TYPE, _COUNTER_EVENT) + _number(_TRACK, uuid) + varint(_VALUE << 3)
 
-    def value(self, time, counter, value):
-        event = counter + varint(min(value, _MOST))
-        self.packet(b"\x40" + varint(time) + b"\x50\x01\x5a" + varint(len(event)) + event)
+    def values(self, time, *values):
+        """A packet for each counter and value."""
+        head = b"\x40" + varint(time) + b"\x50\x01\x5a"
+        for counter, value in values:
+            event = counter + varint(min(value, _MOST))
+            self.packet(head + varint(len(event)) + event)
 
     def instant(self, time, track, name, **numbers):
         event = _number(_TYPE, _INSTANT) + _number(_TRACK, track) + _bytes(_EVENT_NAME, name)
@@ -96,7 +99,7 @@ class _Packets:
         self.packet(_number(_TIMESTAMP, time) + _number(_SEQUENCE, 1) + _bytes(_EVENT, event))
 
 
-# `value` writes these three by hand.
+# `values` writes these three by hand.
 assert (_number(_TIMESTAMP, 0)[:-1], _number(_SEQUENCE, 1), _bytes(_EVENT, b"")[:-1]) == (
     b"\x40", b"\x50\x01", b"\x5a",
 )
@@ -131,11 +134,9 @@ def _write(packets, path, pid, name, moved, first, progress, reserved=None):
             counter = packets.counter(process, f"live bytes, stream {stream:#x}", _SIZE_BYTES)
             own = streams[stream] = [counter, 0]
         own[1] += size if event.action == trace.ALLOCATE else -size
-        packets.value(time, live, blocks.bytes)
-        packets.value(time, count, len(blocks.live))
-        packets.value(time, *own)
+        packets.values(time, (live, blocks.bytes), (count, len(blocks.live)), own)
         if reserved:
-            packets.value(time, pages, reserved.after(event))
+            packets.values(time, (pages, reserved.after(event)))
         if progress and not number & 0x3FFF:
             progress(number)
     return start if first is None else first, blocks
