@@ -215,10 +215,11 @@ class _Steps:
     """The steps of this process."""
 
     def __init__(self):
-        self.lock = threading.Lock()
         self.clear()
 
     def clear(self):
+        # A new lock: in a child of fork nobody may be there to let the old one go.
+        self.lock = threading.Lock()
         self.count = self.total = self.longest = 0
         self.buckets = []
 
@@ -240,6 +241,8 @@ class _Steps:
 
 
 _steps = _Steps()
+# The parent's are the parent's.
+os.register_at_fork(after_in_child=_steps.clear)
 
 
 def record_step(seconds):

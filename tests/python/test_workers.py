@@ -270,6 +270,17 @@ class ThisProcess(unittest.TestCase):
             with self.assertRaisesRegex(ValueError, "seconds is"):
                 workers.record_step(seconds)
 
+    def test_a_child_of_fork_has_steps_of_its_own(self):
+        workers.record_step(1)
+        with workers._steps.lock:
+            child = os.fork()
+            if child == 0:
+                workers.record_step(2)
+                record = collect()
+                os._exit(0 if (record["steps"], record["step_ns"]) == (1, 2 * 10**9) else 1)
+        self.assertEqual(os.waitpid(child, 0)[1], 0)
+        self.assertEqual(collect()["steps"], 1)
+
     def test_names(self):
         os.environ["RANK"] = "12"
         try:
