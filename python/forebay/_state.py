@@ -108,29 +108,14 @@ _MACHINE = (
 
 
 def _machine():
-    """What the machine has left for this process, by the monitor, or else by the kernel."""
-    try:
-        from .monitor import SystemMemoryMonitor
+    """What the machine has left for this process; nothing where the kernel does not say."""
+    from .monitor import SystemMemoryMonitor
 
-        told = SystemMemoryMonitor().get_memory_info()
-        return {name: told[name] for name in _MACHINE if told.get(name) is not None}
-    except (ImportError, ForebayError):
-        pass
-    found = {}
     try:
-        with open("/proc/pressure/memory", encoding="ascii") as file:
-            for line in file:
-                kind, average = line.split()[:2]
-                found[f"pressure_{kind}_avg10"] = float(average.partition("=")[2])
-    except (OSError, ValueError):
-        pass
-    with open("/proc/meminfo", encoding="ascii") as file:
-        for line in file:
-            name, _, value = line.partition(":")
-            if name in ("MemAvailable", "MemTotal"):
-                key = "system_available" if name == "MemAvailable" else "system_total"
-                found[key] = int(value.split()[0]) * 1024
-    return found
+        told = SystemMemoryMonitor().get_memory_info()
+    except ForebayError:
+        return {}
+    return {name: told[name] for name in _MACHINE if told.get(name) is not None}
 
 
 def _cache_of(one):

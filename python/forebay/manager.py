@@ -12,6 +12,7 @@ from typing import Any
 
 from . import _device
 from .memory_pool import MIB, MemoryPool
+from .monitor import SystemMemoryMonitor
 
 __all__ = ["MemoryManager", "MemoryPolicy"]
 
@@ -202,7 +203,7 @@ class MemoryManager:
         pool has nine tenths of its limit given out; ``LATENCY_FIRST`` when ``latency_ms``, what the
         caller measured, is above 16, a frame; ``BALANCED`` otherwise."""
         usage = [pool.get_usage()["usage_percentage"] for pool in self._made]
-        if _system_memory().get("level") == "critical":
+        if SystemMemoryMonitor().get_memory_info()["level"] == "critical":
             chosen = MemoryPolicy.CONSERVATIVE
         elif max(usage, default=0.0) > 90.0:
             chosen = MemoryPolicy.AGGRESSIVE_REUSE
@@ -241,7 +242,7 @@ class MemoryManager:
         usage = {place: pool.get_usage() for place, pool in made.items()}
         return {
             "policy": self._policy.value,
-            "system_memory": _system_memory(),
+            "system_memory": SystemMemoryMonitor().get_memory_info(),
             "cpu_pool": usage.get("cpu", dict(_NO_POOL)),
             "gpu_pool": usage.get("gpu", dict(_NO_POOL)),
             "cache_stats": {
@@ -292,11 +293,3 @@ class MemoryManager:
 
 def _ratio(over, under):
     return over / under if under else 0.0
-
-
-def _system_memory():
-    try:
-        from .monitor import SystemMemoryMonitor
-    except ImportError:
-        return {}
-    return SystemMemoryMonitor().get_memory_info()

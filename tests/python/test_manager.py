@@ -102,13 +102,14 @@ class Manager(unittest.TestCase):
 
     def test_it_adapts(self):
         manager = MemoryManager("conservative", max_cpu_bytes=32 * MIB)
-        with mock.patch("forebay.manager._system_memory", return_value={"level": "ok"}):
+        asked = "forebay.monitor.SystemMemoryMonitor.get_memory_info"
+        with mock.patch(asked, return_value={"level": "ok"}):
             self.assertIs(manager.monitor_and_adapt(), MemoryPolicy.BALANCED)
             self.assertIs(manager.monitor_and_adapt(latency_ms=20), MemoryPolicy.LATENCY_FIRST)
             held = manager.allocate_tensor((30 * MIB,), np.uint8, prefer_gpu=False)
             self.assertIs(manager.monitor_and_adapt(latency_ms=20), MemoryPolicy.AGGRESSIVE_REUSE)
             del held
-        with mock.patch("forebay.manager._system_memory", return_value={"level": "critical"}):
+        with mock.patch(asked, return_value={"level": "critical"}):
             self.assertIs(manager.monitor_and_adapt(), MemoryPolicy.CONSERVATIVE)
         self.assertEqual(manager.get_statistics()["policy"], "conservative")
 

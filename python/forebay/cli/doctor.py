@@ -251,10 +251,8 @@ def _cupy():
 
 
 def _memory():
-    try:
-        from ..monitor import SystemMemoryMonitor
-    except ImportError:
-        return
+    from ..monitor import SystemMemoryMonitor
+
     try:
         info = SystemMemoryMonitor().get_memory_info()
     except ForebayError as error:
