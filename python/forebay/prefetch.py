@@ -446,11 +446,11 @@ class Prefetcher:
     ``lookahead`` batches are ready, or on their way, beside the one that is worked on; 0 does
     everything when it is asked for, on the caller's thread. ``num_workers`` are threads that copy: one
     more takes batches from the loader. ``device`` is ``"cpu"`` (arrays and tensors stay what they are)
-    or a CUDA device (PyTorch's tensors; arrays become tensors). What cannot be packed stays in its place
-    as it is: objects, strings, sparse tensors, and what is on a device already. ``pin_memory=False`` stages in memory
-    that is not pinned. ``keep`` batches stay valid beside the last one. ``copy`` gives tensors that
-    stay. ``debug`` overwrites a batch when it is not valid any more. ``max_batch_bytes`` and
-    ``max_pinned_bytes`` bound memory.
+    or a CUDA device (PyTorch's tensors; arrays become tensors). What cannot be packed stays in its
+    place as it is: objects, strings, sparse tensors, and what is on a device already.
+    ``pin_memory=False`` stages in memory that is not pinned. ``keep`` batches stay valid beside the
+    last one. ``copy`` gives tensors that stay. ``debug`` overwrites a batch when it is not valid any
+    more. ``max_batch_bytes`` and ``max_pinned_bytes`` bound memory.
     """
 
     def __init__(
