@@ -256,6 +256,24 @@ class Prefetch(Case):
                     self.assertEqual(weight.grad.unique().numel(), 1)
             loader.close()
 
+    def test_ragged_and_growing_batches(self):
+        # Slots move as they grow, and what was made of them before is not taken for them.
+        types = (torch.uint8, torch.float64, torch.bfloat16, torch.int32)
+        sizes = [1, 5000, 100, 300_000, 0, 70_000, 3_000_000, 3, 2_999_999, 17] * 2
+        batches = [
+            [torch.arange(size % 999 + 1).to(types[at % 4]), torch.full((size,), at).to(types[at % 3])]
+            for at, size in enumerate(sizes)
+        ]
+        for device in ("cpu", DEVICE):
+            for lookahead in (0, 1, 3):
+                loader = Prefetcher(lookahead=lookahead, keep=1, device=device).wrap(batches)
+                count = 0
+                for expected, got in zip(batches, loader):
+                    self.assertTrue(all(same(one, other) for one, other in zip(expected, got)))
+                    count += 1
+                self.assertEqual(count, len(batches))
+                loader.close()
+
     def test_without_pinned_memory(self):
         loader = Prefetcher(device=DEVICE, pin_memory=False).wrap([torch.ones(1000)] * 5)
         for batch in loader:
