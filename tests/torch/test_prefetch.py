@@ -242,6 +242,19 @@ class Prefetch(Case):
                 self.assertIs(got[10], sparse)
             self.assertEqual(loader.stats()["passed_through"], 2 * 3)
 
+    def test_what_cannot_be_packed_follows_what_can(self):
+        dense, sparse, on_a_gpu = torch.ones(3, 3), torch.eye(3).to_sparse(), torch.eye(3).to(DEVICE)
+        batches = [[dense], [sparse], [dense], [on_a_gpu], [dense], [dense.to(torch.int8)], [None]]
+        for device in ("cpu", DEVICE):
+            loader = Prefetcher(device=device, copy=True).wrap(batches)
+            for (expected,), (got,) in zip(batches, loader):
+                if expected is None or expected is sparse or expected is on_a_gpu:
+                    self.assertIs(got, expected)
+                else:
+                    self.assertTrue(same(got, expected))
+            self.assertEqual(loader.stats()["passed_through"], 2)
+            loader.close()
+
     def test_batches_of_a_validation_and_of_a_training_in_turns(self):
         # What is made in inference mode is of no use for gradients, and slots are made there first.
         for device in ("cpu", DEVICE):
