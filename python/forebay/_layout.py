@@ -60,14 +60,17 @@ class _ArraySource:
 class _TensorSource:
     """A tensor."""
 
-    __slots__ = ("index", "size", "is_complex")
+    __slots__ = ("index", "size", "is_complex", "strided")
 
     def __init__(self, index, leaf):
-        self.index, self.size, self.is_complex = index, leaf.size, leaf.given.is_complex
+        import torch
+
+        self.index, self.size, self.strided = index, leaf.size, torch.strided
+        self.is_complex = leaf.given.is_complex
 
     def place(self, arrays):
         tensor = arrays[self.index]
-        if not tensor.is_cpu:
+        if not tensor.is_cpu or tensor.layout is not self.strided:
             raise Differs
         is_lazy = tensor.is_neg() or (self.is_complex and tensor.is_conj())
         if is_lazy or not tensor.is_contiguous():

@@ -32,8 +32,8 @@ def files():
 
 
 def shared():
-    """Names in shared memory. Other programs have some there, too."""
-    return set(os.listdir("/dev/shm"))
+    """Names in shared memory that are this program's: they say so."""
+    return [name for name in os.listdir("/dev/shm") if str(os.getpid()) in name or "forebay" in name]
 
 
 def resident_bytes():
