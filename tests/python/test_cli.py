@@ -101,12 +101,16 @@ class Commands(Case):
         self.fails(2, ["export", STEP, "-o", "x.y"], "`x.y`", "--format")
         self.fails(2, ["export", STEP, "-o", "x.json", "--snapshot", "y"], "--snapshot", "chrome")
         self.fails(2, ["export", STEP, "-o", "x.pickle", "--name", "y"], "--name", "torch")
-        self.fails(2, ["export", STEP, "-o", "x.csv", "--reserved", "balanced"], "--reserved", "rmm")
+        self.fails(
+            2, ["export", STEP, "-o", "x.csv", "--reserved", "balanced"], "--reserved", "rmm"
+        )
         self.fails(2, ["export", STEP, "-o", "x.json", "--reserved", "y"], "--reserved", "'y'")
         self.fails(2, ["import", STEP, "-o", "x", "--device", "0"], "--device", "rmm")
         self.fails(2, ["merge-trace", STEP, "-o", "x", "--offset", "1=3"], "--offset", "trace 1")
         for offset in ("3", "a=3", "0=b", "-1=3", "0=99999999999999999"):
-            self.fails(2, ["merge-trace", STEP, "-o", "x", f"--offset={offset}"], "--offset", offset)
+            self.fails(
+                2, ["merge-trace", STEP, "-o", "x", f"--offset={offset}"], "--offset", offset
+            )
 
     def test_what_fails_is_one_line(self):
         missing = self.path("missing.csv")
@@ -181,7 +185,9 @@ class Replay(Case):
         self.assertGreater(found["rounds"][1]["hits"], found["rounds"][0]["hits"])
 
     def test_table(self):
-        text = self.done("replay", STEP, "--rounds", "2", "--malloc", "--policy", "aggressive_reuse")
+        text = self.done(
+            "replay", STEP, "--rounds", "2", "--malloc", "--policy", "aggressive_reuse"
+        )
         for part in ("1,822 allocations", "policy aggressive_reuse", "ns per operation", "later"):
             self.assertIn(part, text)
         self.assertLessEqual(max(map(len, text.splitlines())), 100)
@@ -214,14 +220,21 @@ class Plan(Case):
     def rows(self):
         """Four blocks, two at a time, of which an arena of two is enough."""
         return [
-            (1, 0, "allocate", 1, 1024, 0), (1, 1, "allocate", 2, 512, 0), (1, 2, "free", 1, 1024, 0),
-            (1, 3, "allocate", 3, 1024, 0), (1, 4, "free", 2, 512, 0), (1, 5, "allocate", 4, 512, 0),
-            (1, 6, "free", 3, 1024, 0), (1, 7, "free", 4, 512, 0),
-        ]  # fmt: skip
+            (1, 0, "allocate", 1, 1024, 0),
+            (1, 1, "allocate", 2, 512, 0),
+            (1, 2, "free", 1, 1024, 0),
+            (1, 3, "allocate", 3, 1024, 0),
+            (1, 4, "free", 2, 512, 0),
+            (1, 5, "allocate", 4, 512, 0),
+            (1, 6, "free", 3, 1024, 0),
+            (1, 7, "free", 4, 512, 0),
+        ]
 
     def test_numbers(self):
         path = self.trace("t.csv", self.rows())
-        found = self.json("plan", path, "-o", self.path("p.csv"), "--svg", self.path("p.svg"), "--top", "2")
+        found = self.json(
+            "plan", path, "-o", self.path("p.csv"), "--svg", self.path("p.svg"), "--top", "2"
+        )
         self.assertEqual(found["tensors"], 4)
         self.assertEqual((found["lower_bound"], found["arena_bytes"]), (1536, 1536))
         self.assertEqual((found["gap_bytes"], found["optimal"], found["valid"]), (0, True, True))
@@ -323,9 +336,13 @@ class ExportAndImport(Case):
 
     def test_the_ending_or_the_option_says_which(self):
         for name, first in (
-            ("x.pickle", b"\x80\x02"), ("x.pkl", b"\x80\x02"), ("x.json", b'{"'), ("x.pftrace", b"\x0a"),
-            ("x.csv", b"Thread"), ("x.csv.gz", b"\x1f\x8b"),
-        ):  # fmt: skip
+            ("x.pickle", b"\x80\x02"),
+            ("x.pkl", b"\x80\x02"),
+            ("x.json", b'{"'),
+            ("x.pftrace", b"\x0a"),
+            ("x.csv", b"Thread"),
+            ("x.csv.gz", b"\x1f\x8b"),
+        ):
             self.done("export", STEP, "-o", self.path(name))
             with open(self.path(name), "rb") as file:
                 self.assertTrue(file.read(8).startswith(first), name)
@@ -350,7 +367,10 @@ class ExportAndImport(Case):
         self.assertEqual(sum(one["total_size"] for one in found["segments"]), reserved)
         self.assertEqual([len(events) for events in found["device_traces"]], [0, 1])
         for content in (
-            "", "{}", '{"stretches": 1}', '{"stretches": [{"address": 1, "size": 2, "pieces": [1]}]}',
+            "",
+            "{}",
+            '{"stretches": 1}',
+            '{"stretches": [{"address": 1, "size": 2, "pieces": [1]}]}',
             '{"stretches": [{"address": 1, "size": 2, "pieces": [[1, 2, "a", "live", 0, 0]]}]}',
             '{"stretches": [{"address": 1, "size": 2, "pieces": [[1, 2, 3, "x", 0, 0]]}]}',
         ):  # fmt: skip
@@ -394,8 +414,12 @@ class MergeTrace(Case):
         rows = [(1, 50, "allocate", 1, 8, 0), (1, 60, "free", 1, 8, 0)]
         paths = [self.trace(f"r{rank}.csv", rows) for rank in range(3)]
         with open(paths[1] + ".rank.json", "w") as file:
-            json.dump({"rank": 7, "world_size": 9, "clock_offset_ns": 1500, "clock_error_ns": 3}, file)
-        found = self.json("merge-trace", *paths, "-o", self.path("m"), "--offset", "2=-40")["traces"]
+            json.dump(
+                {"rank": 7, "world_size": 9, "clock_offset_ns": 1500, "clock_error_ns": 3}, file
+            )
+        found = self.json("merge-trace", *paths, "-o", self.path("m"), "--offset", "2=-40")[
+            "traces"
+        ]
         self.assertEqual([one["offset_ns"] for one in found], [0, 1500, -40])
         self.assertEqual(
             [one["name"] for one in found], ["rank 0: r0.csv", "rank 7: r1.csv", "rank 2: r2.csv"]
@@ -404,7 +428,13 @@ class MergeTrace(Case):
         text = self.done("merge-trace", *paths, "-o", self.path("m"))
         self.assertIn("moved by +1,500 ns", text)
         self.assertIn("ui.perfetto.dev", text)
-        for content in ("{", "[]", '{"clock_offset_ns": "a"}', '{"clock_offset_ns": 1e30}', '{"rank": null}'):
+        for content in (
+            "{",
+            "[]",
+            '{"clock_offset_ns": "a"}',
+            '{"clock_offset_ns": 1e30}',
+            '{"rank": null}',
+        ):
             with open(paths[1] + ".rank.json", "w") as file:
                 file.write(content)
             self.fails(1, ["merge-trace", *paths, "-o", self.path("m")], "r1.csv.rank.json")
@@ -424,7 +454,16 @@ class Doctor(Case):
             self.assertEqual(one["status"] == "ok", one["advice"] == "")
             self.assertRegex(out, rf"(?m)^{one['status']} +{re.escape(one['name'])} ")
         names = [one["name"] for one in found["findings"]]
-        for name in ("Python", "numpy", "library", "host pool", "preload", "driver", "torch", "cupy"):
+        for name in (
+            "Python",
+            "numpy",
+            "library",
+            "host pool",
+            "preload",
+            "driver",
+            "torch",
+            "cupy",
+        ):
             self.assertIn(name, names)
         self.assertIn(f"{found['problems']} problem", out)
 
@@ -447,10 +486,14 @@ class Doctor(Case):
             "resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100));"
             "sys.exit(main(['doctor', '--json']))"
         )
-        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+        ran = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=120
+        )
         found = {one["name"]: one for one in json.loads(ran.stdout)["findings"]}
-        self.assertEqual((found["RLIMIT_AS"]["status"], found["RLIMIT_AS"]["found"]),
-                         ("warning", "8.00 GiB of addresses"))
+        self.assertEqual(
+            (found["RLIMIT_AS"]["status"], found["RLIMIT_AS"]["found"]),
+            ("warning", "8.00 GiB of addresses"),
+        )
         self.assertEqual(found["RLIMIT_NOFILE"]["status"], "warning")
         self.assertIn("ulimit -v", found["RLIMIT_AS"]["advice"])
 
@@ -467,13 +510,25 @@ class Doctor(Case):
             ("/proc/sys/vm/overcommit_memory", None, "overcommit", None),
             ("/proc/sys/vm/max_map_count", "1000", "max_map_count", "warning"),
             ("/proc/sys/vm/max_map_count", "262144", "max_map_count", "ok"),
-            ("/sys/kernel/mm/transparent_hugepage/enabled", "always madvise [never]", "huge pages",
-             "warning"),
-            ("/sys/kernel/mm/transparent_hugepage/enabled", "[always] madvise never", "huge pages", "ok"),
+            (
+                "/sys/kernel/mm/transparent_hugepage/enabled",
+                "always madvise [never]",
+                "huge pages",
+                "warning",
+            ),
+            (
+                "/sys/kernel/mm/transparent_hugepage/enabled",
+                "[always] madvise never",
+                "huge pages",
+                "ok",
+            ),
             ("/sys/kernel/mm/transparent_hugepage/enabled", None, "huge pages", None),
-        ):  # fmt: skip
+        ):
             real = doctor._text
-            read = lambda asked: content if asked == path else real(asked)  # noqa: B023
+
+            def read(asked):
+                return content if asked == path else real(asked)  # noqa: B023
+
             with mock.patch.object(doctor, "_text", read):
                 found = self.findings().get(name)
             self.assertEqual(found and found.status, status, (path, content))
@@ -481,9 +536,13 @@ class Doctor(Case):
     def memory(self, level="ok", kills=0, gpus=()):
         """What is said of a machine whose monitor reads this."""
         info = {
-            "system_available": 3 << 30, "system_total": 8 << 30, "limit_source": "cgroup v2 /a memory.max",
-            "level": level, "oom_kills": kills, "gpus": list(gpus),
-        }  # fmt: skip
+            "system_available": 3 << 30,
+            "system_total": 8 << 30,
+            "limit_source": "cgroup v2 /a memory.max",
+            "level": level,
+            "oom_kills": kills,
+            "gpus": list(gpus),
+        }
         monitor = types.ModuleType("forebay.monitor")
         monitor.SystemMemoryMonitor = lambda: types.SimpleNamespace(get_memory_info=lambda: info)
         with mock.patch.dict(sys.modules, {"forebay.monitor": monitor}):
@@ -495,7 +554,8 @@ class Doctor(Case):
             self.assertEqual(list(found), ["memory"])
             self.assertEqual(found["memory"].status, status)
             self.assertEqual(
-                found["memory"].found, "3.00 GiB left of 8.00 GiB, as cgroup v2 /a memory.max has it"
+                found["memory"].found,
+                "3.00 GiB left of 8.00 GiB, as cgroup v2 /a memory.max has it",
             )
         found = self.memory(kills=3)["oom kills"]
         self.assertEqual((found.status, found.found), ("warning", "3 processes were killed here"))
@@ -528,7 +588,8 @@ class Doctor(Case):
 
     def test_versions_of_torch(self):
         self.assertEqual(
-            self.torch("2.13.0+cu130", "13.0"), ("ok", "2.13.0+cu130, CUDA 13.0: forebay.torch can be enabled")
+            self.torch("2.13.0+cu130", "13.0"),
+            ("ok", "2.13.0+cu130, CUDA 13.0: forebay.torch can be enabled"),
         )
         self.assertEqual(self.torch("2.5.1", "12.4")[0], "warning")
         self.assertEqual(self.torch("9.0.0", "20.0")[0], "warning")
@@ -555,7 +616,12 @@ class Doctor(Case):
             return {one.name: one for one in doctor._driver()}
 
     def test_drivers_that_do_not_work(self):
-        for result, part in ((100, "CUDA_VISIBLE_DEVICES"), (803, "reboot"), (34, "stub"), (999, "nvidia-smi")):
+        for result, part in (
+            (100, "CUDA_VISIBLE_DEVICES"),
+            (803, "reboot"),
+            (34, "stub"),
+            (999, "nvidia-smi"),
+        ):
             found = self.driver(cuInit=result)["devices"]
             self.assertEqual(found.status, "problem")
             self.assertIn(part, found.advice)
@@ -591,7 +657,9 @@ class Document(Case):
             file.write(f'#!/bin/sh\nexec "{sys.executable}" -m forebay "$@"\n')
         os.chmod(self.path("bin/forebay"), 0o755)
         python_path = os.pathsep.join(
-            os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path
+            os.path.abspath(path)
+            for path in os.environ.get("PYTHONPATH", "").split(os.pathsep)
+            if path
         )
         environment = {
             **os.environ, "PYTHONPATH": python_path,
@@ -603,7 +671,11 @@ class Document(Case):
         with open(self.path("prepare.py"), "w") as file:
             file.write(_PREPARE)
         subprocess.run(
-            [sys.executable, "prepare.py"], cwd=self.folder, env=environment, check=True, timeout=120
+            [sys.executable, "prepare.py"],
+            cwd=self.folder,
+            env=environment,
+            check=True,
+            timeout=120,
         )
         for block in blocks:
             ran = subprocess.run(

@@ -115,7 +115,8 @@ class Traces(Folder):
     def test_other_ways_to_write_the_same(self):
         path = self.file(
             "t.csv",
-            trace.HEADER + "\r\n1,00:00:00.000001,allocate,0X1F,2,(nil)\r\n2,01:00:00.000000,free,1f,2,1F",
+            trace.HEADER
+            + "\r\n1,00:00:00.000001,allocate,0X1F,2,(nil)\r\n2,01:00:00.000000,free,1f,2,1F",
         )
         self.assertEqual(
             [tuple(event) for event in trace.read(path)],
@@ -220,9 +221,34 @@ class Traces(Folder):
 
 class Pickles(Folder):
     PLAIN = {
-        "numbers": [0, 1, 255, 256, 65535, 65536, -1, -(1 << 31), 1 << 31, 1 << 63, -(1 << 63), 1 << 200],
+        "numbers": [
+            0,
+            1,
+            255,
+            256,
+            65535,
+            65536,
+            -1,
+            -(1 << 31),
+            1 << 31,
+            1 << 63,
+            -(1 << 63),
+            1 << 200,
+        ],
         "text": ["", "a", "\u00e4\u4e2d", "x" * 300, "a"],
-        "rest": [None, True, False, 1.5, -0.0, float("inf"), (), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)],
+        "rest": [
+            None,
+            True,
+            False,
+            1.5,
+            -0.0,
+            float("inf"),
+            (),
+            (1,),
+            (1, 2),
+            (1, 2, 3),
+            (1, 2, 3, 4),
+        ],
         "deep": [[[[{"a": {"b": []}}]]], {}, []],
         "many": list(range(5000)),
         "keys": {str(number): number for number in range(3000)},
@@ -253,12 +279,12 @@ class Pickles(Folder):
 
     def test_only_operations_that_memory_viz_knows(self):
         # The page's own reader, MemoryViz.js, knows these and throws at any other.
-        known = {
-            "PROTO", "FRAME", "MARK", "STOP", "EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE", "DICT", "LIST",
-            "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "SETITEM", "SETITEMS", "APPEND", "APPENDS", "BININT",
-            "BININT1", "BININT2", "LONG1", "BINFLOAT", "NEWTRUE", "NEWFALSE", "NONE", "SHORT_BINUNICODE",
-            "BINUNICODE", "BINGET", "LONG_BINGET", "BINPUT", "LONG_BINPUT", "MEMOIZE",
-        }  # fmt: skip
+        known = set(
+            "PROTO FRAME MARK STOP EMPTY_DICT EMPTY_LIST EMPTY_TUPLE DICT LIST TUPLE TUPLE1 "
+            "TUPLE2 TUPLE3 SETITEM SETITEMS APPEND APPENDS BININT BININT1 BININT2 LONG1 BINFLOAT "
+            "NEWTRUE NEWFALSE NONE SHORT_BINUNICODE BINUNICODE BINGET LONG_BINGET BINPUT "
+            "LONG_BINPUT MEMOIZE".split()
+        )
         torch_snapshot.export_trace(STEP, self.path("p"))
         with open(self.path("p"), "rb") as file:
             used = {operation.name for operation, _, _ in pickletools.genops(file)}
@@ -313,7 +339,9 @@ class Pickles(Folder):
             (b"\x80\x04N\x94q\x00.", 0, ""),
         ):
             path = self.file("p", content)
-            self.fails(lambda: plain_pickle.load(path), f"byte {at}" if what else "as no pickler", what)
+            self.fails(
+                lambda: plain_pickle.load(path), f"byte {at}" if what else "as no pickler", what
+            )
 
     def test_a_hostile_file_takes_no_more_memory_than_a_good_one(self):
         tuples = b"\x80\x02)" + b"\x85" * 150_000
@@ -489,7 +517,11 @@ class TorchSnapshots(Folder):
         self.assertEqual((found.earlier, found.replaced), (3, 0))
 
     def test_a_free_that_was_left_out_is_put_in(self):
-        events = [entry("alloc", 0x1000, 64, 1), entry("alloc", 0x1000, 32, 2), entry("oom", 9, 99, 3)]
+        events = [
+            entry("alloc", 0x1000, 64, 1),
+            entry("alloc", 0x1000, 32, 2),
+            entry("oom", 9, 99, 3),
+        ]
         rows, found = self.rows(snapshot(events))
         self.assertEqual(
             [row[2:5] for row in rows],
@@ -516,21 +548,30 @@ class TorchSnapshots(Folder):
             (snapshot(device_traces=3), "device_traces is no list"),
             (snapshot(device_traces=[3]), "device_traces[0] is no list"),
             (snapshot([good, 7]), "device_traces[0][1]", "int"),
-            (snapshot([good, {"action": "alloc", "size": 1, "stream": 0}]), "device_traces[0][1]", "'addr'"),
+            (
+                snapshot([good, {"action": "alloc", "size": 1, "stream": 0}]),
+                "device_traces[0][1]",
+                "'addr'",
+            ),
             (snapshot([entry("alloc", 1, "x")]), "device_traces[0][0]", "size is 'x'"),
             (snapshot([entry("alloc", 1, -1)]), "size is -1"),
             (snapshot([entry("alloc", 1 << 64, 1)]), "addr is"),
             (snapshot([{**good, "user_metadata": 5}]), "must be text"),
             (snapshot([], [7]), "segments[0]"),
             (snapshot([], [{"address": 1}]), "segments[0]", "blocks"),
-            (snapshot([], [{"address": 1, "blocks": [{"size": "a", "state": "active_allocated"}]}]),
-             "segments[0]"),
-        ):  # fmt: skip
+            (
+                snapshot(
+                    [], [{"address": 1, "blocks": [{"size": "a", "state": "active_allocated"}]}]
+                ),
+                "segments[0]",
+            ),
+        ):
             self.fails(lambda: self.rows(value), "s.pickle", *parts)
         self.assertFalse(os.path.exists(self.path("t.csv")))
 
     def test_every_way_to_have_the_lists(self):
-        # Items one by one, in one piece, from what was kept, and of a list that is made by its mark.
+        # Items one by one, in one piece, from what was kept, and of a list that is made by its
+        # mark.
         for count in (0, 1, 2, 1000, 1001, 2500):
             events = [entry("alloc", 1 + number, 2) for number in range(count)]
             for protocol in (2, 4):
@@ -556,7 +597,9 @@ class TorchSnapshots(Folder):
         self.assertFalse(os.path.exists(self.path("s")))
 
     def test_memory_does_not_grow_with_the_events(self):
-        frames = [{"name": f"f{number}", "filename": "a.py", "line": number} for number in range(200)]
+        frames = [
+            {"name": f"f{number}", "filename": "a.py", "line": number} for number in range(200)
+        ]
 
         def peak(count):
             events = []
@@ -578,7 +621,9 @@ class TorchSnapshots(Folder):
         self.assertLess(many - few, 5_000 * 48 * 1.3)
 
     def test_a_snapshot_of_15_000_events_takes_well_below_a_second(self):
-        frames = [{"name": f"f{number}", "filename": "a.py", "line": number} for number in range(500)]
+        frames = [
+            {"name": f"f{number}", "filename": "a.py", "line": number} for number in range(500)
+        ]
         events = []
         for number in range(5_000):
             at = 0x1000 + number % 700 * 0x1000
@@ -626,7 +671,8 @@ def fields(message):
 
 
 def decoded(path):
-    """Tracks by number: parent, name and unit or process; and the events as (time, track, value)."""
+    """Tracks by number: parent, name and unit or process; and the events as (time, track,
+    value)."""
     with open(path, "rb") as file:
         packets = fields(file.read())
     tracks, events, notes = {}, [], []
@@ -648,7 +694,9 @@ def decoded(path):
         else:
             assert event[9] == 3
             numbers = [dict(fields(one)) for field, one in fields(packet[11]) if field == 4]
-            notes.append((packet[8], event[23].decode(), {one[10].decode(): one[3] for one in numbers}))
+            notes.append(
+                (packet[8], event[23].decode(), {one[10].decode(): one[3] for one in numbers})
+            )
     return tracks, events, notes
 
 
@@ -714,7 +762,8 @@ class Perfetto(Folder):
         # Rank 1 began 20 microseconds behind midnight, rank 0 10 before, and its clock is 4 ahead.
         self.assertEqual([at - first[0] for at in (*first, *second)], [0, 20_000, 26_000])
         self.fails(
-            lambda: perfetto.merge_traces([(sources[0][0], "x", -(10**18))], self.path("q")), "begins"
+            lambda: perfetto.merge_traces([(sources[0][0], "x", -(10**18))], self.path("q")),
+            "begins",
         )
         self.assertFalse(os.path.exists(self.path("q")))
 
@@ -787,7 +836,7 @@ class Rmm(Folder):
     def test_logs_in_the_field(self):
         log = self.file(
             "r.csv",
-            'Thread,Time,Action,Pointer,Size,Stream\n'
+            "Thread,Time,Action,Pointer,Size,Stream\n"
             "14,11:22:33:456789,allocate,0x7f0a,1024,0\n"
             "14,11:22:33.5,free,0x7f0a,1024,(nil)\n"
             "\n"
@@ -803,17 +852,21 @@ class Rmm(Folder):
                 (14, base + 1_123_456, "allocate failure", 0, 99, 1),
             ],
         )
-        log = self.file("r.csv", "size, stream,Device,pointer,Action,TIME,thread\n5,0x2,gpu,ff,free,1:02:03,6\n")
+        log = self.file(
+            "r.csv", "size, stream,Device,pointer,Action,TIME,thread\n5,0x2,gpu,ff,free,1:02:03,6\n"
+        )
         rmm.import_trace(log, self.path("t.csv"))
         now = ((1 * 60 + 2) * 60 + 3) * 1_000_000
         self.assertEqual(
-            [tuple(event) for event in trace.read(self.path("t.csv"))], [(6, now, "free", 255, 5, 2)]
+            [tuple(event) for event in trace.read(self.path("t.csv"))],
+            [(6, now, "free", 255, 5, 2)],
         )
 
     def test_errors_name_the_place(self):
         good = "1,00:00:00.000001,allocate,0x1,2,0x0"
         self.fails(
-            lambda: rmm.import_trace(self.file("r.csv", "a,b\n"), self.path("t.csv")), "no column Thread"
+            lambda: rmm.import_trace(self.file("r.csv", "a,b\n"), self.path("t.csv")),
+            "no column Thread",
         )
         for row, column in (
             (good.replace("allocate", "moved"), "Action"),
@@ -825,7 +878,9 @@ class Rmm(Folder):
             (good.replace("1,", ",", 1), "Thread"),
         ):
             log = self.file("r.csv", f"{trace.HEADER}\n{good}\n{row}\n")
-            self.fails(lambda: rmm.import_trace(log, self.path("t.csv")), "line 3", f"column {column}")
+            self.fails(
+                lambda: rmm.import_trace(log, self.path("t.csv")), "line 3", f"column {column}"
+            )
         self.assertFalse(os.path.exists(self.path("t.csv")))
         self.assert_no_rest()
 
@@ -838,7 +893,9 @@ class Importing(unittest.TestCase):
             "from forebay._library import library;"
             "print(library.cache_info().currsize, 'numpy' in sys.modules, 'torch' in sys.modules)"
         )
-        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        ran = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
         self.assertEqual(ran.stdout.split(), ["0", "False", "False"])
 
 

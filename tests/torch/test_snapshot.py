@@ -16,7 +16,8 @@ os.environ["SIM_CUDART_KERNELS"] = "skip"
 
 
 def work():
-    """Some blocks, on two streams, of which one waits; one that does not fit. Returns what it keeps."""
+    """Some blocks, on two streams, of which one waits; one that does not fit. Returns what it
+    keeps."""
     other, kept = torch.cuda.Stream(), []
     for number in range(120):
         tensor = torch.empty(1000 * (number + 1), device="cuda")
@@ -34,15 +35,17 @@ def work():
 
 
 def as_trace(test, path):
-    """The snapshot at ``path`` as a trace, which must make sense and end as the snapshot does. What the
-    import found, and the blocks at the end."""
+    """The snapshot at ``path`` as a trace, which must make sense and end as the snapshot does. What
+    the import found, and the blocks at the end."""
     with open(path, "rb") as file:
         snapshot = pickle.load(file)
     out = path + ".csv"
     found = torch_snapshot.import_trace(path, out, 0)
     blocks = trace.Blocks()
     rows = list(blocks.follow(trace.read(out)))
-    test.assertEqual((blocks.wrong, found.replaced, len(rows)), (0, 0, found.rows), blocks.first_wrong)
+    test.assertEqual(
+        (blocks.wrong, found.replaced, len(rows)), (0, 0, found.rows), blocks.first_wrong
+    )
     live = {
         block["address"]: block["requested_size"]
         for segment in snapshot["segments"]

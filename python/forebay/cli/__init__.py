@@ -1,8 +1,8 @@
 """The commands of ``python -m forebay``.
 
-A command is a module with ``add_arguments(parser)`` and ``run(args)``, which returns the exit status.
-It is imported when it is the one that is wanted. Those here are programs alone; the others belong to
-what they show.
+A command is a module with ``add_arguments(parser)`` and ``run(args)``, which returns the exit
+status. It is imported when it is the one that is wanted. Those here are programs alone; the others
+belong to what they show.
 """
 
 import argparse

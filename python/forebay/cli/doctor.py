@@ -51,7 +51,9 @@ def _print(found, problems, warnings):
         print(f"{status:7}  {name:{width}}  {what}")
         if advice:
             columns = max(shutil.get_terminal_size((100, 0)).columns - len(indent), 40)
-            lines = textwrap.wrap(advice, columns - 3, break_long_words=False, break_on_hyphens=False)
+            lines = textwrap.wrap(
+                advice, columns - 3, break_long_words=False, break_on_hyphens=False
+            )
             print(f"{indent}-> " + f"\n{indent}   ".join(lines))
     ends = [(problems, "problem"), (warnings, "warning")]
     print("\n" + ", ".join(f"{number} {what}{'s' * (number != 1)}" for number, what in ends))
@@ -122,20 +124,23 @@ def _host_pool():
 
 
 def _preload():
-    wanted = [
-        name for name in re.split("[ :]", os.environ.get("LD_PRELOAD", "")) if "forebay_preload" in name
-    ]
+    named = re.split("[ :]", os.environ.get("LD_PRELOAD", ""))
+    wanted = [name for name in named if "forebay_preload" in name]
     mapped = "libforebay_preload" in (_text("/proc/self/maps") or "")
     setting = os.environ.get("FOREBAY_PRELOAD")
     how = f", FOREBAY_PRELOAD={setting}" if setting else ""
     if wanted and not mapped:
-        advice = "LD_PRELOAD names a file that the loader did not take: check the path, as it is here"
+        advice = (
+            "LD_PRELOAD names a file that the loader did not take: check the path, as it is here"
+        )
         yield Finding("preload", PROBLEM, f"{wanted[0]} is not loaded{how}", advice)
     elif mapped:
         yield _ok("preload", f"on{how}")
     elif setting:
         advice = "set LD_PRELOAD to libforebay_preload.so too, or leave this variable out"
-        yield Finding("preload", WARNING, f"off, and FOREBAY_PRELOAD={setting} does nothing", advice)
+        yield Finding(
+            "preload", WARNING, f"off, and FOREBAY_PRELOAD={setting} does nothing", advice
+        )
     else:
         yield _ok("preload", "off")
 
@@ -146,7 +151,8 @@ _ADVICE = {
     _NO_DEVICE: "CUDA_VISIBLE_DEVICES may hide them all, or the container was given none (--gpus)",
     _MISMATCH: "libcuda.so.1 and the kernel's module are of different versions: reboot, or take a "
     "container image without a libcuda of its own",
-    _STUB: "the libcuda.so.1 that is found is the toolkit's stub: take its folder out of LD_LIBRARY_PATH",
+    _STUB: "the libcuda.so.1 that is found is the toolkit's stub: take its folder out of "
+    "LD_LIBRARY_PATH",
 }
 _VIRTUAL_MEMORY = 102  # CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED
 
@@ -171,7 +177,8 @@ def _driver():
         return
     number = ctypes.c_int()
     if driver.cuDriverGetVersion(ctypes.byref(number)) == 0 and number.value:
-        module = re.search(r"Kernel Module[^0-9]*([0-9][0-9.]*)", _text("/proc/driver/nvidia/version") or "")
+        told = _text("/proc/driver/nvidia/version") or ""
+        module = re.search(r"Kernel Module[^0-9]*([0-9][0-9.]*)", told)
         also = f", module {module[1]}" if module else ""
         yield _ok("driver", f"CUDA {number.value // 1000}.{number.value % 1000 // 10}{also}")
     result = driver.cuInit(0)
@@ -204,7 +211,9 @@ def _devices(driver):
         if movable.value:
             yield _ok(f"cuda:{index}", what)
         else:
-            advice = "a pool there is one plain allocation; WSL and some virtual GPUs have no better"
+            advice = (
+                "a pool there is one plain allocation; WSL and some virtual GPUs have no better"
+            )
             found = f"{what}, no virtual memory management"
             yield Finding(f"cuda:{index}", WARNING, found, advice)
 
@@ -256,19 +265,27 @@ def _memory():
     try:
         info = SystemMemoryMonitor().get_memory_info()
     except ForebayError as error:
-        yield Finding("memory", WARNING, str(error), "the monitor cannot read /proc or the control groups")
+        yield Finding(
+            "memory", WARNING, str(error), "the monitor cannot read /proc or the control groups"
+        )
         return
     what = f"{_units.size(info['system_available'])} left of {_units.size(info['system_total'])}"
     what += f", as {info['limit_source']} has it"
     if info["level"] == "critical":
-        yield Finding("memory", PROBLEM, what, "it is about to run out: end something, or raise that limit")
+        yield Finding(
+            "memory", PROBLEM, what, "it is about to run out: end something, or raise that limit"
+        )
     elif info["level"] == "elevated":
         yield Finding("memory", WARNING, what, "little is left: pools give idle memory back now")
     else:
         yield _ok("memory", what)
     if info["oom_kills"]:
-        advice = "for want of memory: raise the control group's limit, or give pools one (max_bytes)"
-        yield Finding("oom kills", WARNING, f"{info['oom_kills']} processes were killed here", advice)
+        advice = (
+            "for want of memory: raise the control group's limit, or give pools one (max_bytes)"
+        )
+        yield Finding(
+            "oom kills", WARNING, f"{info['oom_kills']} processes were killed here", advice
+        )
     for gpu in info["gpus"]:
         name = f"GPU {gpu['index']} memory"
         if gpu["total"] is None or gpu["free"] is None:
@@ -287,11 +304,15 @@ def _limits():
             yield _ok(name, "unlimited")
             continue
         letter = {"RLIMIT_AS": "v", "RLIMIT_DATA": "d"}[name]
-        advice = f"a pool reserves addresses first, and needs few pages: `ulimit -{letter} unlimited`"
+        advice = (
+            f"a pool reserves addresses first, and needs few pages: `ulimit -{letter} unlimited`"
+        )
         yield Finding(name, WARNING, f"{_units.size(soft)} of {bytes_of}", advice)
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < 1024:
-        advice = "a block shared with another process is a descriptor for each 2 MiB: `ulimit -n 4096`"
+        advice = (
+            "a block shared with another process is a descriptor for each 2 MiB: `ulimit -n 4096`"
+        )
         yield Finding("RLIMIT_NOFILE", WARNING, str(soft), advice)
     else:
         yield _ok("RLIMIT_NOFILE", str(soft))
@@ -300,7 +321,9 @@ def _limits():
 def _overcommit():
     mode = _text("/proc/sys/vm/overcommit_memory")
     if mode == "2":
-        advice = "what a pool maps counts whether it is touched or not: `sysctl vm.overcommit_memory=0`"
+        advice = (
+            "what a pool maps counts whether it is touched or not: `sysctl vm.overcommit_memory=0`"
+        )
         yield Finding("overcommit", WARNING, "2, strict", advice)
     elif mode is not None:
         yield _ok("overcommit", {"0": "0, by the kernel's guess", "1": "1, always"}.get(mode, mode))
@@ -356,7 +379,10 @@ def _io_uring():
     if error in (0, errno.EFAULT, errno.EINVAL):
         yield _ok("io_uring", "there, for files that are read ahead")
     else:
-        advice = "files are read with pread; see kernel.io_uring_disabled and the container's seccomp profile"
+        advice = (
+            "files are read with pread; see kernel.io_uring_disabled and the container's seccomp "
+            "profile"
+        )
         found = f"refused: {os.strerror(error)}"
         yield Finding("io_uring", WARNING, found, advice)
 
@@ -375,7 +401,9 @@ def _pagemap_scan():
             fcntl.ioctl(file, _PAGEMAP_SCAN, request)
     except OSError as error:
         if error.errno in (errno.ENOTTY, errno.ENOSYS, errno.EPERM, errno.EACCES, errno.ENOENT):
-            yield _ok("PAGEMAP_SCAN", "not here (Linux 6.7 has it): preloaded calloc zeroes every page")
+            yield _ok(
+                "PAGEMAP_SCAN", "not here (Linux 6.7 has it): preloaded calloc zeroes every page"
+            )
             return
     yield _ok("PAGEMAP_SCAN", "there: preloaded calloc zeroes touched pages alone")
 

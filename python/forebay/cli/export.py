@@ -27,8 +27,8 @@ def add_arguments(parser):
     parser.add_argument("-o", "--output", metavar="FILE", required=True)
     parser.add_argument(
         "--format", choices=_FORMATS,
-        help="torch: a snapshot for pytorch.org/memory_viz; perfetto: for ui.perfetto.dev; chrome: "
-        "Chrome's JSON; rmm: RMM's CSV. By default what the name of FILE ends in: "
+        help="torch: a snapshot for pytorch.org/memory_viz; perfetto: for ui.perfetto.dev; "
+        "chrome: Chrome's JSON; rmm: RMM's CSV. By default what the name of FILE ends in: "
         + ", ".join(_ENDINGS),
     )  # fmt: skip
     parser.add_argument(
@@ -40,10 +40,12 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--reserved", metavar="POLICY",
-        help="perfetto, chrome: also what a pool of that policy has reserved; the trace is replayed "
-        "into one",
+        help="perfetto, chrome: also what a pool of that policy has reserved; the trace is "
+        "replayed into one",
     )  # fmt: skip
-    parser.add_argument("--name", help="perfetto, chrome: the name of the process; by default TRACE")
+    parser.add_argument(
+        "--name", help="perfetto, chrome: the name of the process; by default TRACE"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -80,7 +82,9 @@ def _reserved(policy):
     from ..pool import POLICIES
 
     if policy not in POLICIES:
-        raise UsageError(f"argument --reserved: {policy!r} is none of {', '.join(sorted(POLICIES))}")
+        raise UsageError(
+            f"argument --reserved: {policy!r} is none of {', '.join(sorted(POLICIES))}"
+        )
     return Reserved(policy)
 
 

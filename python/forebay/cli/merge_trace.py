@@ -66,7 +66,8 @@ def run(args) -> int:
     given = dict(args.offset)
     if given and max(given) >= len(args.traces):
         raise UsageError(
-            f"argument --offset: there is no trace {max(given)}; there are {len(args.traces)}, from 0"
+            f"argument --offset: there is no trace {max(given)}; there are {len(args.traces)}, "
+            "from 0"
         )
     sources = []
     for number, path in enumerate(args.traces):
@@ -89,4 +90,5 @@ def run(args) -> int:
             print(f"{who}: {blocks.rows:,} rows{f', moved by {offset:+,} ns' if offset else ''}")
         print(f"{args.output}: for https://ui.perfetto.dev")
     # All of them, not only up to the first that has some.
-    return FOUND if any([note_wrong(blocks, path) for (path, *_), blocks in zip(sources, found)]) else DONE
+    wrong = [note_wrong(blocks, path) for (path, *_), blocks in zip(sources, found)]
+    return FOUND if any(wrong) else DONE

@@ -59,8 +59,8 @@ class _Lifetime:
         self._open.close()
 
     def plan(self, time, seed=0, flags=0, watch=None):
-        """A plan, which ends with this object. ``watch`` is called with bytes, the bound and seconds
-        so far. An interrupt ends it with the plan so far, and the next one at once."""
+        """A plan, which ends with this object. ``watch`` is called with bytes, the bound and
+        seconds so far. An interrupt ends it with the plan so far, and the next one at once."""
         interrupts = self._interrupts
 
         @_Progress
@@ -70,7 +70,9 @@ class _Lifetime:
                 watch(at.arena_bytes, at.lower_bound, at.elapsed_ns * 1e-9)
             return bool(interrupts)
 
-        options = _abi.PlanOptions(struct_size=ctypes.sizeof(_abi.PlanOptions), seed=seed, flags=flags)
+        options = _abi.PlanOptions(
+            struct_size=ctypes.sizeof(_abi.PlanOptions), seed=seed, flags=flags
+        )
         # Also without a watch: a signal is seen when Python runs.
         options.time_limit_ms, options.progress = round(time * 1000), watching
         plan = ctypes.c_void_p()
@@ -117,6 +119,7 @@ def _summary(plan):
 
 def _largest(plan, tensors, top):
     """The ``top`` largest tensors; of one size, those recorded first."""
+
     def every():
         for at in range(tensors if top else 0):
             found = _abi.PlanTensor()
@@ -169,7 +172,8 @@ def _above(arena, bound):
 
 def _print(args, summary, greedy, largest, suggestions):
     bound, arena = summary["lower_bound"], summary["arena_bytes"]
-    print(f"{args.file}: {summary['tensors']:,} tensors, {mib(summary['total_bytes'])} MiB in all\n")
+    total = mib(summary["total_bytes"])
+    print(f"{args.file}: {summary['tensors']:,} tensors, {total} MiB in all\n")
     columns([
         ("bound", f"{mib(bound)} MiB", "", "the most that lives at a time"),
         ("greedy", f"{mib(greedy['arena_bytes'])} MiB", _above(greedy["arena_bytes"], bound), ""),
@@ -177,12 +181,9 @@ def _print(args, summary, greedy, largest, suggestions):
     ], left=(0, 3))  # fmt: skip
     if largest:
         print()
-        rows = [
-            (str(one["id"]), str(one["lower"]), str(one["upper"]), f"{one['size'] / (1 << 20):,.3f}",
-             str(one["offset"]), str(one["sharers"]))
-            for one in largest
-        ]  # fmt: skip
-        columns(rows, ("tensor", "from", "until", "MiB", "offset", "sharers"))
+        fields = ("id", "lower", "upper", "size", "offset", "sharers")
+        rows = [[str(one[name]) for name in fields] for one in largest]
+        columns(rows, ("tensor", "from", "until", "bytes", "offset", "sharers"))
     print()
     columns(_advice(suggestions), ("", "tensors", "MiB"))
     for what, path in (("plan", args.output), ("picture", args.svg)):
@@ -199,8 +200,10 @@ def _how_good(summary):
 def _advice(found):
     rows = [
         ("places that others have too", "", found["reusable_bytes"]),
-        ("live for a tenth of the time or less", found["temporary_tensors"], found["temporary_bytes"]),
-        ("live for nine tenths of it or more", found["long_lived_tensors"], found["long_lived_bytes"]),
+        ("live for a tenth of the time or less", found["temporary_tensors"],
+         found["temporary_bytes"]),
+        ("live for nine tenths of it or more", found["long_lived_tensors"],
+         found["long_lived_bytes"]),
         ("allocated and never used", found["never_read_tensors"], found["never_read_bytes"]),
         ("freed later than after their last use", found["free_earlier_tensors"],
          found["free_earlier_bytes"]),

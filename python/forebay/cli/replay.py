@@ -72,7 +72,9 @@ def run(args) -> int:
                 malloc.append(_round(None, args.trace, flags))
         reached = pool.statistics()
     failed = sum(one["failed_allocations"] for one in rounds)
-    peaks = {f"{name}_peak": reached[f"{name}_peak"] for name in ("requested", "allocated", "reserved")}
+    peaks = {
+        f"{name}_peak": reached[f"{name}_peak"] for name in ("requested", "allocated", "reserved")
+    }
     if args.json:
         print_json({
             "trace": args.trace, "version": version(), "policy": args.policy, "device": pool.device,
@@ -126,7 +128,7 @@ _LINES = {
     "ns per operation": lambda one: f"{one['ns_per_operation']:,.1f}",
     "page faults": lambda one: f"{one['minor_faults'] + one['major_faults']:,}",
     "system calls": lambda one: f"{one['system_calls']:,}" if "hits" in one else "-",
-    "hit rate": lambda one: percent(one["hits"], one["hits"] + one["misses"])
-    if "hits" in one
-    else "-",
+    "hit rate": lambda one: (
+        percent(one["hits"], one["hits"] + one["misses"]) if "hits" in one else "-"
+    ),
 }

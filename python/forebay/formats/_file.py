@@ -6,9 +6,9 @@ import os
 
 @contextlib.contextmanager
 def created(path, mode="wb", **how):
-    """The file ``path``, opened for writing. It is there, or another than it was, when the block is left
-    without an error, and not before: it may be what the block reads. Pipes and devices are written to
-    as they are."""
+    """The file ``path``, opened for writing. It is there, or another than it was, when the block is
+    left without an error, and not before: it may be what the block reads. Pipes and devices are
+    written to as they are."""
     if os.path.exists(path) and not os.path.isfile(path):
         with open(path, mode, **how) as file:
             yield file

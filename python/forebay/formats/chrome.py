@@ -1,5 +1,5 @@
-"""Chrome's trace events, as JSON: for chrome://tracing, Perfetto, and to be put beside the traces of
-PyTorch's profiler."""
+"""Chrome's trace events, as JSON: for chrome://tracing, Perfetto, and to be put beside the traces
+of PyTorch's profiler."""
 
 import json
 
@@ -10,9 +10,9 @@ __all__ = ["export_trace"]
 
 
 def export_trace(source, out, name=None, pid=1, progress=None, reserved=None):
-    """Writes what the trace ``source`` has live over time to the file ``out``: counters of bytes and
-    blocks in all, and of the bytes of each stream, and the allocations that failed. ``name`` and
-    ``pid`` are the process's there; times are in microseconds. With ``reserved``, a
+    """Writes what the trace ``source`` has live over time to the file ``out``: counters of bytes
+    and blocks in all, and of the bytes of each stream, and the allocations that failed. ``name``
+    and ``pid`` are the process's there; times are in microseconds. With ``reserved``, a
     ``reserved.Reserved``, also the bytes that such a pool has reserved for it.
 
     Returns the ``trace.Blocks`` at the end, which know of rows that made no sense. ``progress`` is
@@ -27,8 +27,8 @@ def export_trace(source, out, name=None, pid=1, progress=None, reserved=None):
             at = f'","ts":{event.time},"args":{{'
             if event.action == trace.FAILURE:
                 file.write(
-                    f',\n{{"ph":"i","s":"p","pid":{pid},"tid":{event.thread},"name":"out of memory{at}'
-                    f'"bytes":{size},"stream":"{stream:#x}"}}}}'
+                    f',\n{{"ph":"i","s":"p","pid":{pid},"tid":{event.thread},'
+                    f'"name":"out of memory{at}"bytes":{size},"stream":"{stream:#x}"}}}}'
                 )
                 continue
             live = streams.get(stream, 0) + (size if event.action == trace.ALLOCATE else -size)

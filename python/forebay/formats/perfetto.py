@@ -1,7 +1,7 @@
 """Perfetto traces: counters over time, for https://ui.perfetto.dev.
 
-The file is a protobuf of ``TrackEvent``s (protos/perfetto/trace in Perfetto's sources). A message is
-fields one after the other, each a key of number and kind, then a varint, or a length and bytes.
+The file is a protobuf of ``TrackEvent``s (protos/perfetto/trace in Perfetto's sources). A message
+is fields one after the other, each a key of number and kind, then a varint, or a length and bytes.
 """
 
 from . import FormatError, trace
@@ -100,9 +100,8 @@ class _Packets:
 
 
 # `values` writes these three by hand.
-assert (_number(_TIMESTAMP, 0)[:-1], _number(_SEQUENCE, 1), _bytes(_EVENT, b"")[:-1]) == (
-    b"\x40", b"\x50\x01", b"\x5a",
-)
+assert _number(_TIMESTAMP, 0)[:-1] == b"\x40"
+assert _number(_SEQUENCE, 1) + _bytes(_EVENT, b"")[:-1] == b"\x50\x01\x5a"
 
 
 def _write(packets, path, pid, name, moved, first, progress, reserved=None):
@@ -124,10 +123,8 @@ def _write(packets, path, pid, name, moved, first, progress, reserved=None):
         if time < 0:
             raise FormatError(f"trace `{path}`: {moved} ns more is before time begins")
         if event.action == trace.FAILURE:
-            packets.instant(
-                time, process, "out of memory", bytes=size, stream=stream,
-                live=min(blocks.bytes, _MOST),
-            )
+            held = min(blocks.bytes, _MOST)
+            packets.instant(time, process, "out of memory", bytes=size, stream=stream, live=held)
             continue
         own = streams.get(stream)
         if own is None:
@@ -143,18 +140,16 @@ def _write(packets, path, pid, name, moved, first, progress, reserved=None):
 
 
 def export_trace(source, out, name=None, pid=1, progress=None, reserved=None):
-    """Writes what the trace ``source`` has live over time to the file ``out``: bytes and blocks in all,
-    bytes of each stream, and the allocations that failed. ``name`` is the process's there. With
-    ``reserved``, a ``reserved.Reserved``, also the bytes that such a pool has reserved for it.
+    """Writes what the trace ``source`` has live over time to the file ``out``: bytes and blocks in
+    all, bytes of each stream, and the allocations that failed. ``name`` is the process's there.
+    With ``reserved``, a ``reserved.Reserved``, also the bytes that such a pool has reserved for it.
 
     Returns the ``trace.Blocks`` at the end, which know of rows that made no sense. ``progress`` is
     called now and then with the number of rows so far.
     """
     with created(out) as file:
         packets = _Packets(file)
-        _, blocks = _write(
-            packets, source, pid, name or str(source), 0, None, progress, reserved
-        )
+        _, blocks = _write(packets, source, pid, name or str(source), 0, None, progress, reserved)
         packets.flush()
     return blocks
 
@@ -162,8 +157,8 @@ def export_trace(source, out, name=None, pid=1, progress=None, reserved=None):
 def merge_traces(sources, out, progress=None):
     """Writes the traces of several ranks to one file ``out``, a process for each.
 
-    ``sources`` has a path, a name and an offset in nanoseconds for each: what is added to its times to
-    come to the clock that they have in common. Returns the ``trace.Blocks`` of each.
+    ``sources`` has a path, a name and an offset in nanoseconds for each: what is added to its times
+    to come to the clock that they have in common. Returns the ``trace.Blocks`` of each.
     """
     found, first = [], None
     with created(out) as file:

@@ -1,10 +1,12 @@
 """Pickles of plain data: dicts, lists, tuples, text, numbers, True, False and None.
 
 The reader is one of its own and knows the operations for these and no other. A pickle can name a
-function and have it called; here there is no code that could. What is no such pickle is an error with the byte
-where it stops being one, and no file takes more than some bytes of memory for each of its own.
+function and have it called; here there is no code that could. What is no such pickle is an error
+with the byte where it stops being one, and no file takes more than some bytes of memory for each of
+its own.
 
-The writer makes pickles of protocol 2 piece by piece, for those who have more than they want in memory.
+The writer makes pickles of protocol 2 piece by piece, for those who have more than they want in
+memory.
 """
 
 import mmap
@@ -30,9 +32,10 @@ BINGET, LONG_BINGET, BINPUT, LONG_BINPUT, MEMOIZE = 0x68, 0x6A, 0x71, 0x72, 0x94
 #: Bytes behind each operation; -1: as many as the next byte says, -4: as the next four say.
 _WIDTHS = {
     MARK: 0, STOP: 0, NONE: 0, PROTO: 1, FRAME: 8, NEWTRUE: 0, NEWFALSE: 0, BININT: 4, BININT1: 1,
-    BININT2: 2, LONG1: -1, BINFLOAT: 8, BINUNICODE: -4, SHORT_BINUNICODE: -1, EMPTY_TUPLE: 0, TUPLE: 0,
-    TUPLE1: 0, TUPLE2: 0, TUPLE3: 0, EMPTY_LIST: 0, LIST: 0, APPEND: 0, APPENDS: 0, EMPTY_DICT: 0,
-    DICT: 0, SETITEM: 0, SETITEMS: 0, BINGET: 1, LONG_BINGET: 4, BINPUT: 1, LONG_BINPUT: 4, MEMOIZE: 0,
+    BININT2: 2, LONG1: -1, BINFLOAT: 8, BINUNICODE: -4, SHORT_BINUNICODE: -1, EMPTY_TUPLE: 0,
+    TUPLE: 0, TUPLE1: 0, TUPLE2: 0, TUPLE3: 0, EMPTY_LIST: 0, LIST: 0, APPEND: 0, APPENDS: 0,
+    EMPTY_DICT: 0, DICT: 0, SETITEM: 0, SETITEMS: 0, BINGET: 1, LONG_BINGET: 4, BINPUT: 1,
+    LONG_BINPUT: 4, MEMOIZE: 0,
 }  # fmt: skip
 
 _STRINGS = {str}
@@ -62,8 +65,8 @@ def _wanted(data, where):
             at += 1
             if width is None:
                 raise FormatError(
-                    f"{where}, byte {start}: {_name(operation)} is none of plain data, which has dicts, "
-                    "lists, tuples, text and numbers"
+                    f"{where}, byte {start}: {_name(operation)} is none of plain data, which has "
+                    "dicts, lists, tuples, text and numbers"
                 )
             if operation == BINGET:
                 wanted.add(data[at])
@@ -92,16 +95,19 @@ def _wanted(data, where):
     except IndexError:
         raise FormatError(f"{where}, byte {start}: the file ends here, too early") from None
     if numbered and memoized:
-        raise FormatError(f"{where}: it both numbers what it keeps and counts it, as no pickler does")
+        raise FormatError(
+            f"{where}: it both numbers what it keeps and counts it, as no pickler does"
+        )
     return wanted
 
 
 def load(path, take=None, under=None):
     """What the pickle in the file ``path`` holds.
 
-    ``take`` is called as ``take(index, items)`` with the items of the lists in the list under the key
-    ``under``, a thousand or so at a time as they come; they are not kept then. ``index`` is which of these
-    lists. A pickle that has them in another way gives them in one piece, in the result.
+    ``take`` is called as ``take(index, items)`` with the items of the lists in the list under the
+    key ``under``, a thousand or so at a time as they come; they are not kept then. ``index`` is
+    which of these lists. A pickle that has them in another way gives them in one piece, in the
+    result.
 
     Raises ``FormatError`` with the byte, ``OSError`` where the file cannot be read.
     """
@@ -114,7 +120,9 @@ def load(path, take=None, under=None):
             data = file.read()
         try:
             if len(data) < 2 or data[0] != PROTO:
-                raise FormatError(f"{where}, byte 0: a pickle of protocol 2 or later begins with 0x80")
+                raise FormatError(
+                    f"{where}, byte 0: a pickle of protocol 2 or later begins with 0x80"
+                )
             if not 2 <= data[1] <= 5:
                 raise FormatError(f"{where}, byte 1: protocol {data[1]}; known are 2 to 5")
             return _Reader(data, where, take, under).run(_wanted(data, where))
@@ -298,9 +306,11 @@ def integer(value):
 
 
 class Writer:
-    """Writes one pickle to ``file``, an open binary file: ``begin``, then ``put`` and ``raw``, then ``end``."""
+    """Writes one pickle to ``file``, an open binary file: ``begin``, then ``put`` and ``raw``, then
+    ``end``."""
 
-    #: Items between a mark and its APPENDS, as Python's own has it; some readers have a bound there.
+    #: Items between a mark and its APPENDS, as Python's own has it; some readers have a bound
+    #: there.
     BATCH = 1000
 
     def __init__(self, file):

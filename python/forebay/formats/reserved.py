@@ -11,11 +11,12 @@ __all__ = ["Reserved"]
 
 
 class Reserved:
-    """A pool on the host into which the rows of a trace are replayed, one by one; nobody writes to its
-    memory. A context manager: ``after(event)`` gives the bytes that are reserved behind ``event``.
+    """A pool on the host into which the rows of a trace are replayed, one by one; nobody writes to
+    its memory. A context manager: ``after(event)`` gives the bytes that are reserved behind
+    ``event``.
 
-    ``policy`` is the pool's, ``max_bytes`` the most that it reserves. Allocations that fail are counted in
-    ``failed``. Rows must make sense, as those of ``trace.Blocks.follow`` do.
+    ``policy`` is the pool's, ``max_bytes`` the most that it reserves. Allocations that fail are
+    counted in ``failed``. Rows must make sense, as those of ``trace.Blocks.follow`` do.
     """
 
     def __init__(self, policy="balanced", max_bytes=None):

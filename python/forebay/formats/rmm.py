@@ -69,8 +69,8 @@ def import_trace(log, out, progress=None):
     """Reads the RMM log ``log`` and writes it as a trace to ``out``. Returns the number of rows.
 
     Columns are found by the names in the header; those that a trace does not have are left out.
-    ``progress`` is called now and then with the number of rows so far. Raises ``FormatError`` with line
-    and column.
+    ``progress`` is called now and then with the number of rows so far. Raises ``FormatError`` with
+    line and column.
     """
     rows = _rows(log)
     header = [name.strip().lower() for name in next(rows, [])]
@@ -97,11 +97,11 @@ def import_trace(log, out, progress=None):
 
 
 def export_trace(source, out, progress=None):
-    """Writes the trace ``source`` as RMM itself writes its log to ``out``, for its replay benchmark and
-    for what reads its logs: every row, whether it makes sense or not.
+    """Writes the trace ``source`` as RMM itself writes its log to ``out``, for its replay benchmark
+    and for what reads its logs: every row, whether it makes sense or not.
 
-    Returns the ``trace.Blocks`` at the end. ``progress`` is called now and then with the number of rows
-    so far.
+    Returns the ``trace.Blocks`` at the end. ``progress`` is called now and then with the number of
+    rows so far.
     """
     blocks = trace.Blocks()
     with trace.Writer(out) as writer:

@@ -1,8 +1,8 @@
 """PyTorch's memory snapshots: what ``torch.cuda.memory._dump_snapshot`` writes and
 https://pytorch.org/memory_viz shows.
 
-Plain dicts, lists and numbers, pickled. ``export_trace`` makes one from a trace, ``import_trace`` a trace
-from one, whoever wrote it; nothing in the file is executed.
+Plain dicts, lists and numbers, pickled. ``export_trace`` makes one from a trace, ``import_trace`` a
+trace from one, whoever wrote it; nothing in the file is executed.
 """
 
 import array
@@ -22,8 +22,8 @@ _PAGE = 2 << 20
 def segment(device, stretch, frames, waiting="waiting"):
     """A segment for a stretch of mapped addresses, as ``forebay_pool_snapshot_json`` has it.
 
-    ``frames`` is called with the address of a live block; ``waiting`` is the state, of a pool's three,
-    that blocks that are not yet free get.
+    ``frames`` is called with the address of a live block; ``waiting`` is the state, of a pool's
+    three, that blocks that are not yet free get.
     """
     blocks = []
     for address, size, requested, state, _stream, _small in stretch["pieces"]:
@@ -89,11 +89,11 @@ def _runs(pages):
 
 
 def unmapped(uses, stretches):
-    """Addresses that lost their pages: for the number of an event, the runs that it was the last to use
-    and that are in none of ``stretches``, each address and bytes.
+    """Addresses that lost their pages: for the number of an event, the runs that it was the last to
+    use and that are in none of ``stretches``, each address and bytes.
 
-    A viewer that goes back in time needs a segment for each block; an event that says so is due there.
-    ``uses`` has number, address and bytes of each event that has a block.
+    A viewer that goes back in time needs a segment for each block; an event that says so is due
+    there. ``uses`` has number, address and bytes of each event that has a block.
     """
     last = {}
     for number, address, size in uses:
@@ -152,16 +152,16 @@ def _add_pages(pages, address, size, where):
 
 
 def export_trace(source, out, snapshot=None, device=0, progress=None):
-    """Writes the trace ``source`` as a snapshot of the GPU number ``device`` to the file ``out``: a pickle
-    of protocol 2.
+    """Writes the trace ``source`` as a snapshot of the GPU number ``device`` to the file ``out``: a
+    pickle of protocol 2.
 
-    ``snapshot`` is what ``Pool.snapshot()`` gave when the recording ended: the memory as it was then.
-    Without it, what the trace ever used counts as reserved, and what it left live as allocated. Times
-    are those of the trace, of a day in 1970. A block's free is complete at once; threads are in
-    ``user_metadata``. Goes over the file twice.
+    ``snapshot`` is what ``Pool.snapshot()`` gave when the recording ended: the memory as it was
+    then. Without it, what the trace ever used counts as reserved, and what it left live as
+    allocated. Times are those of the trace, of a day in 1970. A block's free is complete at once;
+    threads are in ``user_metadata``. Goes over the file twice.
 
-    Returns the ``trace.Blocks`` at the end, which know of rows that made no sense. ``progress`` is called
-    now and then with the number of rows so far.
+    Returns the ``trace.Blocks`` at the end, which know of rows that made no sense. ``progress`` is
+    called now and then with the number of rows so far.
     """
     where = f"trace `{source}`"
     blocks, pages, uses = trace.Blocks(), set(), []
@@ -212,7 +212,9 @@ def _put_events(writer, source, gone, progress):
         parts = templates.get(action)
         if parts is None:
             # Its texts are in the file from here on, and the next ones refer to them.
-            batch.append(writer.operations(event(action, address, size, stream, time, [], metadata)))
+            batch.append(
+                writer.operations(event(action, address, size, stream, time, [], metadata))
+            )
             templates[action] = _template(writer, action)
             return
         first, second, third, fourth, fifth, last = parts
@@ -261,8 +263,9 @@ def _template(writer, action):
     )
 
 
-#: What an import found: the ``rows`` written; of these, the ``earlier`` blocks that were there before the
-#: history began; and the blocks that were ``replaced`` by another at their address without a free.
+#: What an import found: the ``rows`` written; of these, the ``earlier`` blocks that were there
+#: before the history began; and the blocks that were ``replaced`` by another at their address
+#: without a free.
 Imported = collections.namedtuple("Imported", "rows earlier replaced")
 
 _ALLOC, _REQUESTED, _COMPLETED, _OOM = range(4)
@@ -297,7 +300,8 @@ class _Device:
                         threads[named] = thread
                 address = 0 if code == _OOM else entry["addr"]
                 # Before 2.2 there were no times.
-                put((code, address, entry["size"], entry["stream"], entry.get("time_us", index), thread))
+                time = entry.get("time_us", index)
+                put((code, address, entry["size"], entry["stream"], time, thread))
             except KeyError as error:
                 self._fail(index, f"there is no {error.args[0]!r}")
             except (TypeError, AttributeError, OverflowError):
@@ -322,15 +326,17 @@ class _Device:
 
 
 def import_trace(source, out, device=None, progress=None):
-    """Reads the snapshot ``source`` and writes it as a trace to the file ``out``. Returns ``Imported``.
+    """Reads the snapshot ``source`` and writes it as a trace to the file ``out``. Returns
+    ``Imported``.
 
-    ``device`` is the GPU; None takes the one that has memory or a history. A block is freed where its
-    free was requested. What lived before the history began, as far as the snapshot tells, is allocated
-    at its start, so that peaks are what they were. Segments and stacks have no place in a trace.
+    ``device`` is the GPU; None takes the one that has memory or a history. A block is freed where
+    its free was requested. What lived before the history began, as far as the snapshot tells, is
+    allocated at its start, so that peaks are what they were. Segments and stacks have no place in a
+    trace.
 
-    Raises ``FormatError`` with the byte or the entry that is wrong. Keeps 48 bytes an event, and what
-    the pickle refers to more than once, in memory. ``progress`` is called now and then with the number
-    of events so far.
+    Raises ``FormatError`` with the byte or the entry that is wrong. Keeps 48 bytes an event, and
+    what the pickle refers to more than once, in memory. ``progress`` is called now and then with
+    the number of events so far.
     """
     where = f"`{source}`"
     devices = {}
@@ -397,8 +403,8 @@ def _blocks(segments, device):
 
 
 def _earlier(events, blocks):
-    """What lived before the first event: blocks that are freed and were not allocated, and those that
-    live at the end and no event tells of."""
+    """What lived before the first event: blocks that are freed and were not allocated, and those
+    that live at the end and no event tells of."""
     found, live, requested = [], {}, set()
     for code, address, size, stream, _, _ in events:
         if code == _ALLOC:

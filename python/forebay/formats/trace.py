@@ -1,7 +1,7 @@
 """Traces: the log of a pool's traffic, a row for each allocation and free, plain or gzip.
 
-The columns are ``Thread,Time,Action,Pointer,Size,Stream``. Files are read and written piece by piece,
-whatever their size.
+The columns are ``Thread,Time,Action,Pointer,Size,Stream``. Files are read and written piece by
+piece, whatever their size.
 """
 
 import collections
@@ -128,7 +128,9 @@ def read(path):
         found = lines(path, stream)
         first = next(found, b"")
         if first != HEADER.encode():
-            raise FormatError(f"trace `{path}`, line 1: {shown(first)} is not the header `{HEADER}`")
+            raise FormatError(
+                f"trace `{path}`, line 1: {shown(first)} is not the header `{HEADER}`"
+            )
         yield from _rows(path, found)
 
 
@@ -153,13 +155,11 @@ def _rows(path, found):
             days += DAY
             time += DAY
         last = time
-        event = make((
-            int(thread), time, _ACTIONS[action], _hexadecimal(pointer), int(size),
-            _hexadecimal(stream),
-        ))
-        if event[0] >= _MOST or event[3] >= _MOST or event[4] >= _MOST or event[5] >= _MOST:
+        thread, pointer = int(thread), _hexadecimal(pointer)
+        size, stream = int(size), _hexadecimal(stream)
+        if thread >= _MOST or pointer >= _MOST or size >= _MOST or stream >= _MOST:
             raise _wrong(path, number, row)
-        yield event
+        yield make((thread, time, _ACTIONS[action], pointer, size, stream))
 
 
 class Writer:
@@ -222,8 +222,8 @@ class Blocks:
         self.first_wrong = None
 
     def follow(self, events):
-        """For each of ``events`` that changes something, or failed: the event, and the block's bytes
-        and stream as it was allocated with."""
+        """For each of ``events`` that changes something, or failed: the event, and the block's
+        bytes and stream as it was allocated with."""
         live = self.live
         for number, event in enumerate(events, 2):
             _, _, action, pointer, size, stream = event
