@@ -63,6 +63,7 @@ def report(
     max_points: int = 0,
     plan_time: float = 1.0,
     by_events: bool = False,
+    pool=None,
     progress=None,
 ) -> Report:
     """Reads the trace in the file ``trace``, plain or gzip, and writes the page to the file
@@ -70,8 +71,9 @@ def report(
 
     ``title`` is the heading (empty: the file's name), ``max_points`` the most points of a track
     over time (0: 2000, else 100 to 4000), ``plan_time`` the seconds that the planner may take (0:
-    no plan). ``by_events`` has events from left to right instead of time. ``progress`` is called
-    with the rows that were read and whether the plan is being made; when it returns false, or
+    no plan). ``by_events`` has events from left to right instead of time. ``pool`` is a
+    ``forebay.Pool`` that does what the trace says while it is read, so that the page has what it
+    reserves too; it has all its blocks back afterwards. ``progress`` is called with the rows that were read and whether the plan is being made; when it returns false, or
     Ctrl-C is pressed, the page is about what there is so far, and ``numbers["whole"]`` is false if
     rows were not read.
 
@@ -94,6 +96,8 @@ def report(
     options = _abi.ReportOptions(struct_size=ctypes.sizeof(_abi.ReportOptions))
     options.title, options.max_points = title.encode(errors="replace"), max_points
     options.plan_time_limit_ms, options.progress = max(1, round(plan_time * 1000)), told
+    if pool is not None:
+        options.pool = pool.handle
     if by_events:
         options.flags |= _abi.REPORT_BY_EVENTS
     if plan_time == 0:
