@@ -10,6 +10,7 @@ import tempfile
 
 from . import _abi
 from ._library import check, library
+from .pool import POLICIES, Pool
 
 __all__ = ["Report", "report"]
 
@@ -147,6 +148,10 @@ def add_arguments(parser):
     parser.add_argument(
         "--events", action="store_true", help="events instead of time from left to right"
     )
+    parser.add_argument(
+        "--pool", metavar="POLICY", choices=list(POLICIES),
+        help="have a host pool of this policy do the same, and show what it reserves",
+    )  # fmt: skip
     parser.add_argument("--open", action="store_true", help="show the page in a browser")
     parser.add_argument(
         "--json", action="store_true",
@@ -163,14 +168,14 @@ def run(args) -> int:
         sys.stderr.write(f"\r\x1b[Kreport: {events:,} rows{', planning' if planning else ''}")
         sys.stderr.flush()
 
-    try:
+    with contextlib.ExitStack() as stack:
+        if shown:
+            stack.callback(sys.stderr.write, "\r\x1b[K")
+        pool = stack.enter_context(Pool(policy=args.pool)) if args.pool else None
         made = report(
             args.trace, out, title=args.title, max_points=args.points, plan_time=args.time,
-            by_events=args.events, progress=progress if shown else None,
+            by_events=args.events, pool=pool, progress=progress if shown else None,
         )  # fmt: skip
-    finally:
-        if shown:
-            sys.stderr.write("\r\x1b[K")
     numbers = made.numbers
     if args.json:
         short = {name: value for name, value in numbers.items() if name not in ("series", "groups")}
@@ -197,6 +202,8 @@ def _print(numbers, out):
         ("allocated for them", _bytes(peak["allocated_bytes"])),
         ("on pages, at the most", _bytes(numbers["most_pages_bytes"])),
     ]
+    if numbers["reserved"]:
+        rows.append(("reserved by a pool", _bytes(numbers["reserved"]["most_bytes"])))
     if plan:
         rows.append(("arena of a plan", _bytes(plan["arena_bytes"])))
     for name, value in rows:
