@@ -1,6 +1,6 @@
 //! A trace as one page to read: what lived when, who held the peak, and what to do about it.
 //!
-//! The trace is read once, row by row, by [`survey`]; memory is bounded by what lives in it at a
+//! The trace is read once, row by row, by `survey`; memory is bounded by what lives in it at a
 //! time. `planned` asks the planner what an arena for it would need, `verdict` says what follows,
 //! and `page` writes it all as one file of HTML that needs nothing else.
 
