@@ -12,7 +12,8 @@ RUST_MIN := 1.92
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 RELEASE := $(TARGET_DIR)/release
 LIBRARIES := $(RELEASE)/libforebay.so $(RELEASE)/libforebay.a $(RELEASE)/libforebay_preload.so
-SOURCES := Cargo.toml Cargo.lock build.rs $(shell find src preload -name '*.rs') preload/Cargo.toml
+SOURCES := Cargo.toml Cargo.lock build.rs $(shell find src preload -name '*.rs') preload/Cargo.toml \
+	$(wildcard src/report/page/*)
 WARNINGS := -Wall -Wextra -Wpedantic
 # Programs in build/ find the library beside themselves, by its SONAME.
 LINK := -Lbuild/lib -lforebay -Wl,-rpath,'$$ORIGIN/lib'

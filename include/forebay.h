@@ -787,6 +787,9 @@ typedef struct forebay_report_options {
     int32_t (*progress)(const struct forebay_report_progress *progress, void *user);
     /// Passed to `progress`.
     void *user;
+    /// Does what the trace says while it is read, on host streams without work, and the report has
+    /// what it reserves over time. It has all its blocks back afterwards. NULL: that is left out.
+    struct forebay_pool *pool;
 } forebay_report_options;
 
 /// What a prefetcher is made from. Set `struct_size`; all else may be 0.
@@ -2218,12 +2221,13 @@ forebay_status forebay_pool_plan_usage(struct forebay_pool *pool,
 /// Errors: `FOREBAY_ERROR_IO`, `FOREBAY_ERROR_MALFORMED_TRACE` (the message names line and column,
 /// and nothing is written; or the trace frees what it never allocated, in which case the report of
 /// everything else is written and names such rows), `FOREBAY_ERROR_INVALID_ARGUMENT` (`trace` or
-/// `out` is NULL; the message names the field of `options`).
+/// `out` is NULL, the pool is destroyed; the message names the field of `options`), and those of
+/// `forebay_free`.
 ///
 /// The caller's part:
 /// `trace` and `out` are NULL or strings that end with a NUL; `options` is NULL or points to a
-/// struct with `struct_size` set, whose `title` is NULL or such a string and whose `progress` can
-/// be called.
+/// struct with `struct_size` set, whose `title` is NULL or such a string, whose `progress` can
+/// be called, and whose `pool` is NULL or as for `forebay_alloc`.
 forebay_status forebay_trace_report(const char *trace,
                                     const char *out,
                                     const struct forebay_report_options *options);

@@ -375,6 +375,7 @@ class ReportOptions(Structure):
         ("plan_time_limit_ms", c_uint64),
         ("progress", CFUNCTYPE(c_int32, POINTER(ReportProgress), c_void_p)),
         ("user", c_void_p),
+        ("pool", c_void_p),
     ]
 
 

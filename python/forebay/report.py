@@ -10,6 +10,7 @@ import tempfile
 
 from . import _abi
 from ._library import check, library
+from .pool import POLICIES, Pool
 
 __all__ = ["Report", "report"]
 
@@ -63,6 +64,7 @@ def report(
     max_points: int = 0,
     plan_time: float = 1.0,
     by_events: bool = False,
+    pool=None,
     progress=None,
 ) -> Report:
     """Reads the trace in the file ``trace``, plain or gzip, and writes the page to the file
@@ -70,8 +72,9 @@ def report(
 
     ``title`` is the heading (empty: the file's name), ``max_points`` the most points of a track
     over time (0: 2000, else 100 to 4000), ``plan_time`` the seconds that the planner may take (0:
-    no plan). ``by_events`` has events from left to right instead of time. ``progress`` is called
-    with the rows that were read and whether the plan is being made; when it returns false, or
+    no plan). ``by_events`` has events from left to right instead of time. ``pool`` is a
+    ``forebay.Pool`` that does what the trace says while it is read, so that the page has what it
+    reserves too; it has all its blocks back afterwards. ``progress`` is called with the rows that were read and whether the plan is being made; when it returns false, or
     Ctrl-C is pressed, the page is about what there is so far, and ``numbers["whole"]`` is false if
     rows were not read.
 
@@ -94,6 +97,8 @@ def report(
     options = _abi.ReportOptions(struct_size=ctypes.sizeof(_abi.ReportOptions))
     options.title, options.max_points = title.encode(errors="replace"), max_points
     options.plan_time_limit_ms, options.progress = max(1, round(plan_time * 1000)), told
+    if pool is not None:
+        options.pool = pool.handle
     if by_events:
         options.flags |= _abi.REPORT_BY_EVENTS
     if plan_time == 0:
@@ -143,6 +148,10 @@ def add_arguments(parser):
     parser.add_argument(
         "--events", action="store_true", help="events instead of time from left to right"
     )
+    parser.add_argument(
+        "--pool", metavar="POLICY", choices=list(POLICIES),
+        help="have a host pool of this policy do the same, and show what it reserves",
+    )  # fmt: skip
     parser.add_argument("--open", action="store_true", help="show the page in a browser")
     parser.add_argument(
         "--json", action="store_true",
@@ -159,14 +168,14 @@ def run(args) -> int:
         sys.stderr.write(f"\r\x1b[Kreport: {events:,} rows{', planning' if planning else ''}")
         sys.stderr.flush()
 
-    try:
+    with contextlib.ExitStack() as stack:
+        if shown:
+            stack.callback(sys.stderr.write, "\r\x1b[K")
+        pool = stack.enter_context(Pool(policy=args.pool)) if args.pool else None
         made = report(
             args.trace, out, title=args.title, max_points=args.points, plan_time=args.time,
-            by_events=args.events, progress=progress if shown else None,
+            by_events=args.events, pool=pool, progress=progress if shown else None,
         )  # fmt: skip
-    finally:
-        if shown:
-            sys.stderr.write("\r\x1b[K")
     numbers = made.numbers
     if args.json:
         short = {name: value for name, value in numbers.items() if name not in ("series", "groups")}
@@ -193,6 +202,8 @@ def _print(numbers, out):
         ("allocated for them", _bytes(peak["allocated_bytes"])),
         ("on pages, at the most", _bytes(numbers["most_pages_bytes"])),
     ]
+    if numbers["reserved"]:
+        rows.append(("reserved by a pool", _bytes(numbers["reserved"]["most_bytes"])))
     if plan:
         rows.append(("arena of a plan", _bytes(plan["arena_bytes"])))
     for name, value in rows:

@@ -4,9 +4,11 @@ use std::ffi::{CStr, c_char, c_void};
 use std::time::Duration;
 
 use super::guard::{PublicStruct, guard, path_named, read_sized};
+use super::pool::{forebay_pool, pool_behind};
 use super::status::forebay_status;
+use super::trace::Streams;
 use crate::error::{Result, fail};
-use crate::report::{self, Options, Progress, Watch};
+use crate::report::{self, Beside, Options, Progress, Watch};
 
 /// Events instead of time from left to right.
 pub const FOREBAY_REPORT_BY_EVENTS: u32 = 1;
@@ -53,11 +55,14 @@ pub struct forebay_report_options {
     >,
     /// Passed to `progress`.
     pub user: *mut c_void,
+    /// Does what the trace says while it is read, on host streams without work, and the report has
+    /// what it reserves over time. It has all its blocks back afterwards. NULL: that is left out.
+    pub pool: *mut forebay_pool,
 }
 
 // SAFETY: repr(C), the size first; numbers and pointers, for which zero is a value.
 unsafe impl PublicStruct for forebay_report_options {
-    const FIRST: usize = 48;
+    const FIRST: usize = 56;
     const NAME: &'static str = "forebay_report_options";
 }
 
@@ -73,12 +78,13 @@ const _: () = assert!(size_of::<forebay_report_options>() == forebay_report_opti
 /// Errors: `FOREBAY_ERROR_IO`, `FOREBAY_ERROR_MALFORMED_TRACE` (the message names line and column,
 /// and nothing is written; or the trace frees what it never allocated, in which case the report of
 /// everything else is written and names such rows), `FOREBAY_ERROR_INVALID_ARGUMENT` (`trace` or
-/// `out` is NULL; the message names the field of `options`).
+/// `out` is NULL, the pool is destroyed; the message names the field of `options`), and those of
+/// `forebay_free`.
 ///
 /// # Safety
 /// `trace` and `out` are NULL or strings that end with a NUL; `options` is NULL or points to a
-/// struct with `struct_size` set, whose `title` is NULL or such a string and whose `progress` can
-/// be called.
+/// struct with `struct_size` set, whose `title` is NULL or such a string, whose `progress` can
+/// be called, and whose `pool` is NULL or as for `forebay_alloc`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn forebay_trace_report(
     trace: *const c_char,
@@ -108,7 +114,16 @@ pub unsafe extern "C" fn forebay_trace_report(
             }
         };
         let watch: Option<&mut Watch<'_>> = if callback.is_some() { Some(&mut told) } else { None };
-        report::report(&trace, &out, &options, watch)?.check(&trace)
+        let pool = given.map_or(std::ptr::null_mut(), |given| given.pool);
+        // SAFETY: the caller's promise.
+        let pool = if pool.is_null() { None } else { Some(unsafe { pool_behind(pool)? }) };
+        let mut streams = Streams::default();
+        let mut stream = |number| {
+            let handle = streams.handle(number);
+            streams.result.map(|()| handle)
+        };
+        let beside = pool.map(|pool| Beside { pool, stream: &mut stream });
+        report::report(&trace, &out, &options, beside, watch)?.check(&trace)
     })
 }
 

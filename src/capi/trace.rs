@@ -232,9 +232,9 @@ fn report_of(done: &Report) -> forebay_replay_report {
 }
 
 /// Streams on the host that stand for those of a trace, as long as it is replayed.
-struct Streams {
+pub(super) struct Streams {
     made: Vec<std::sync::Arc<crate::order::HostStream>>,
-    result: Result<()>,
+    pub(super) result: Result<()>,
 }
 
 impl Default for Streams {
@@ -244,7 +244,8 @@ impl Default for Streams {
 }
 
 impl Streams {
-    fn handle(&mut self, number: u64) -> usize {
+    /// The stream for this number; `result` has the error when it could not be made.
+    pub(super) fn handle(&mut self, number: u64) -> usize {
         if number == 0 {
             return 0;
         }

@@ -13,6 +13,7 @@ mod usage;
 
 pub use plan::Plan;
 pub use system_malloc::SystemMalloc;
+pub(crate) use timeline::Blocks;
 
 use crate::error::Result;
 use crate::trace::{Faults, Trace};

@@ -15,7 +15,7 @@ impl Plan {
     pub fn timeline(&self, pool: Option<&Pool>) -> Result<Timeline> {
         let mut timeline = Timeline::default();
         let mut sizes = vec![0; self.slots];
-        let mut blocks = Blocks { held: vec![None; self.slots], pool };
+        let mut blocks = Blocks::of(pool);
         let mut live = 0;
         for step in &self.steps {
             match *step {
@@ -41,22 +41,33 @@ impl Plan {
     }
 }
 
-/// The blocks that a pool gave, by slot.
-struct Blocks<'a> {
+/// The blocks that a pool gave, by slot. They are freed when this is dropped.
+pub(crate) struct Blocks<'a> {
     held: Vec<Option<*mut u8>>,
     pool: Option<&'a Pool>,
 }
 
-impl Blocks<'_> {
+impl<'a> Blocks<'a> {
+    /// No blocks yet; without a pool there will be none.
+    pub(crate) fn of(pool: Option<&'a Pool>) -> Blocks<'a> {
+        Blocks { held: Vec::new(), pool }
+    }
+
     /// False when the pool has no memory.
-    fn alloc(&mut self, slot: usize, size: usize, stream: usize) -> bool {
+    pub(crate) fn alloc(&mut self, slot: usize, size: usize, stream: usize) -> bool {
         let Some(pool) = self.pool else { return true };
+        if self.held.len() <= slot {
+            self.held.resize(slot + 1, None);
+        }
         self.held[slot] = Target::alloc(pool, size, stream).ok();
         self.held[slot].is_some()
     }
 
-    fn free(&mut self, slot: usize, stream: usize) -> Result<()> {
-        let (Some(pool), Some(block)) = (self.pool, self.held[slot].take()) else { return Ok(()) };
+    /// # Errors
+    /// The pool's own when it refuses the block.
+    pub(crate) fn free(&mut self, slot: usize, stream: usize) -> Result<()> {
+        let block = self.held.get_mut(slot).and_then(Option::take);
+        let (Some(pool), Some(block)) = (self.pool, block) else { return Ok(()) };
         // SAFETY: the pool gave it, and whoever takes it from its slot frees it.
         unsafe { Target::free(pool, block, stream) }
     }

@@ -169,6 +169,7 @@ pub(super) fn bytes(survey: &Survey, groups: &[usize], to: &mut String) {
     let most_of =
         |of: &dyn Fn(&Bucket) -> u64| survey.series.buckets.iter().map(of).max().unwrap_or(0);
     let most = survey.most_pages.max(most_of(&|bucket| bucket.allocated[allocated].most));
+    let most = most.max(survey.reserved.map_or(0, |reserved| reserved.most));
     let top = top_of(most.max(survey.peak.live));
     let mut drawing = String::new();
     let pages = steps(survey, false, |bucket| bucket.pages.most as f64 / top);
@@ -187,6 +188,10 @@ pub(super) fn bytes(survey: &Survey, groups: &[usize], to: &mut String) {
     }
     let least = steps(survey, false, |bucket| bucket.live.least as f64 / top);
     let _ = write!(drawing, "<path class=\"l least\" d=\"{least}\"/>");
+    if survey.reserved.is_some() {
+        let reserved = steps(survey, false, |bucket| bucket.reserved.most as f64 / top);
+        let _ = write!(drawing, "<path class=\"l reserved\" d=\"{reserved}\"/>");
+    }
     let x = across(survey, survey.peak.at);
     let _ = write!(drawing, "<path class=\"l peak\" d=\"M{} 0V{HEIGHT}\"/>", Short(x));
     let said = format!(

@@ -128,6 +128,12 @@ fn fill(to: &mut Json, said: &Said<'_>) {
     to.put("requested_bytes", survey.requested).put("failures", survey.failures);
     to.put("largest_failure_bytes", survey.largest_failure);
     to.put("faults", survey.faults.total).put("most_pages_bytes", survey.most_pages);
+    match survey.reserved {
+        Some(reserved) => to.object("reserved", |to| {
+            to.put("most_bytes", reserved.most).put("refused", reserved.refused);
+        }),
+        None => to.put("reserved", "null"),
+    };
     to.object("peak", |to| {
         let peak = &survey.peak;
         to.put("live_bytes", peak.live).put("blocks", peak.blocks);
@@ -178,6 +184,10 @@ fn fill(to: &mut Json, said: &Said<'_>) {
         track("allocated_most", &|bucket| bucket.allocated[device].most);
         track("pages_least", &|bucket| bucket.pages.least);
         track("pages_most", &|bucket| bucket.pages.most);
+        if survey.reserved.is_some() {
+            track("reserved_least", &|bucket| bucket.reserved.least);
+            track("reserved_most", &|bucket| bucket.reserved.most);
+        }
         track("allocations", &|bucket| bucket.allocations);
         track("frees", &|bucket| bucket.frees);
         for (name, least) in [("unused_least", true), ("unused_most", false)] {

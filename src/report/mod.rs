@@ -1,6 +1,6 @@
 //! A trace as one page to read: what lived when, who held the peak, and what to do about it.
 //!
-//! The trace is read once, row by row, by [`survey`]; memory is bounded by what lives in it at a
+//! The trace is read once, row by row, by `survey`; memory is bounded by what lives in it at a
 //! time. `planned` asks the planner what an arena for it would need, `verdict` says what follows,
 //! and `page` writes it all as one file of HTML that needs nothing else.
 
@@ -19,7 +19,7 @@ mod tests;
 mod units;
 mod verdict;
 
-pub use survey::Axis;
+pub use survey::{Axis, Beside};
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -88,7 +88,8 @@ const LOOK_EVERY: u64 = 1 << 12;
 const FIRST: usize = 1 << 12;
 
 /// Reads the trace in the file `trace` and writes the page to the file `out`. Returns the rows that
-/// make no sense: the page is about all others.
+/// make no sense: the page is about all others. With a pool `beside`, which does what the trace
+/// says, the page has what that reserves too.
 ///
 /// # Errors
 /// `Io`, `MalformedTrace` when a row is not one of a trace, `InvalidArgument` when the number of
@@ -97,9 +98,10 @@ pub fn report(
     trace: impl AsRef<Path>,
     out: impl AsRef<Path>,
     options: &Options,
+    beside: Option<Beside<'_>>,
     watch: Option<&mut Watch<'_>>,
 ) -> Result<Faults> {
-    let (page, faults) = page_of(trace.as_ref(), options, watch)?;
+    let (page, faults) = page_of(trace.as_ref(), options, beside, watch)?;
     let out = out.as_ref();
     let written = std::fs::write(out, page);
     written.map_err(|error| fail!(Io, "report `{}`: cannot write: {error}", out.display()))?;
@@ -109,6 +111,7 @@ pub fn report(
 fn page_of(
     trace: &Path,
     options: &Options,
+    beside: Option<Beside<'_>>,
     mut watch: Option<&mut Watch<'_>>,
 ) -> Result<(String, Faults)> {
     let (least, most) = (Options::POINTS_MIN, Options::POINTS_MAX);
@@ -120,7 +123,7 @@ fn page_of(
         ));
     }
     let begun = Instant::now();
-    let (survey, whole) = read(trace, options, begun, watch.as_deref_mut())?;
+    let (survey, whole) = read(trace, options, beside, begun, watch.as_deref_mut())?;
     let mut told = |_: &lifetime::Progress| match &mut watch {
         Some(watch) => {
             let (events, elapsed) = (survey.events, begun.elapsed());
@@ -153,6 +156,7 @@ fn page_of(
 fn read(
     trace: &Path,
     options: &Options,
+    beside: Option<Beside<'_>>,
     begun: Instant,
     mut watch: Option<&mut Watch<'_>>,
 ) -> Result<(Survey, bool)> {
@@ -168,11 +172,13 @@ fn read(
         _ => false,
     };
     let axis = if options.by_events || stands { Axis::Events } else { Axis::Time };
-    let mut surveyor = Surveyor::new(axis, options.points / 4 * 2);
-    first.iter().for_each(|(line, event)| surveyor.add(*line, event));
+    let mut surveyor = Surveyor::new(axis, options.points / 4 * 2).beside(beside);
+    for (line, event) in &first {
+        surveyor.add(*line, event)?;
+    }
     let (mut events, mut reported) = (first.len() as u64, Duration::ZERO);
     while let Some(event) = reader.read()? {
-        surveyor.add(reader.line(), &event);
+        surveyor.add(reader.line(), &event)?;
         events += 1;
         if events.is_multiple_of(LOOK_EVERY)
             && let Some(watch) = &mut watch

@@ -174,6 +174,14 @@ fn figures(said: &Said<'_>, to: &mut String) {
     if let Planned::Plan(plan) = said.planned {
         figure("arena of a plan", Exact(plan.arena).to_string(), above(plan.arena, peak.live));
     }
+    if let Some(reserved) = survey.reserved {
+        let note = match reserved.refused {
+            0 => above(reserved.most, peak.live),
+            1 => String::from("1 allocation had no memory there"),
+            refused => format!("{} allocations had no memory there", Grouped(refused)),
+        };
+        figure("reserved by a pool", Exact(reserved.most).to_string(), note);
+    }
     let left: u64 =
         survey.left.iter().fold(0, |sum: u64, lived| sum.saturating_add(lived.block.size));
     let blocks = survey.left.len() as u64;
@@ -238,6 +246,9 @@ fn over_time(said: &Said<'_>, to: &mut String) {
         swatch(&format!("c{}", chart::colour(said.groups, at)), &name, to);
     }
     swatch("l least", "least live", to);
+    if survey.reserved.is_some() {
+        swatch("l reserved", "reserved by a pool that did the same", to);
+    }
     put!(to, "</ul>\n");
     chart::bytes(survey, said.groups, to);
     put!(

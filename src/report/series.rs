@@ -33,13 +33,15 @@ pub(super) struct Values {
     pub(super) allocated: [u64; 2],
     /// Bytes of the pages that hold a live block.
     pub(super) pages: u64,
+    /// Bytes that a pool has reserved, when one does the same beside.
+    pub(super) reserved: u64,
     /// The live bytes by size.
     pub(super) held: [u64; BINS],
 }
 
 impl Default for Values {
     fn default() -> Values {
-        Values { live: 0, allocated: [0; 2], pages: 0, held: [0; BINS] }
+        Values { live: 0, allocated: [0; 2], pages: 0, reserved: 0, held: [0; BINS] }
     }
 }
 
@@ -60,6 +62,7 @@ pub(super) struct Bucket {
     pub(super) live: Range<u64>,
     pub(super) allocated: [Range<u64>; 2],
     pub(super) pages: Range<u64>,
+    pub(super) reserved: Range<u64>,
     pub(super) unused: Range<f32>,
     /// The live bytes by size, when most were live.
     pub(super) held: [u64; BINS],
@@ -75,6 +78,7 @@ impl Bucket {
             live: Range::at(now.live),
             allocated: now.allocated.map(Range::at),
             pages: Range::at(now.pages),
+            reserved: Range::at(now.reserved),
             unused: Range::at(now.unused()),
             held: now.held,
             allocations: 0,
@@ -92,6 +96,7 @@ impl Bucket {
             range.include(Range::at(value));
         }
         self.pages.include(Range::at(now.pages));
+        self.reserved.include(Range::at(now.reserved));
         self.unused.include(Range::at(now.unused()));
     }
 
@@ -104,6 +109,7 @@ impl Bucket {
             range.include(other);
         }
         self.pages.include(later.pages);
+        self.reserved.include(later.reserved);
         self.unused.include(later.unused);
         self.allocations += later.allocations;
         self.frees += later.frees;
@@ -164,7 +170,7 @@ mod tests {
     fn live(live: u64) -> Values {
         let mut held = [0; BINS];
         held[3] = live;
-        Values { live, allocated: [live, 2 * live], pages: 4 * live, held }
+        Values { live, allocated: [live, 2 * live], pages: 4 * live, reserved: 8 * live, held }
     }
 
     #[test]
@@ -180,6 +186,7 @@ mod tests {
         let (index, bucket) = spikes[0];
         assert_eq!(index, 777_777 / series.width);
         assert_eq!((bucket.live.least, bucket.held[3], bucket.pages.most), (5, 9, 36));
+        assert_eq!(bucket.reserved, Range { least: 40, most: 72 });
         assert_eq!(series.buckets.iter().map(|bucket| bucket.allocations).sum::<u64>(), 1_000_000);
         assert_eq!(series.buckets[0].live.least, 0);
         assert_eq!(series.buckets[1].live.least, 5);

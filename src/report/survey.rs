@@ -9,6 +9,9 @@ use super::footprint::Footprint;
 use super::grid::Grid;
 use super::rounding::Rounding;
 use super::series::{Series, Values};
+use crate::error::Result;
+use crate::pool::Pool;
+use crate::replay::Blocks;
 use crate::space::GRANULE;
 use crate::trace::{Action, Checker, Event, Faults, Meaning, NANOSECONDS_PER_DAY};
 
@@ -158,6 +161,39 @@ pub(super) struct Peak {
     pub(super) at: u64,
 }
 
+/// A pool that does what the trace says, while it is read.
+pub struct Beside<'a> {
+    /// The pool. It has all its blocks back afterwards.
+    pub pool: &'a Pool,
+    /// The pool's stream for a number of the trace; called once for each, in order of appearance.
+    pub stream: &'a mut dyn FnMut(u64) -> Result<usize>,
+}
+
+/// What became of that.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Reserved {
+    pub(super) most: u64,
+    /// Allocations that the pool had no memory for.
+    pub(super) refused: u64,
+}
+
+struct Follower<'a> {
+    beside: Beside<'a>,
+    blocks: Blocks<'a>,
+    streams: HashMap<u64, usize>,
+}
+
+impl Follower<'_> {
+    fn stream(&mut self, number: u64) -> Result<usize> {
+        if let Some(&stream) = self.streams.get(&number) {
+            return Ok(stream);
+        }
+        let stream = (self.beside.stream)(number)?;
+        self.streams.insert(number, stream);
+        Ok(stream)
+    }
+}
+
 /// What a trace says.
 #[derive(Debug)]
 pub(super) struct Survey {
@@ -176,6 +212,8 @@ pub(super) struct Survey {
     pub(super) peak: Peak,
     /// The most pages that held something.
     pub(super) most_pages: u64,
+    /// None without a pool that did the same.
+    pub(super) reserved: Option<Reserved>,
     /// Blocks that lived at the peak, and those that live at the end; the largest first.
     pub(super) holders: Vec<Lived>,
     pub(super) left: Vec<Lived>,
@@ -195,7 +233,7 @@ pub(super) struct Survey {
 }
 
 /// A survey in the making.
-pub(super) struct Surveyor {
+pub(super) struct Surveyor<'a> {
     survey: Survey,
     checker: Checker,
     clock: Clock,
@@ -210,11 +248,12 @@ pub(super) struct Surveyor {
     departed: Vec<Lived>,
     largest: BinaryHeap<Reverse<Shape>>,
     aligned: bool,
+    follower: Option<Follower<'a>>,
 }
 
-impl Surveyor {
+impl<'a> Surveyor<'a> {
     /// At most `buckets` of time, an even number.
-    pub(super) fn new(axis: Axis, buckets: usize) -> Surveyor {
+    pub(super) fn new(axis: Axis, buckets: usize) -> Surveyor<'a> {
         Surveyor {
             survey: Survey {
                 axis,
@@ -228,6 +267,7 @@ impl Surveyor {
                 extent: 0,
                 peak: Peak::default(),
                 most_pages: 0,
+                reserved: None,
                 holders: Vec::new(),
                 left: Vec::new(),
                 series: Series::new(buckets),
@@ -253,11 +293,26 @@ impl Surveyor {
             departed: Vec::new(),
             largest: BinaryHeap::new(),
             aligned: true,
+            follower: None,
         }
     }
 
+    /// The same, with a pool that does what the trace says.
+    pub(super) fn beside(mut self, beside: Option<Beside<'a>>) -> Surveyor<'a> {
+        self.survey.reserved = beside.is_some().then(Reserved::default);
+        self.follower = beside.map(|beside| Follower {
+            blocks: Blocks::of(Some(beside.pool)),
+            beside,
+            streams: HashMap::new(),
+        });
+        self
+    }
+
     /// Takes the next event, which stands in this line.
-    pub(super) fn add(&mut self, line: u64, event: &Event) {
+    ///
+    /// # Errors
+    /// That of a stream that cannot be made, and the pool's own when it refuses to free a block.
+    pub(super) fn add(&mut self, line: u64, event: &Event) -> Result<()> {
         let number = self.survey.events;
         self.survey.events += 1;
         self.survey.duration = self.clock.since_first(event.time);
@@ -266,7 +321,9 @@ impl Surveyor {
             Axis::Events => number,
         };
         self.survey.extent = at;
-        match self.checker.check(line, event) {
+        let meaning = self.checker.check(line, event);
+        self.follow(meaning, event)?;
+        match meaning {
             Meaning::Allocate { slot } => self.allocate(slot, event, at, number),
             Meaning::Free { slot } => self.free(slot, event, at, number),
             Meaning::Nothing => {
@@ -276,6 +333,30 @@ impl Surveyor {
                 self.survey.series.add(at, &self.now);
             }
         }
+        Ok(())
+    }
+
+    /// Has the pool beside do the same.
+    fn follow(&mut self, meaning: Meaning, event: &Event) -> Result<()> {
+        let (Some(follower), Some(reserved)) = (&mut self.follower, &mut self.survey.reserved)
+        else {
+            return Ok(());
+        };
+        match meaning {
+            Meaning::Allocate { slot } => {
+                let stream = follower.stream(event.stream)?;
+                let size = usize::try_from(event.size).unwrap_or(usize::MAX);
+                reserved.refused += u64::from(!follower.blocks.alloc(slot, size, stream));
+            }
+            Meaning::Free { slot } => {
+                let stream = follower.stream(event.stream)?;
+                follower.blocks.free(slot, stream)?;
+            }
+            Meaning::Nothing => {}
+        }
+        self.now.reserved = follower.beside.pool.stats().reserved[0];
+        reserved.most = reserved.most.max(self.now.reserved);
+        Ok(())
     }
 
     fn allocate(&mut self, slot: usize, event: &Event, at: u64, number: u64) {

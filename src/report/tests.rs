@@ -7,9 +7,11 @@ use proptest::prelude::*;
 use super::bins::{BINS, bin_of};
 use super::rounding::Rounding;
 use super::survey::{Axis, Survey, Surveyor};
-use super::{Options, Progress, page_of};
+use super::{Beside, Options, Progress, page_of};
+use crate::pool::{Config, Pool};
+use crate::replay;
 use crate::space::PAGE;
-use crate::trace::{Action, Event, NANOSECONDS_PER_DAY, Writer};
+use crate::trace::{Action, Event, NANOSECONDS_PER_DAY, Trace, Writer};
 
 /// A block as the definition sees it: everything by number of event.
 #[derive(Clone, Debug)]
@@ -79,7 +81,7 @@ fn by_definition(events: &[Event]) -> (Vec<Known>, Vec<Vec<usize>>) {
 fn survey_of(events: &[Event], axis: Axis, buckets: usize) -> Survey {
     let mut surveyor = Surveyor::new(axis, buckets);
     for (line, event) in (2..).zip(events) {
-        surveyor.add(line, event);
+        surveyor.add(line, event).unwrap();
     }
     surveyor.finish()
 }
@@ -346,7 +348,7 @@ fn no_page_is_larger_than_two_megabytes() {
     for (points, by_events) in [(Options::POINTS_MAX, false), (Options::POINTS_MAX, true)] {
         let plan_limit = std::time::Duration::from_millis(1);
         let options = Options { points, by_events, plan_limit, title: "t".repeat(200) };
-        let (page, faults) = page_of(&trace.0, &options, None).unwrap();
+        let (page, faults) = page_of(&trace.0, &options, None, None).unwrap();
         assert_eq!(faults.total, 0);
         assert!(page.len() < 2_000_000, "{}", page.len());
         assert!(page.len() > 300_000, "{}", page.len());
@@ -358,7 +360,7 @@ fn whatever_a_title_says_is_text() {
     let trace = Scratch::new("title<svg onload=alert(1)>.csv", ragged(50));
     let title = "<script>alert(1)</script>{{data}}\"'&\u{0}";
     let options = Options { title: title.to_owned(), ..Options::default() };
-    let (page, _) = page_of(&trace.0, &options, None).unwrap();
+    let (page, _) = page_of(&trace.0, &options, None, None).unwrap();
     // The data, and what reads it.
     assert_eq!(page.matches("<script").count(), 2);
     assert!(!page.contains("<svg onload") && !page.contains('\u{0}'));
@@ -373,12 +375,13 @@ fn whatever_a_title_says_is_text() {
 fn points_and_the_clock_are_checked() {
     let trace = Scratch::new("points.csv", ragged(50));
     for points in [0, 99, 4001] {
-        let error = page_of(&trace.0, &Options { points, ..Options::default() }, None).unwrap_err();
+        let error =
+            page_of(&trace.0, &Options { points, ..Options::default() }, None, None).unwrap_err();
         assert!(error.message().contains(&format!("points is {points};")), "{error}");
     }
     // A clock that stands still has nothing to show.
     let still = Scratch::new("still.csv", ragged(50).map(|event| Event { time: 5, ..event }));
-    let (page, _) = page_of(&still.0, &Options::default(), None).unwrap();
+    let (page, _) = page_of(&still.0, &Options::default(), None, None).unwrap();
     assert!(page.contains("\"axis\":\"events\""));
 }
 
@@ -389,6 +392,7 @@ fn a_watch_ends_the_reading() {
     let (page, _) = page_of(
         &trace.0,
         &Options::default(),
+        None,
         Some(&mut |progress: &Progress| {
             calls += 1;
             progress.planning
@@ -431,7 +435,7 @@ proptest! {
         let trace = Scratch::new("extreme.csv", events.iter().copied());
         let plan_limit = std::time::Duration::from_millis(1);
         let options = Options { by_events, plan_limit, ..Options::default() };
-        let (page, _) = page_of(&trace.0, &options, None).unwrap();
+        let (page, _) = page_of(&trace.0, &options, None, None).unwrap();
         assert!(page.ends_with("</html>\n") && page.len() < 2_000_000);
         for wrong in ["NaN", "inf\"", "inf ", "-inf"] {
             // The script has the word.
@@ -439,4 +443,37 @@ proptest! {
             assert!(!before.contains(wrong), "{wrong}");
         }
     }
+}
+
+#[test]
+fn a_pool_beside_reserves_what_a_replay_says() {
+    let trace = Scratch::new("beside.csv", ragged(3000).map(|event| Event { stream: 0, ..event }));
+    let whole = Trace::load(&trace.0).unwrap();
+    let pool = || Pool::on_host(&Config { max_bytes: 8 << 30, ..Config::default() }).unwrap();
+    let (first, second) = (pool(), pool());
+    let expected = replay::Plan::new(&whole, |_| 0).timeline(Some(&first)).unwrap();
+    let mut asked = Vec::new();
+    let mut stream = |number| {
+        asked.push(number);
+        Ok(0)
+    };
+    let beside = Beside { pool: &second, stream: &mut stream };
+    let mut surveyor = Surveyor::new(Axis::Events, 1000).beside(Some(beside));
+    for (line, event) in (2..).zip(&whole.events) {
+        surveyor.add(line, event).unwrap();
+    }
+    let survey = surveyor.finish();
+    let reserved = survey.reserved.unwrap();
+    assert_eq!(Some(reserved.most), expected.reserved.iter().copied().max());
+    assert_eq!(reserved.refused, expected.failed);
+    for (index, bucket) in survey.series.buckets.iter().enumerate() {
+        let width = survey.series.width as usize;
+        let until = (width * (index + 1)).min(expected.reserved.len());
+        let most =
+            expected.reserved[(width * index).saturating_sub(1)..until].iter().max().unwrap();
+        assert_eq!(bucket.reserved.most, *most);
+    }
+    assert_eq!(asked, [0]);
+    // It has everything back.
+    assert_eq!(second.stats().requested[0], 0);
 }

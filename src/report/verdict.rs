@@ -228,7 +228,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     /// A surveyor that is told what happens, a microsecond apart.
-    struct Told(Surveyor, u64);
+    struct Told(Surveyor<'static>, u64);
 
     impl Told {
         fn new() -> Told {
@@ -238,7 +238,7 @@ mod tests {
         fn tell(&mut self, action: Did, pointer: u64, size: u64, stream: u64) {
             self.1 += 1;
             let event = Event { thread: 1, time: self.1 * 1000, action, pointer, size, stream };
-            self.0.add(self.1 + 1, &event);
+            self.0.add(self.1 + 1, &event).unwrap();
         }
 
         fn kinds(self) -> Vec<(&'static str, u64)> {

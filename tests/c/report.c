@@ -53,6 +53,28 @@ static void written(void)
     CHECK_EQ(remove(trace), 0);
 }
 
+// A pool that does the same beside has everything back, and the page has what it reserved.
+static void beside(void)
+{
+    write_trace(HEADER "1,00:00:01.000001,allocate,0x200,3000000,0x0\n"
+                       "1,00:00:01.000002,allocate,0x1000000,50000000,0x7\n"
+                       "1,00:00:01.000003,allocate,0x8000000,50000000,0x7\n"
+                       "2,00:00:01.000004,free,0x200,3000000,0x7\n");
+    forebay_report_options options = FOREBAY_REPORT_OPTIONS_INIT;
+    options.pool = small_pool((size_t)64 << 20, 0);
+    CHECK_OK(forebay_trace_report(trace, page, &options));
+    const char *text = read_page();
+    // The second large one has no room.
+    CHECK(strstr(text, "\"refused\":1}") != NULL && strstr(text, "\"reserved_most\":[") != NULL);
+    CHECK(strstr(text, "1 allocation had no memory there") != NULL);
+    CHECK(strstr(text, "\"reserved\":{\"most_bytes\":5") != NULL);
+    CHECK_OK(forebay_pool_check(options.pool));
+    CHECK_OK(forebay_pool_destroy(options.pool));
+    CHECK_ERROR(forebay_trace_report(trace, page, &options), invalid, "pool", "destroyed");
+    CHECK(access(page, F_OK) != 0);
+    CHECK_EQ(remove(trace), 0);
+}
+
 static int count(const forebay_report_progress *progress, void *user)
 {
     CHECK_EQ(progress->struct_size, sizeof *progress);
@@ -128,6 +150,7 @@ int main(void)
 {
     time_limit(300);
     written();
+    beside();
     ended_early();
     bad_input();
     return check_end("report");

@@ -141,6 +141,16 @@ class Numbers(OnePage):
         self.assertNotIn("<img", made.html)
         self.assertEqual(made.numbers["title"], '</title><img src=x onerror="alert(1)">{{data}}')
 
+    def test_a_pool_beside_shows_what_it_reserves(self):
+        with forebay.Pool(max_bytes=8 << 30) as pool:
+            numbers = report(self.trace, plan_time=0, pool=pool).numbers
+            self.assertEqual(pool.statistics()["requested_bytes"], 0)
+        self.assertIsNone(self.report.numbers["reserved"])
+        self.assertEqual(numbers["reserved"]["refused"], 0)
+        self.assertGreaterEqual(numbers["reserved"]["most_bytes"], numbers["peak"]["live_bytes"])
+        series = numbers["series"]["reserved_most"]
+        self.assertEqual(max(series), numbers["reserved"]["most_bytes"])
+
     def test_errors_leave_the_page_as_it_was(self):
         out = os.path.join(self.folder.name, "kept.html")
         pathlib.Path(out).write_text("kept")
@@ -178,6 +188,9 @@ class Numbers(OnePage):
         self.assertNotIn("series", told)
         status, said, _ = command(self.trace, "-o", out, "--time", "0.1", "--events")
         self.assertIn("peak of live bytes", said)
+        self.assertNotIn("reserved", said)
+        _, said, _ = command(self.trace, "-o", out, "--time", "0", "--pool", "conservative")
+        self.assertIn("reserved by a pool", said)
         self.assertIn(f"page: {out}", said)
         bad = os.path.join(self.folder.name, "bad.csv")
         pathlib.Path(bad).write_text(HEADER + "1,00:00:00.000001,free,0x10,8,0x0\n")

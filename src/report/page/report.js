@@ -89,6 +89,7 @@
       all.push(["", `${grouped(series.live_most[index])} bytes`]);
       all.push(["allocated", range(series.allocated_least[index], series.allocated_most[index])]);
       all.push(["on pages", range(series.pages_least[index], series.pages_most[index])]);
+      if (series.reserved_most) all.push(["reserved", range(series.reserved_least[index], series.reserved_most[index])]);
       for (const group of [...data.groups].reverse()) if (group.held[index]) all.push([group.name, bytes(group.held[index])]);
     }
     return all;
