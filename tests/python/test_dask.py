@@ -95,7 +95,8 @@ class Cluster(unittest.TestCase):
         summary = aggregate(self.client)
         self.assertEqual(len(summary.workers), 2)
         self.assertEqual(summary.total["allocations"], 6)
-        self.assertEqual(summary.total["names"], ["worker 0", "worker 1"])
+        # Of three that there were in the test before, the cluster closed whichever it liked.
+        self.assertRegex(" ".join(summary.total["names"]), "^worker [0-2] worker [0-2]$")
         self.assertEqual(summary.missing, {})
         self.assertRegex(str(summary), "^2 workers\n")
 
