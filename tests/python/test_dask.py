@@ -22,6 +22,15 @@ def take(size, count=1):
     return os.getpid(), pool.pool.statistics()["limit_bytes"], len(forebay.pools())
 
 
+def pools_left():
+    """A task: pools that stay. Dask's profiler may refer to a frame, and what is in it, for a
+    moment."""
+    until = time.monotonic() + 10
+    while forebay.pools() and time.monotonic() < until:
+        time.sleep(0.01)
+    return len(forebay.pools())
+
+
 def no_record(dask_worker):
     raise OSError("not today")
 
@@ -95,7 +104,8 @@ class Cluster(unittest.TestCase):
         summary = aggregate(self.client)
         self.assertEqual(len(summary.workers), 2)
         self.assertEqual(summary.total["allocations"], 6)
-        self.assertEqual(summary.total["names"], ["worker 0", "worker 1"])
+        # Of three that there were in the test before, the cluster closed whichever it liked.
+        self.assertRegex(" ".join(summary.total["names"]), "^worker [0-2] worker [0-2]$")
         self.assertEqual(summary.missing, {})
         self.assertRegex(str(summary), "^2 workers\n")
 
@@ -126,7 +136,7 @@ class Cluster(unittest.TestCase):
 
     def test_unregistered_nothing_is_left(self):
         self.unregister()
-        addresses, pools = self.on_each(lambda: len(forebay.pools()))
+        addresses, pools = self.on_each(pools_left)
         self.assertEqual(pools, [0, 0])
         for address in addresses:
             until = time.monotonic() + 20
@@ -149,7 +159,7 @@ class Cluster(unittest.TestCase):
             builtins.forebay_held[:] = 7
             total = int(builtins.forebay_held.sum())
             del builtins.forebay_held
-            return total, len(forebay.pools())
+            return total, pools_left()
 
         self.on_each(hold)
         self.unregister()
