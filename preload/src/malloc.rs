@@ -296,7 +296,10 @@ unsafe extern "C" fn large_realloc(ptr: *mut c_void, size: usize, caller: usize)
         // make it grow. What becomes large moves over.
         let old = match next::usable_size(ptr) {
             Some(old) if !is_large(old) => old,
-            _ => return next::realloc(ptr, size),
+            old => {
+                pool::grown(size.saturating_sub(old.unwrap_or(size)));
+                return next::realloc(ptr, size);
+            }
         };
         let Some(fresh) = pool::take(size, 1, caller) else { return next::realloc(ptr, size) };
         core::ptr::copy_nonoverlapping(ptr.cast::<u8>(), fresh.cast(), old.min(size));

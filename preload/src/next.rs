@@ -21,6 +21,7 @@ type Realloc = unsafe extern "C" fn(*mut c_void, usize) -> *mut c_void;
 type Free = unsafe extern "C" fn(*mut c_void);
 type Memalign = unsafe extern "C" fn(usize, usize) -> *mut c_void;
 type PosixMemalign = unsafe extern "C" fn(*mut *mut c_void, usize, usize) -> c_int;
+type Mallopt = unsafe extern "C" fn(c_int, c_int) -> c_int;
 type UsableSize = unsafe extern "C" fn(*mut c_void) -> usize;
 
 /// Entry points; at first what looks them up.
@@ -37,6 +38,7 @@ static POSIX_MEMALIGN: Entry = Entry::new(null_mut());
 static VALLOC: Entry = Entry::new(null_mut());
 static PVALLOC: Entry = Entry::new(null_mut());
 static USABLE_SIZE: Entry = Entry::new(null_mut());
+static MALLOPT: Entry = Entry::new(null_mut());
 
 /// The entry point in a place, as a function of a type.
 macro_rules! entry {
@@ -68,8 +70,7 @@ pub fn keep_large() {
 }
 
 fn set_sizes(mapped_from: usize, free_at_end: usize) -> bool {
-    let set = AtomicPtr::new(after_us(c"mallopt"));
-    let Some(set) = entry!(set, unsafe extern "C" fn(c_int, c_int) -> c_int) else { return false };
+    let Some(set) = entry!(MALLOPT, Mallopt) else { return false };
     let as_int = |bytes: usize| c_int::try_from(bytes).unwrap_or(c_int::MAX);
     // SAFETY: the function of this name, with its numbers. It refuses what it does not take.
     unsafe {
@@ -226,6 +227,7 @@ pub fn find() -> bool {
         (&VALLOC, c"valloc"),
         (&PVALLOC, c"pvalloc"),
         (&USABLE_SIZE, c"malloc_usable_size"),
+        (&MALLOPT, c"mallopt"),
     ] {
         place.store(after_us(name), Ordering::Release);
     }

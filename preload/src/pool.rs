@@ -37,6 +37,8 @@ const DECAY: u64 = 2000;
 const WORTH_COUNT: u64 = 16;
 const WORTH_BYTES: u64 = 4 << 20;
 const WORTH_ANYHOW: u64 = 32 << 20;
+/// By how many bytes large blocks grow before there is a pool until the C library may keep them.
+const KEPT_FROM: u64 = 8 << 20;
 
 /// The least request that may be the pool's. What is compared with first, at every call.
 pub static THRESHOLD: AtomicUsize = AtomicUsize::new(usize::MAX);
@@ -86,6 +88,8 @@ static PROCESS: AtomicI32 = AtomicI32::new(0);
 /// Large requests before there was a pool.
 static PASSED_COUNT: AtomicU64 = AtomicU64::new(0);
 static PASSED_BYTES: AtomicU64 = AtomicU64::new(0);
+/// By how many bytes large blocks grew before.
+static GROWN_BYTES: AtomicU64 = AtomicU64::new(0);
 /// The C library was told not to keep large blocks.
 static TOLD: AtomicBool = AtomicBool::new(false);
 /// Options, from before the pool is wanted.
@@ -129,7 +133,7 @@ pub fn want(options: &Options, ours_to_tell: bool) {
 fn give_up() {
     THRESHOLD.store(usize::MAX, Ordering::Release);
     STATE.store(state::OFF, Ordering::Release);
-    if TOLD.load(Ordering::Relaxed) {
+    if TOLD.swap(false, Ordering::Relaxed) {
         next::keep_large();
     }
 }
@@ -158,6 +162,18 @@ fn passed(size: usize) {
         STATE.store(state::WAITING, Ordering::Release);
         // As long as threads are refused, not with every request.
         PASSED_COUNT.store(0, Ordering::Relaxed);
+    }
+}
+
+/// A large block of the next allocator grows by so many bytes. A program that has its large blocks
+/// grow, and asks for few, is better off where the next block lies where this one lay.
+pub fn grown(bytes: usize) {
+    if TOLD.load(Ordering::Relaxed)
+        && host().is_none()
+        && GROWN_BYTES.fetch_add(bytes as u64, Ordering::Relaxed) >= KEPT_FROM
+        && TOLD.swap(false, Ordering::Relaxed)
+    {
+        next::keep_large();
     }
 }
 
