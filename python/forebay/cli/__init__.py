@@ -6,7 +6,7 @@ belong to what they show.
 """
 
 import argparse
-import importlib.util
+import importlib
 import os
 import sys
 
@@ -59,8 +59,6 @@ def _parser(wanted):
     parser.add_argument("--version", action="version", version=".".join(map(str, VERSION)))
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, does) in COMMANDS.items():
-        if importlib.util.find_spec(module) is None:
-            continue
         command = commands.add_parser(name, help=does, description=does, allow_abbrev=False)
         if name == wanted:
             imported = importlib.import_module(module)
