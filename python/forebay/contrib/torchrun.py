@@ -15,6 +15,7 @@ import contextlib
 import datetime
 import os
 import time
+import weakref
 
 from .. import settings, workers
 from .._library import ForebayError
@@ -28,7 +29,8 @@ _EXCHANGES = 16
 #: What a message to a rank begins with: the version of the exchange.
 _VERSION = 1
 
-#: The group of all ranks that was made for this, and the default group it was made beside.
+#: The group of all ranks that was made for this, and the default group it was made beside. They are
+#: PyTorch's: a group that outlives ``destroy_process_group`` can end the process with its threads.
 _made = None
 
 
@@ -62,10 +64,11 @@ def _gloo(dist, group, timeout):
             )
         return group
     world = dist.group.WORLD
-    if _made is None or _made[0] is not world:
-        made = dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=timeout))
-        _made = world, made
-    return _made[1]
+    group = _made[1]() if _made is not None and _made[0]() is world else None
+    if group is None:
+        group = dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=timeout))
+        _made = weakref.ref(world), weakref.ref(group)
+    return group
 
 
 def _meet(dist, group, timeout, what):
