@@ -24,8 +24,9 @@ impl Limit {
         }
     }
 
-    /// A limit as it is written: bytes ("17179869184"), with a unit ("16GiB", "16G", "16000 MB"),
-    /// or a part of the device between 0 and 1 ("0.9", "90%"). `name` is for the error.
+    /// A limit as it is written: bytes ("17179869184"), with a unit ("16GiB" of 1024, "16 GB" or "16G"
+    /// of 1000, as `forebay.sizes` has them), or a part of the device between 0 and 1 ("0.9",
+    /// "90%"). `name` is for the error.
     pub fn parse(text: &str, name: &str) -> Result<Limit> {
         let wrong = || {
             fail!(
@@ -38,16 +39,19 @@ impl Limit {
         let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
         let (number, unit) = (&text[..digits], text[digits..].trim().to_ascii_lowercase());
         let value: f64 = number.parse().map_err(|_| wrong())?;
-        let unit = match unit.strip_suffix("ib").or(unit.strip_suffix('b')).unwrap_or(&unit) {
+        let unit = unit.strip_suffix('b').unwrap_or(&unit);
+        let (unit, step) = unit.strip_suffix('i').map_or((unit, 1000u64), |unit| (unit, 1024));
+        let unit = match unit {
             "%" => return Limit::fraction(value / 100.0).ok_or_else(wrong),
+            "" if step == 1024 => return Err(wrong()),
             "" if number.contains('.') || value <= 1.0 => {
                 return Limit::fraction(value).ok_or_else(wrong);
             }
-            "" => 1u64,
-            "k" => 1 << 10,
-            "m" => 1 << 20,
-            "g" => 1 << 30,
-            "t" => 1 << 40,
+            "" => 1,
+            "k" => step,
+            "m" => step.pow(2),
+            "g" => step.pow(3),
+            "t" => step.pow(4),
             _ => return Err(wrong()),
         };
         let bytes = value * unit as f64;
@@ -118,12 +122,13 @@ mod tests {
         let parse = |text| Limit::parse(text, "limit").unwrap();
         assert_eq!(parse("17179869184"), Limit::Bytes(16 << 30));
         assert_eq!(parse("16GiB"), Limit::Bytes(16 << 30));
-        assert_eq!(parse(" 1.5 g "), Limit::Bytes(3 << 29));
-        assert_eq!(parse("512MB"), Limit::Bytes(512 << 20));
+        assert_eq!(parse(" 1.5 gi "), Limit::Bytes(3 << 29));
+        assert_eq!(parse("1.5g"), Limit::Bytes(1_500_000_000));
+        assert_eq!(parse("512MB"), Limit::Bytes(512_000_000));
         assert_eq!(parse("0.9"), Limit::Fraction(0.9));
         assert_eq!(parse("1"), Limit::Fraction(1.0));
         assert_eq!(parse("50%"), Limit::Fraction(0.5));
-        for wrong in ["", "0", "1.1", "-3", "3 apples", "120%", "1e400g", "99999999T", "."] {
+        for wrong in ["", "0", "1.1", "-3", "3 apples", "120%", "1e400g", "99999999T", ".", "5i"] {
             let error = Limit::parse(wrong, "limit").unwrap_err();
             let said = error.message();
             assert!(said.starts_with("limit is ") && said.contains(wrong), "{said}");
