@@ -6,6 +6,9 @@
 //! of a fifth or of a hundredth. With each other they cover what is asked for in loops, by
 //! popularity, by recency, and by what it is worth for its bytes.
 //!
+//! It begins with LIRS, as the panel says why; where what is kept until the cache is full differs
+//! much in what it is worth for the room that it takes, with GDSF, which looks at that.
+//!
 //! A change of policy is spread over the accesses that follow. The new one begins without entries;
 //! what comes in and what is used goes over to it, and with every access a few more, those first
 //! that the old one would give up first. What is given up meanwhile is the old one's choice. So no
@@ -14,7 +17,7 @@
 
 use super::list;
 use super::load::{Budget, Room, Size};
-use super::panel::{Member, Panel};
+use super::panel::{GDSF, Member, Panel};
 use super::sketch::{Short, Sketch};
 use super::{Goal, Id, Policy};
 
@@ -22,6 +25,31 @@ use super::{Goal, Id, Policy};
 /// is the old one's choice: with 4 that was 0.12 points of hits on eight recorded traces, and 0.04
 /// on generated ones that were kept apart.
 const MOVES: u32 = 8;
+
+/// From this variance of what entries are worth for their room on, as a part of the mean's square,
+/// it begins with GDSF. 0 where all have one size.
+const UNEQUAL: f64 = 1.0;
+
+/// What entries are worth for the room that they take.
+#[derive(Clone, Copy, Debug, Default)]
+struct Spread {
+    entries: f64,
+    sum: f64,
+    squares: f64,
+}
+
+impl Spread {
+    fn add(&mut self, density: f64) {
+        self.entries += 1.0;
+        self.sum += density;
+        self.squares += density * density;
+    }
+
+    fn is_unequal(self) -> bool {
+        // Squares' mean beside the mean's square.
+        self.squares * self.entries > (1.0 + UNEQUAL) * self.sum * self.sum
+    }
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
@@ -69,6 +97,8 @@ pub struct Adaptive {
     /// What W-TinyLFU counts, when it is not that which is followed.
     sketch: Sketch,
     room: Room,
+    /// Of what came before the first victim was asked for.
+    spread: Option<Spread>,
 }
 
 impl Adaptive {
@@ -94,6 +124,15 @@ impl Adaptive {
             panel,
             sketch: Sketch::new(),
             room: Room::new(),
+            spread: Some(Spread::default()),
+        }
+    }
+
+    /// Chooses what to begin with: the cache is full for the first time.
+    #[cold]
+    fn begin(&mut self, spread: Spread) {
+        if spread.is_unequal() {
+            self.follow(GDSF);
         }
     }
 
@@ -209,6 +248,10 @@ impl Policy for Adaptive {
         self.lead.policy.insert(entry, key, bytes);
         self.lead.entries += 1;
         self.room.add(size);
+        if let Some(spread) = &mut self.spread {
+            let room = if self.room.counts_bytes() { size.bytes().max(1) } else { 1 };
+            spread.add(self.goal.worth(size.bytes()) as f64 / room as f64);
+        }
         if !matches!(self.lead.policy, Member::Lfu(_)) {
             self.sketch.hold(self.room.load.entries);
         }
@@ -232,6 +275,9 @@ impl Policy for Adaptive {
     fn victim(&mut self, may: &mut dyn FnMut(Id) -> bool) -> Option<Id> {
         self.room.asked();
         self.panel.set_full(self.room.full());
+        if let Some(spread) = self.spread.take() {
+            self.begin(spread);
+        }
         let old = self.old.as_mut().and_then(|old| old.policy.victim(may));
         old.or_else(|| self.lead.policy.victim(may))
     }

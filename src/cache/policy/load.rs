@@ -104,10 +104,16 @@ impl Room {
         self.full = budget;
     }
 
+    /// Whether bytes have a limit.
+    #[inline]
+    pub fn counts_bytes(&self) -> bool {
+        self.budget.bytes != u64::MAX
+    }
+
     /// Parts are measured in bytes; in entries when only these have a limit.
     #[inline]
     pub fn measure(&self, load: Load) -> u64 {
-        if self.budget.bytes == u64::MAX { load.entries } else { load.bytes }
+        if self.counts_bytes() { load.bytes } else { load.entries }
     }
 
     /// What it is full with.

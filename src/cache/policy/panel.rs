@@ -28,6 +28,8 @@ use super::one_of::one_of;
 use super::sketch::Short;
 use super::{Gdsf, Goal, Lfu, Lirs, Lru, Policy};
 
+/// The number of GDSF among them.
+pub const GDSF: usize = 1;
 /// How many shadows there are.
 pub const SHADOWS: usize = 5;
 /// Entries of which every key is looked at; with more it is so many at most.
@@ -59,7 +61,7 @@ impl Member {
     pub fn new(which: usize, goal: Goal) -> Member {
         match which {
             0 => Member::Lirs(Lirs::new()),
-            1 => Member::Gdsf(Gdsf::new(goal)),
+            GDSF => Member::Gdsf(Gdsf::new(goal)),
             2 => Member::Lru(Lru::new()),
             3 => Member::Lfu(Lfu::with_window(goal, WINDOW)),
             _ => Member::Lfu(Lfu::new(goal)),
