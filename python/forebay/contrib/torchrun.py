@@ -9,10 +9,15 @@
 
 Both are collective: every rank has to call them, in the same order. They run over gloo, on the CPU,
 in a group of their own, and leave the job's groups alone.
+
+They talk from one rank to another, never by PyTorch's collectives: those run on threads of the group,
+which want the interpreter's lock to let go of the last tensors, while ``destroy_process_group`` has
+that lock and waits for the threads (seen with PyTorch 2.6).
 """
 
 import contextlib
 import datetime
+import json
 import os
 import time
 import weakref
@@ -115,10 +120,28 @@ def gather(group=None, timeout=60.0, *, record=None):
         record = workers.collect(f"rank {rank}")
     if dist is None:
         return workers.Summary([record])
-    first = dist.get_rank(group) == 0
-    found = [None] * dist.get_world_size(group) if first else None
-    dist.gather_object(dict(record), found, dst=dist.get_global_rank(group, 0), group=group)
-    return workers.Summary(found) if first else None
+    found = _to_first(dist, group, json.dumps(record).encode())
+    return found and workers.Summary([json.loads(text) for text in found])
+
+
+def _to_first(dist, group, text):
+    """What every rank of the group says, by rank, on its first; None on the others."""
+    import torch
+
+    first = dist.get_global_rank(group, 0)
+    length = torch.tensor([len(text)], dtype=torch.int64)
+    if dist.get_rank(group) != 0:
+        dist.send(length, first, group=group)
+        dist.send(torch.frombuffer(bytearray(text), dtype=torch.uint8), first, group=group)
+        return None
+    found = [text]
+    for other in range(1, dist.get_world_size(group)):
+        other = dist.get_global_rank(group, other)
+        dist.recv(length, other, group=group)
+        said = torch.empty(int(length), dtype=torch.uint8)
+        dist.recv(said, other, group=group)
+        found.append(said.numpy().tobytes())
+    return found
 
 
 def clock_offset(group=None, timeout=60.0):
