@@ -498,7 +498,23 @@ class Screen:
         return "\n".join("".join(row).rstrip() for row in self.rows)
 
 
+@contextlib.contextmanager
+def interruptible():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class InTerminal(Folders):
+    @classmethod
+    def setUpClass(cls):
+        # Who is started in the background ignores it, and so do those that are started by it.
+        interrupts = interruptible()
+        interrupts.__enter__()
+        cls.addClassCleanup(interrupts.__exit__, None, None, None)
+
     def start(self, pid, columns=80, lines=24, interval=0.1, **changed):
         self.master, self.slave = pty.openpty()
         self.addCleanup(os.close, self.master)
