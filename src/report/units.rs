@@ -3,7 +3,7 @@
 use std::fmt::{self, Display};
 
 use super::survey::Axis;
-use crate::lifetime::picture::svg::Grouped;
+use crate::lifetime::picture::svg::{Grouped, round_step};
 
 const UNITS: [(u64, &str); 6] = [
     (3_600_000_000_000, "h"),
@@ -76,16 +76,7 @@ fn step(axis: Axis, least: u64) -> u64 {
         let round = CLOCK.into_iter().find(|seconds| seconds * SECOND >= least);
         return round.unwrap_or(86_400) * SECOND;
     }
-    let mut power = 1u64;
-    loop {
-        for factor in [1, 2, 5] {
-            let step = power.saturating_mul(factor);
-            if step >= least {
-                return step.max(1);
-            }
-        }
-        power = power.saturating_mul(10);
-    }
+    round_step(least)
 }
 
 #[cfg(test)]

@@ -198,7 +198,7 @@ pub(super) fn axes(svg: &mut Svg, panel: Area, time: &Scale, bytes: &Scale, unit
 }
 
 /// One, two or five and zeros, `least` or more.
-fn round_step(least: u64) -> u64 {
+pub(crate) fn round_step(least: u64) -> u64 {
     let mut power = 1u64;
     loop {
         for factor in [1, 2, 5] {
