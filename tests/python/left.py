@@ -1,14 +1,30 @@
 """What a program has at the moment: to be compared with what it had before."""
 
 import contextlib
+import ctypes
 import gc
 import os
 import threading
+import time
 
 
 def loader_threads():
     """Names of forebay's threads that take batches from loaders."""
     return [one.name for one in threading.enumerate() if one.name == "forebay-loader"]
+
+
+def soon(condition, seconds=10):
+    """Whether `condition()` holds before the time is over.
+
+    A thread that was joined stands in /proc for a moment longer: the kernel wakes whoever waits
+    for it first, and removes it then.
+    """
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.001)
+    return True
 
 
 def copy_threads():
@@ -34,6 +50,17 @@ def files():
 def shared():
     """Names in shared memory that are this program's: they say so."""
     return [name for name in os.listdir("/dev/shm") if str(os.getpid()) in name or "forebay" in name]
+
+
+def one_arena():
+    """Has all threads share one heap of the C library.
+
+    It makes up to eight a core otherwise, and a thread that comes at an unlucky moment finds the
+    next one: resident memory then grows in steps of megabytes, for a thousand epochs, until each
+    of them has been filled once. To be called before there are threads.
+    """
+    arena_max = -8  # M_ARENA_MAX
+    assert ctypes.CDLL(None).mallopt(arena_max, 1) == 1
 
 
 def resident_bytes():

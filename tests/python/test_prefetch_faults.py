@@ -414,11 +414,8 @@ def cell(name, lookahead, bound):
                 faulthandler.cancel_dump_traceback_later()
             self.assertLess(time.perf_counter() - begun, bound)
             gc.collect()
-            for _ in range(1000):
-                if not left.loader_threads() and not left.copy_threads():
-                    break
-                time.sleep(0.01)
-            self.assertEqual((left.loader_threads(), left.copy_threads()), ([], 0))
+            ended = left.soon(lambda: not left.loader_threads() and not left.copy_threads())
+            self.assertTrue(ended, (left.loader_threads(), left.copy_threads()))
             self.assertEqual(left.files(), before)
 
     return test
