@@ -141,6 +141,8 @@ pub struct Core {
     pub sleep: Sleep,
     /// Calls that are asking the device for pages, or giving it some.
     pub device_calls: u32,
+    /// Of these, those that give it some.
+    pub releases: u32,
     /// How often each graph was begun, less how often it was released.
     pub graphs: HashMap<u64, u32>,
     /// Blocks on their way from one front cache to another.
@@ -182,6 +184,7 @@ impl Core {
             expected: Vec::new(),
             sleep: Sleep::default(),
             device_calls: 0,
+            releases: 0,
             graphs: HashMap::new(),
             stock: Stock::default(),
             preset,

@@ -31,7 +31,7 @@ struct Held {
 
 /// The locks of a pool, inner ones first.
 struct Locks {
-    _core: MutexGuard<'static, Core>,
+    core: MutexGuard<'static, Core>,
     _slotless: MutexGuard<'static, Counters>,
     recorder: RwLockWriteGuard<'static, Option<Arc<Recorder>>>,
     _planned: MutexGuard<'static, Option<Planned>>,
@@ -73,7 +73,7 @@ extern "C" fn before() {
         let recorder = pool.recorder.write();
         let slotless = pool.slotless.cells.lock();
         Locks {
-            _core: pool.core.lock(),
+            core: pool.core.lock(),
             _slotless: slotless,
             recorder,
             _planned: planned,
@@ -118,6 +118,8 @@ extern "C" fn in_child() {
     if let Some(Held { locks, pools, .. }) = &mut held {
         for (locks, pool) in locks.iter_mut().zip(&*pools) {
             locks.slots.leave_doors();
+            // Those who made these calls stayed in the parent: nobody is to wait for them.
+            (locks.core.device_calls, locks.core.releases) = (0, 0);
             if pool.device.is_lost_in_child() {
                 pool.close_in_child();
             }

@@ -86,6 +86,7 @@ impl Pool {
         }
         let taken = core.space.begin_release(bytes);
         core.device_calls += 1;
+        core.releases += 1;
         drop(core);
         let mut released = 0;
         let mut done = Vec::with_capacity(taken.len());
@@ -97,6 +98,7 @@ impl Pool {
         }
         let mut core = self.core.lock();
         core.device_calls -= 1;
+        core.releases -= 1;
         for (run, gone) in done {
             if gone {
                 core.space.finish_release(run);
@@ -240,7 +242,17 @@ impl Pool {
         self.order.recover();
         let mapped = self.polled().space.mapped_bytes();
         // Rounded down: what is to be kept is kept.
-        Ok(self.release(mapped.saturating_sub(keep_bytes), GiveBack::Now))
+        let released = self.release(mapped.saturating_sub(keep_bytes), GiveBack::Now);
+        // What another thread is giving back is no longer idle, and mapped until it is done.
+        loop {
+            let core = self.core.lock();
+            if core.releases == 0 || core.space.mapped_bytes() <= keep_bytes {
+                return Ok(released);
+            }
+            drop(core);
+            self.check_open()?;
+            std::thread::yield_now();
+        }
     }
 
     /// Moves idle pages together, so that the largest free run is as large as can be: a bounded
