@@ -397,7 +397,7 @@ fn it_ends_whatever_is_under_way() {
             prefetcher.close().unwrap();
             assert_eq!(producer.join().unwrap().unwrap_err().kind(), Kind::InvalidState);
         });
-        assert!(began.elapsed() < Duration::from_secs(5));
+        assert!(began.elapsed() < Duration::from_secs(60));
         // SAFETY: it is refused.
         let error = unsafe { prefetcher.submit([].into_iter(), None) }.unwrap_err();
         assert_eq!(error.kind(), Kind::InvalidState);

@@ -620,7 +620,7 @@ class TorchSnapshots(Folder):
         # 48 bytes an event are kept, in an array that grows by an eighth.
         self.assertLess(many - few, 5_000 * 48 * 1.3)
 
-    def test_a_snapshot_of_15_000_events_takes_well_below_a_second(self):
+    def test_a_snapshot_of_15_000_events_takes_seconds_at_most(self):
         frames = [
             {"name": f"f{number}", "filename": "a.py", "line": number} for number in range(500)
         ]
@@ -635,8 +635,8 @@ class TorchSnapshots(Folder):
         began = time.process_time()
         found = torch_snapshot.import_trace(path, self.path("t.csv"))
         self.assertEqual(found.rows, 10_000)
-        # Of the processor's time. It is a third of that; the machine may be a slow and a busy one.
-        self.assertLess(time.process_time() - began, 1.0)
+        # Of the processor's time. It was a third of a second; machines may be slow, and busy.
+        self.assertLess(time.process_time() - began, 5)
 
 
 def fields(message):

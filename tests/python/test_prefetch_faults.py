@@ -28,7 +28,7 @@ BATCHES = 12
 PATIENCE = 0.2
 
 #: Seconds that a cell may take. Machines that run tests are slow; what hangs takes for ever.
-QUICK, WITH_A_PROGRAM = 20, 60
+QUICK, WITH_A_PROGRAM = 40, 90
 
 
 def batch(number, size=3000):
