@@ -171,6 +171,7 @@ fn fill(to: &mut Json, said: &Said<'_>) {
     });
     tallies(to, "streams", &survey.streams);
     tallies(to, "threads", &survey.threads);
+    sites(to, survey);
     to.object("series", |to| {
         let buckets = &survey.series.buckets;
         let device = survey.device;
@@ -215,6 +216,33 @@ fn tallies(to: &mut Json, name: &str, tallies: &Tallies) {
         to.put("bytes", tally.bytes).put("most_bytes", tally.most_bytes);
         to.put("left_bytes", tally.live_bytes).put("foreign_frees", tally.foreign);
         to.put("foreign_bytes", tally.foreign_bytes).put("failures", tally.failures);
+    });
+}
+
+/// Call sites that are in the data, those with most bytes at the peak.
+const SITES: usize = 200;
+
+/// Who asked; nothing where the trace does not tell.
+fn sites(to: &mut Json, survey: &Survey) {
+    if !survey.has_sites() {
+        to.numbers::<u8>("sites", []);
+        return;
+    }
+    let mut held = vec![0u64; survey.sites.all.len()];
+    for lived in &survey.holders {
+        let sum = &mut held[lived.block.site as usize];
+        *sum = sum.saturating_add(lived.block.size);
+    }
+    let mut all: Vec<_> = held.into_iter().zip(&survey.sites.all).collect();
+    all.sort_by_key(|(held, (_, tally))| std::cmp::Reverse((*held, tally.bytes)));
+    to.list("sites", all.into_iter().take(SITES), |to, (held, (name, tally))| {
+        match name {
+            Some(name) => to.text("name", &String::from_utf8_lossy(name)),
+            None => to.put("name", "null"),
+        };
+        to.put("peak_bytes", held).put("allocations", tally.allocations);
+        to.put("frees", tally.frees).put("bytes", tally.bytes);
+        to.put("most_bytes", tally.most_bytes).put("left_bytes", tally.live_bytes);
     });
 }
 

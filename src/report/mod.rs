@@ -165,20 +165,20 @@ fn read(
     while first.len() < FIRST
         && let Some(event) = reader.read()?
     {
-        first.push((reader.line(), event));
+        first.push((reader.line(), event, reader.site().to_vec()));
     }
     let stands = match (first.first(), first.last()) {
-        (Some((_, first)), Some((_, last))) => first.time == last.time,
+        (Some((_, first, _)), Some((_, last, _))) => first.time == last.time,
         _ => false,
     };
     let axis = if options.by_events || stands { Axis::Events } else { Axis::Time };
     let mut surveyor = Surveyor::new(axis, options.points / 4 * 2).beside(beside);
-    for (line, event) in &first {
-        surveyor.add(*line, event)?;
+    for (line, event, site) in &first {
+        surveyor.add(*line, event, site)?;
     }
     let (mut events, mut reported) = (first.len() as u64, Duration::ZERO);
     while let Some(event) = reader.read()? {
-        surveyor.add(reader.line(), &event)?;
+        surveyor.add(reader.line(), &event, reader.site())?;
         events += 1;
         if events.is_multiple_of(LOOK_EVERY)
             && let Some(watch) = &mut watch

@@ -7,7 +7,7 @@ use super::bins::{Spread, limits};
 use super::chart::{self, Addresses};
 use super::data::{Said, json};
 use super::planned::{Placed, Planned};
-use super::survey::{Axis, Lived, Tallies, Tally};
+use super::survey::{Axis, Lived, Survey, Tallies, Tally};
 use super::units::Span;
 use crate::lifetime::picture::svg::{Bytes, COLOURS, Escaped, Grouped, Short};
 
@@ -338,6 +338,47 @@ fn some(tallies: &Tallies, places: &[u32], hexadecimal: bool) -> Cell {
     (text.join(" "), places.first().map_or(0.0, |place| f64::from(*place)))
 }
 
+/// Where a program asked for something.
+fn site(survey: &Survey, place: u32) -> Cell {
+    let text = match survey.sites.all.get(place as usize) {
+        Some((Some(site), _)) if site.is_empty() => String::from("not told"),
+        Some((Some(site), _)) => {
+            format!("<code>{}</code>", Escaped(&String::from_utf8_lossy(site)))
+        }
+        _ => String::from("others"),
+    };
+    (format!("<span class=\"site\">{text}</span>"), f64::from(place))
+}
+
+/// Blocks and bytes of what is at each place, those with most bytes first.
+type Sums = Vec<(u32, (u64, u64))>;
+
+fn sums(blocks: &[Lived], of: fn(&Lived) -> u32) -> Sums {
+    let mut sums: HashMap<u32, (u64, u64)> = HashMap::new();
+    for lived in blocks {
+        let (blocks, bytes) = sums.entry(of(lived)).or_insert((0, 0));
+        *blocks += 1;
+        *bytes = bytes.saturating_add(lived.block.size);
+    }
+    let mut sums: Sums = sums.into_iter().collect();
+    sums.sort_unstable_by_key(|&(place, (_, bytes))| (std::cmp::Reverse(bytes), place));
+    sums
+}
+
+/// Who asked for `blocks`, which have so many bytes; nothing where the trace does not tell.
+fn by_site(survey: &Survey, blocks: &[Lived], all: u64, to: &mut String) {
+    if !survey.has_sites() {
+        return;
+    }
+    let sums = sums(blocks, |lived| lived.block.site);
+    let row = |&(place, (blocks, held)): &(u32, (u64, u64))| {
+        vec![site(survey, place), number(blocks), bytes(held), share(held, all)]
+    };
+    Table { name: "By call site", columns: &["call site", "blocks", "bytes", "share"] }
+        .write(sums.iter().take(ROWS).map(row), to);
+    more(sums.len(), "call sites", to);
+}
+
 fn peak(said: &Said<'_>, to: &mut String) {
     let survey = said.survey;
     let peak = &survey.peak;
@@ -350,6 +391,7 @@ fn peak(said: &Said<'_>, to: &mut String) {
         Span(survey.axis, peak.at),
         Grouped(peak.event)
     );
+    by_site(survey, &survey.holders, peak.live, to);
     let columns = [
         "size",
         "blocks",
@@ -376,17 +418,7 @@ fn peak(said: &Said<'_>, to: &mut String) {
     };
     Table { name: "By size", columns: &columns }.write(said.holders.iter().take(ROWS).map(row), to);
     more(said.holders.len(), "sizes", to);
-    let by = |of: fn(&Lived) -> u32| {
-        let mut sums: HashMap<u32, (u64, u64)> = HashMap::new();
-        for lived in &survey.holders {
-            let (blocks, bytes) = sums.entry(of(lived)).or_insert((0, 0));
-            *blocks += 1;
-            *bytes = bytes.saturating_add(lived.block.size);
-        }
-        let mut sums: Vec<_> = sums.into_iter().collect();
-        sums.sort_unstable_by_key(|&(place, (_, bytes))| (std::cmp::Reverse(bytes), place));
-        sums
-    };
+    let by = |of| sums(&survey.holders, of);
     for (name, tallies, sums, hexadecimal) in [
         ("By stream", &survey.streams, by(|lived| lived.block.stream), true),
         ("By thread", &survey.threads, by(|lived| lived.block.thread), false),
@@ -407,9 +439,10 @@ fn peak(said: &Said<'_>, to: &mut String) {
             .write(sums.iter().take(ROWS).map(row), to);
         more(sums.len(), "more", to);
     }
+    let sited = survey.has_sites();
     let row = |lived: &Lived| {
         let block = &lived.block;
-        vec![
+        let mut row = vec![
             bytes(block.size),
             (format!("<code>0x{:x}</code>", block.address), block.address as f64),
             span(survey.axis, Some(block.from)),
@@ -419,10 +452,13 @@ fn peak(said: &Said<'_>, to: &mut String) {
             },
             some(&survey.streams, &[block.stream], true),
             some(&survey.threads, &[block.thread], false),
-        ]
+        ];
+        row.extend(sited.then(|| site(survey, block.site)));
+        row
     };
-    let columns = ["size", "address", "from", "lived", "stream", "thread"];
-    Table { name: "The largest blocks", columns: &columns }
+    let columns = ["size", "address", "from", "lived", "stream", "thread", "call site"];
+    let columns = if sited { &columns[..] } else { &columns[..6] };
+    Table { name: "The largest blocks", columns }
         .write(survey.holders.iter().take(12).map(row), to);
     put!(to, "</section>\n");
 }
@@ -515,6 +551,27 @@ fn traffic(said: &Said<'_>, to: &mut String) {
     Table { name: "Sizes by bytes", columns: &columns }.write(all.iter().take(ROWS).map(row), to);
     let told_apart = survey.sizes.all.len() == all.len();
     more(all.len(), if told_apart { "sizes" } else { "sizes and more" }, to);
+    if survey.has_sites() {
+        let mut all: Vec<(u32, &Tally)> =
+            (0..).zip(survey.sites.all.iter().map(|(_, tally)| tally)).collect();
+        all.sort_unstable_by_key(|(place, tally)| (std::cmp::Reverse(tally.bytes), *place));
+        let row = |&(place, tally): &(u32, &Tally)| {
+            vec![
+                site(survey, place),
+                number(tally.allocations),
+                bytes(short(tally.bytes)),
+                share(short(tally.bytes), short(survey.requested)),
+                number(tally.most),
+                bytes(short(tally.most_bytes)),
+                turned(tally),
+            ]
+        };
+        let columns =
+            ["call site", columns[1], columns[2], columns[3], columns[4], columns[5], columns[6]];
+        Table { name: "Call sites by bytes", columns: &columns }
+            .write(all.iter().take(ROWS).map(row), to);
+        more(all.len(), "call sites", to);
+    }
     put!(to, "</section>\n");
 }
 
@@ -629,6 +686,7 @@ fn left(said: &Said<'_>, to: &mut String) {
             some(&survey.threads, &held.threads, false),
         ]
     };
+    by_site(survey, &survey.left, all, to);
     let columns = ["size", "blocks", "bytes", "share", "oldest from", "streams", "threads"];
     Table { name: "By size", columns: &columns }.write(said.left.iter().take(ROWS).map(row), to);
     more(said.left.len(), "sizes", to);
@@ -667,8 +725,13 @@ fn notes(said: &Said<'_>, to: &mut String) {
          addresses: less cannot be mapped for them there</dd>\
          <dt>turned over</dt><dd>bytes of all allocations, by the most of them that lived at a \
          time</dd>\
-         <dt>call sites</dt><dd>a trace has none: it names size, stream and \
-         thread</dd></dl></section>\n",
-        chart::rounding_name(said.survey)
+         <dt>call sites</dt><dd>{}</dd></dl></section>\n",
+        chart::rounding_name(said.survey),
+        match said.survey.has_sites() {
+            true =>
+                "where the program asked, as the trace tells: the innermost first, and behind \
+                     each &lt; who called it",
+            false => "this trace has none: it names size, stream and thread",
+        }
     );
 }

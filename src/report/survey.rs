@@ -1,8 +1,10 @@
 //! What a trace says, in one pass: nothing is kept per event, and of blocks only those that live,
 //! those that lived at the peak, and the largest.
 
+use std::borrow::Borrow;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::hash::Hash;
 
 use super::bins::{BINS, Spread, bin_of};
 use super::footprint::Footprint;
@@ -31,6 +33,8 @@ pub(super) const SHAPES: usize = 1200;
 const NAMES: usize = 1024;
 /// Sizes that are told apart.
 const SIZES: usize = 1 << 16;
+/// Call sites that are told apart.
+const SITES: usize = 1 << 14;
 /// Blocks that are planned: 48 bytes each are kept for that.
 pub(super) const PLANNED: usize = 1 << 20;
 
@@ -42,9 +46,10 @@ pub(super) struct Block {
     /// When it began to live, on the axis and as the number of its event.
     pub(super) from: u64,
     pub(super) event: u64,
-    /// Places in [`Survey::threads`] and [`Survey::streams`].
+    /// Places in [`Survey::threads`], [`Survey::streams`] and [`Survey::sites`].
     pub(super) thread: u32,
     pub(super) stream: u32,
+    pub(super) site: u32,
 }
 
 /// A block with its end, if there was one.
@@ -115,20 +120,24 @@ impl Tally {
 
 /// Tallies by name, in order of appearance. Beyond the limit all others have one.
 #[derive(Clone, Debug)]
-pub(super) struct Tallies {
-    places: HashMap<u64, u32>,
+pub(super) struct Tallies<Name = u64> {
+    places: HashMap<Name, u32>,
     limit: usize,
     /// None for all others.
-    pub(super) all: Vec<(Option<u64>, Tally)>,
+    pub(super) all: Vec<(Option<Name>, Tally)>,
 }
 
-impl Tallies {
-    fn new(limit: usize) -> Tallies {
+impl<Name: Hash + Eq + Clone> Tallies<Name> {
+    fn new(limit: usize) -> Tallies<Name> {
         Tallies { places: HashMap::new(), limit, all: Vec::new() }
     }
 
-    fn place(&mut self, name: u64) -> u32 {
-        if let Some(&place) = self.places.get(&name) {
+    fn place<N>(&mut self, name: &N) -> u32
+    where
+        N: Hash + Eq + ToOwned<Owned = Name> + ?Sized,
+        Name: Borrow<N>,
+    {
+        if let Some(&place) = self.places.get(name) {
             return place;
         }
         let place = self.all.len();
@@ -137,9 +146,9 @@ impl Tallies {
         }
         // The last place is for all others.
         let others = place == self.limit;
-        self.all.push(((!others).then_some(name), Tally::default()));
+        self.all.push(((!others).then(|| name.to_owned()), Tally::default()));
         if !others {
-            self.places.insert(name, place as u32);
+            self.places.insert(name.to_owned(), place as u32);
         }
         place as u32
     }
@@ -225,11 +234,20 @@ pub(super) struct Survey {
     pub(super) sizes: Tallies,
     pub(super) streams: Tallies,
     pub(super) threads: Tallies,
+    /// What is not told has the empty name.
+    pub(super) sites: Tallies<Vec<u8>>,
     /// None when there are more than [`PLANNED`].
     pub(super) tensors: Option<Vec<Tensor>>,
     /// Which of the numbers of [`Rounding`] is for this trace.
     pub(super) device: usize,
     pub(super) faults: Faults,
+}
+
+impl Survey {
+    /// Whether the trace told of any allocation where it was asked for.
+    pub(super) fn has_sites(&self) -> bool {
+        self.sites.all.iter().any(|(site, _)| site.as_ref().is_none_or(|site| !site.is_empty()))
+    }
 }
 
 /// A survey in the making.
@@ -277,6 +295,7 @@ impl<'a> Surveyor<'a> {
                 sizes: Tallies::new(SIZES),
                 streams: Tallies::new(NAMES),
                 threads: Tallies::new(NAMES),
+                sites: Tallies::new(SITES),
                 tensors: Some(Vec::new()),
                 device: Rounding::HOST,
                 faults: Faults::default(),
@@ -308,11 +327,12 @@ impl<'a> Surveyor<'a> {
         self
     }
 
-    /// Takes the next event, which stands in this line.
+    /// Takes the next event, which stands in this line; `site` is where the program asked, empty
+    /// where that is not told.
     ///
     /// # Errors
     /// That of a stream that cannot be made, and the pool's own when it refuses to free a block.
-    pub(super) fn add(&mut self, line: u64, event: &Event) -> Result<()> {
+    pub(super) fn add(&mut self, line: u64, event: &Event, site: &[u8]) -> Result<()> {
         let number = self.survey.events;
         self.survey.events += 1;
         self.survey.duration = self.clock.since_first(event.time);
@@ -324,7 +344,7 @@ impl<'a> Surveyor<'a> {
         let meaning = self.checker.check(line, event);
         self.follow(meaning, event)?;
         match meaning {
-            Meaning::Allocate { slot } => self.allocate(slot, event, at, number),
+            Meaning::Allocate { slot } => self.allocate(slot, event, site, at, number),
             Meaning::Free { slot } => self.free(slot, event, at, number),
             Meaning::Nothing => {
                 if event.action == Action::AllocateFailure {
@@ -359,14 +379,16 @@ impl<'a> Surveyor<'a> {
         Ok(())
     }
 
-    fn allocate(&mut self, slot: usize, event: &Event, at: u64, number: u64) {
+    fn allocate(&mut self, slot: usize, event: &Event, site: &[u8], at: u64, number: u64) {
         let Event { pointer: address, size, .. } = *event;
         let survey = &mut self.survey;
         let (thread, stream) =
-            (survey.threads.place(event.thread), survey.streams.place(event.stream));
+            (survey.threads.place(&event.thread), survey.streams.place(&event.stream));
         survey.threads.tally(thread).begin(size);
         survey.streams.tally(stream).begin(size);
-        let place = survey.sizes.place(size);
+        let site = survey.sites.place(site);
+        survey.sites.tally(site).begin(size);
+        let place = survey.sizes.place(&size);
         survey.sizes.tally(place).begin(size);
         survey.bins[bin_of(size)].0.begin(size);
         survey.allocations += 1;
@@ -375,7 +397,8 @@ impl<'a> Surveyor<'a> {
         if self.blocks.len() <= slot {
             self.blocks.resize(slot + 1, None);
         }
-        self.blocks[slot] = Some(Block { address, size, from: at, event: number, thread, stream });
+        let block = Block { address, size, from: at, event: number, thread, stream, site };
+        self.blocks[slot] = Some(block);
         self.count += 1;
         self.change(address, size, true);
         if self.now.live > self.survey.peak.live || self.survey.allocations == 1 {
@@ -400,7 +423,7 @@ impl<'a> Surveyor<'a> {
         let Some(block) = self.blocks.get_mut(slot).and_then(Option::take) else { return };
         let survey = &mut self.survey;
         let (thread, stream) =
-            (survey.threads.place(event.thread), survey.streams.place(event.stream));
+            (survey.threads.place(&event.thread), survey.streams.place(&event.stream));
         for (tallies, own, here) in [
             (&mut survey.threads, block.thread, thread),
             (&mut survey.streams, block.stream, stream),
@@ -412,7 +435,8 @@ impl<'a> Surveyor<'a> {
                 tally.foreign_bytes += u128::from(block.size);
             }
         }
-        let place = survey.sizes.place(block.size);
+        survey.sites.tally(block.site).end(block.size);
+        let place = survey.sizes.place(&block.size);
         survey.sizes.tally(place).end(block.size);
         let (tally, lifetimes) = &mut survey.bins[bin_of(block.size)];
         tally.end(block.size);
@@ -434,9 +458,9 @@ impl<'a> Surveyor<'a> {
         let survey = &mut self.survey;
         survey.failures += 1;
         survey.largest_failure = survey.largest_failure.max(event.size);
-        let thread = survey.threads.place(event.thread);
+        let thread = survey.threads.place(&event.thread);
         survey.threads.tally(thread).failures += 1;
-        let stream = survey.streams.place(event.stream);
+        let stream = survey.streams.place(&event.stream);
         survey.streams.tally(stream).failures += 1;
     }
 

@@ -81,7 +81,7 @@ fn by_definition(events: &[Event]) -> (Vec<Known>, Vec<Vec<usize>>) {
 fn survey_of(events: &[Event], axis: Axis, buckets: usize) -> Survey {
     let mut surveyor = Surveyor::new(axis, buckets);
     for (line, event) in (2..).zip(events) {
-        surveyor.add(line, event).unwrap();
+        surveyor.add(line, event, b"").unwrap();
     }
     surveyor.finish()
 }
@@ -343,6 +343,51 @@ fn ragged(count: u64) -> impl Iterator<Item = Event> {
 }
 
 #[test]
+fn who_asked_is_told_where_the_trace_tells() {
+    let path = std::env::temp_dir().join(format!("forebay-{}-sites.csv", std::process::id()));
+    let row = |number: usize, action, pointer, size, site| {
+        format!("1,00:00:00.{number:06},{action},{pointer:#x},{size},0x0,{site}\n")
+    };
+    let rows = [
+        ("allocate", 0x1000, 1000, "model.py:7 forward < train.py:3 step"),
+        ("allocate", 0x2000, 300, "<script>.py:1 a, b"),
+        ("allocate", 0x3000, 200, ""),
+        ("allocate", 0x4000, 5000, "model.py:7 forward < train.py:3 step"),
+        ("free", 0x1000, 1000, "of the free"),
+        ("free", 0x2000, 300, ""),
+        ("allocate", 0x5000, 10, "later.py:1 f"),
+    ];
+    let rows: String = (0..)
+        .zip(rows)
+        .map(|(number, (action, pointer, size, site))| row(number, action, pointer, size, site))
+        .collect();
+    let trace = Scratch(path);
+    std::fs::write(&trace.0, format!("Thread,Time,Action,Pointer,Size,Stream,Site\n{rows}"))
+        .unwrap();
+    let (page, faults) = page_of(&trace.0, &Options::default(), None, None).unwrap();
+    assert_eq!((faults.total, page.matches("<script").count()), (0, 2));
+    // At the peak, in the order of their bytes: 6000, 300 and 200; and at the end.
+    let captions = page.matches("<caption>By call site</caption>").count();
+    assert_eq!((captions, page.matches("Call sites by bytes</caption>").count()), (2, 1));
+    let peak = page.split("id=\"peak\"").nth(1).unwrap().split("</table>").next().unwrap();
+    let sites: Vec<&str> = peak.split("class=\"site\">").skip(1).collect();
+    assert_eq!(sites.len(), 3);
+    assert!(sites[0].starts_with("<code>model.py:7 forward &lt; train.py:3 step</code>"));
+    assert!(sites[0].contains("6,000 bytes"), "{}", sites[0]);
+    assert!(sites[1].starts_with("<code>&lt;script&gt;.py:1 a, b</code>"), "{}", sites[1]);
+    assert!(sites[2].starts_with("not told</span>"), "{}", sites[2]);
+    assert!(!page.contains("of the free"));
+    let told = "\"name\":\"model.py:7 forward \\u003c train.py:3 step\",\"peak_bytes\":6000,\
+                \"allocations\":2,\"frees\":1,\"bytes\":6000,\"most_bytes\":6000,\"left_bytes\":5000}";
+    assert!(page.contains(told), "{page}");
+    // A trace like any other to whoever does not ask.
+    assert_eq!(Trace::load(&trace.0).unwrap().events.len(), 7);
+    let trace = Scratch::new("no-sites.csv", ragged(50));
+    let (page, _) = page_of(&trace.0, &Options::default(), None, None).unwrap();
+    assert!(!page.contains("y call site</caption>") && page.contains("\"sites\":[]"));
+}
+
+#[test]
 fn no_page_is_larger_than_two_megabytes() {
     let trace = Scratch::new("ragged.csv", ragged(40_000));
     for (points, by_events) in [(Options::POINTS_MAX, false), (Options::POINTS_MAX, true)] {
@@ -460,7 +505,7 @@ fn a_pool_beside_reserves_what_a_replay_says() {
     let beside = Beside { pool: &second, stream: &mut stream };
     let mut surveyor = Surveyor::new(Axis::Events, 1000).beside(Some(beside));
     for (line, event) in (2..).zip(&whole.events) {
-        surveyor.add(line, event).unwrap();
+        surveyor.add(line, event, b"").unwrap();
     }
     let survey = surveyor.finish();
     let reserved = survey.reserved.unwrap();

@@ -238,7 +238,7 @@ mod tests {
         fn tell(&mut self, action: Did, pointer: u64, size: u64, stream: u64) {
             self.1 += 1;
             let event = Event { thread: 1, time: self.1 * 1000, action, pointer, size, stream };
-            self.0.add(self.1 + 1, &event).unwrap();
+            self.0.add(self.1 + 1, &event, b"").unwrap();
         }
 
         fn kinds(self) -> Vec<(&'static str, u64)> {

@@ -15,6 +15,7 @@
 //! | Pointer | hexadecimal, with or without `0x`; `(nil)` is the null pointer |
 //! | Size | bytes requested, decimal |
 //! | Stream | hexadecimal, with or without `0x` |
+//! | Site | where the program asked, if the header goes on with `,Site`: all text up to the end of the line, perhaps none |
 //!
 //! A stream without `0x` is hexadecimal too: streams are handles, and a handle printed
 //! without its prefix cannot be told from a decimal number by looking at it. What counts
@@ -37,6 +38,10 @@ pub use writer::Writer;
 
 /// The first line of every trace, and the names of its columns.
 const HEADER: &str = "Thread,Time,Action,Pointer,Size,Stream";
+
+/// What the first line goes on with where each row has one column more, the last: text, commas and
+/// all, that says where the program asked. RMM has none, and neither has what a pool records.
+const SITE: &str = ",Site";
 
 #[cfg(test)]
 mod scratch {

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
 
-use super::HEADER;
 use super::event::{Action, Event};
+use super::{HEADER, SITE};
 use crate::error::{Error, Result, fail};
 
-/// The longest line read, in bytes. A row has at most 113, if no number is padded with
-/// zeros; the limit keeps a file that is no trace from being taken into memory whole.
+/// The longest line read, in bytes. A row has at most 113 and its site, if no number is padded
+/// with zeros; the limit keeps a file that is no trace from being taken into memory whole.
 const LONGEST_LINE: u64 = 1024;
 
 /// Bytes read or unpacked at a time.
@@ -65,6 +65,10 @@ pub struct Reader<R> {
     input: R,
     line: u64,
     text: Vec<u8>,
+    /// Whether rows have a site, and where that of the event last read begins in `text`: behind its
+    /// end before there is one.
+    has_sites: bool,
+    site: usize,
     /// The input failed; asking it again would give the same error without end.
     broken: bool,
 }
@@ -102,8 +106,21 @@ impl<R: BufRead> Reader<R> {
     /// `Io` when `input` cannot be read, `MalformedTrace` when the header is missing.
     pub fn new(input: R, path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_owned();
-        let mut reader = Reader { path, input, line: 0, text: Vec::new(), broken: false };
-        if !reader.next_line()? || reader.text != HEADER.as_bytes() {
+        let mut reader = Reader {
+            path,
+            input,
+            line: 0,
+            text: Vec::new(),
+            has_sites: false,
+            site: usize::MAX,
+            broken: false,
+        };
+        let more = match reader.next_line()? {
+            true => reader.text.strip_prefix(HEADER.as_bytes()),
+            false => None,
+        };
+        reader.has_sites = more == Some(SITE.as_bytes());
+        if !reader.has_sites && more != Some(b"") {
             let (path, found) = (reader.path.display(), Shown(&reader.text));
             return Err(fail!(
                 MalformedTrace,
@@ -120,13 +137,23 @@ impl<R: BufRead> Reader<R> {
     /// its text when the row is not one of a trace. After the latter, the next call goes on
     /// behind that row; after the former there are no more events.
     pub fn read(&mut self) -> Result<Option<Event>> {
+        self.site = usize::MAX;
         if !self.next_line()? {
             return Ok(None);
         }
-        match parse(&self.text) {
-            Ok(event) => Ok(Some(event)),
+        match parse(&self.text, self.has_sites) {
+            Ok((event, site)) => {
+                self.site = site;
+                Ok(Some(event))
+            }
             Err(malformed) => Err(self.malformed(&malformed)),
         }
+    }
+
+    /// Where the program asked for what the event last read is about; empty where the trace does
+    /// not say.
+    pub fn site(&self) -> &[u8] {
+        self.text.get(self.site..).unwrap_or_default()
     }
 
     /// The number of the line last read; the header is line 1.
@@ -218,7 +245,8 @@ impl std::fmt::Display for Shown<'_> {
     }
 }
 
-fn parse(row: &[u8]) -> std::result::Result<Event, Malformed> {
+/// The event of a row, and where in the row its site begins.
+fn parse(row: &[u8], has_site: bool) -> std::result::Result<(Event, usize), Malformed> {
     let mut columns = Columns { row, next: Some(0) };
     let event = Event {
         thread: columns.take("Thread", "a decimal number below 2^64", decimal)?,
@@ -232,9 +260,11 @@ fn parse(row: &[u8]) -> std::result::Result<Event, Malformed> {
         size: columns.take("Size", "a decimal number below 2^64", decimal)?,
         stream: columns.take("Stream", "a hexadecimal number below 2^64", hexadecimal)?,
     };
-    match columns.next {
-        None => Ok(event),
-        Some(_) => Err(Malformed::Extra),
+    match (columns.next, has_site) {
+        (None, false) => Ok((event, row.len())),
+        (Some(site), true) => Ok((event, site)),
+        (None, true) => Err(Malformed::Missing("Site")),
+        (Some(_), false) => Err(Malformed::Extra),
     }
 }
 
@@ -446,6 +476,34 @@ mod tests {
     }
 
     #[test]
+    fn a_site_is_the_rest_of_the_line() {
+        let text =
+            format!("{HEADER},Site\r\n{ROW},model.py:7 f(a, b)\r\n{ROW},\n{ROW}\n{ROW},\u{e9},");
+        let mut reader = Reader::new(text.as_bytes(), "t.csv").unwrap();
+        assert_eq!(reader.site(), b"");
+        for site in ["model.py:7 f(a, b)", ""] {
+            assert_eq!(reader.read(), Ok(Some(EVENT)));
+            assert_eq!(reader.site(), site.as_bytes());
+        }
+        let error = reader.read().unwrap_err();
+        let said = format!("trace `t.csv`, line 4, column Site: missing in `{ROW}`");
+        assert_eq!(error.message(), said);
+        assert_eq!(reader.read(), Ok(Some(EVENT)));
+        assert_eq!(reader.site(), "\u{e9},".as_bytes());
+        // Where there is no such column there are no sites.
+        let text = format!("{HEADER}\n{ROW}\n");
+        let mut reader = Reader::new(text.as_bytes(), "t.csv").unwrap();
+        assert_eq!(reader.read(), Ok(Some(EVENT)));
+        assert_eq!(reader.site(), b"");
+        for header in [
+            "Thread,Time,Action,Pointer,Size,Stream,",
+            "Thread,Time,Action,Pointer,Size,Stream,Sites",
+        ] {
+            assert!(read(&format!("{header}\n")).is_err());
+        }
+    }
+
+    #[test]
     fn reading_goes_on_behind_a_malformed_row() {
         let text = format!("{HEADER}\nx\n{ROW}\n");
         let mut reader = Reader::new(text.as_bytes(), "t.csv").unwrap();
@@ -547,12 +605,14 @@ mod tests {
 
         #[test]
         fn no_bytes_make_the_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let mut text = format!("{HEADER}\n").into_bytes();
-            text.extend(&bytes);
-            let lines = text.split_inclusive(|&byte| byte == b'\n').count();
-            let reader = Reader::new(&text[..], "t.csv").unwrap();
-            // Every line behind the header answers: as an event or as an error.
-            prop_assert_eq!(reader.count(), lines - 1);
+            for sites in ["", SITE] {
+                let mut text = format!("{HEADER}{sites}\n").into_bytes();
+                text.extend(&bytes);
+                let lines = text.split_inclusive(|&byte| byte == b'\n').count();
+                let reader = Reader::new(&text[..], "t.csv").unwrap();
+                // Every line behind the header answers: as an event or as an error.
+                prop_assert_eq!(reader.count(), lines - 1);
+            }
         }
     }
 }

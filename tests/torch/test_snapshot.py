@@ -55,6 +55,12 @@ def as_trace(test, path):
     }
     test.assertEqual({at: size for at, (size, _) in blocks.live.items()}, live)
     test.assertEqual(sum(row[0].action == trace.FAILURE for row in rows), 1)
+    # Who asked: this file, whose functions are here.
+    with open(out, encoding="utf-8") as file:
+        asked = [line.split(",", 6)[6] for line in file if ",allocate," in line]
+    told = sum("test_snapshot.py:" in site for site in asked)
+    test.assertGreaterEqual(told, len(asked) - found.earlier)
+    test.assertGreater(told, 0)
     return found, blocks
 
 

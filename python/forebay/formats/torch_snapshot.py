@@ -11,6 +11,7 @@ import re
 
 from . import FormatError, plain_pickle, trace
 from ._file import created
+from ._sites import Sites
 
 __all__ = ["Imported", "event", "export_trace", "import_trace", "segment", "unmapped"]
 
@@ -271,16 +272,17 @@ Imported = collections.namedtuple("Imported", "rows earlier replaced")
 _ALLOC, _REQUESTED, _COMPLETED, _OOM = range(4)
 _CODES = {"alloc": _ALLOC, "free_requested": _REQUESTED, "free_completed": _COMPLETED, "oom": _OOM}
 _THREAD = re.compile(r"thread ([0-9]{1,19})")
-_FIELDS = 6
+_FIELDS = 7
 
 
 class _Device:
-    """The events of one device: six numbers each."""
+    """The events of one device: seven numbers each."""
 
     def __init__(self, number, where):
         self.number, self.where = number, where
         self.count = 0
         self.rows = array.array("Q")
+        self.sites = Sites()
         self._threads = {}
 
     def add(self, events):
@@ -301,7 +303,8 @@ class _Device:
                 address = 0 if code == _OOM else entry["addr"]
                 # Before 2.2 there were no times.
                 time = entry.get("time_us", index)
-                put((code, address, entry["size"], entry["stream"], time, thread))
+                site = self.sites.of(entry.get("frames", ())) if code == _ALLOC else 0
+                put((code, address, entry["size"], entry["stream"], time, thread, site))
             except KeyError as error:
                 self._fail(index, f"there is no {error.args[0]!r}")
             except (TypeError, AttributeError, OverflowError):
@@ -331,10 +334,11 @@ def import_trace(source, out, device=None, progress=None):
 
     ``device`` is the GPU; None takes the one that has memory or a history. A block is freed where
     its free was requested. What lived before the history began, as far as the snapshot tells, is
-    allocated at its start, so that peaks are what they were. Segments and stacks have no place in a
+    allocated at its start, so that peaks are what they were. Of stacks each allocation keeps a line,
+    its site: the three innermost frames outside of PyTorch and of Python. Segments have no place in a
     trace.
 
-    Raises ``FormatError`` with the byte or the entry that is wrong. Keeps 48 bytes an event, and
+    Raises ``FormatError`` with the byte or the entry that is wrong. Keeps 56 bytes an event, and
     what the pickle refers to more than once, in memory. ``progress`` is called now and then with
     the number of events so far.
     """
@@ -362,8 +366,9 @@ def import_trace(source, out, device=None, progress=None):
             if events:
                 take(number, events)
         chosen = _choose(device, devices, snapshot["segments"])
-        blocks = list(_blocks(snapshot["segments"], chosen))
-        return _write(devices.get(chosen) or _Device(chosen, where), blocks, out)
+        found = devices.get(chosen) or _Device(chosen, where)
+        blocks = list(_blocks(snapshot["segments"], chosen, found.sites))
+        return _write(found, blocks, out)
     except FormatError as error:
         raise FormatError(f"{where}: {error}") from None
 
@@ -380,8 +385,8 @@ def _choose(device, devices, segments):
     return used.pop() if used else 0
 
 
-def _blocks(segments, device):
-    """Address, bytes and stream of what the segments have allocated."""
+def _blocks(segments, device, sites):
+    """Address, bytes, stream and site of what the segments have allocated."""
     for number, one in enumerate(segments):
         try:
             if one.get("device", 0) != device:
@@ -394,7 +399,7 @@ def _blocks(segments, device):
                     asked = block.get("requested_size", size)
                     if not all(0 <= value < 1 << 64 for value in (address, asked, stream)):
                         raise ValueError
-                    yield address, asked, stream
+                    yield address, asked, stream, sites.of(block.get("frames", ()))
                 at = address + size
         except KeyError as error:
             raise FormatError(f"segments[{number}]: there is no {error.args[0]!r}") from None
@@ -406,14 +411,14 @@ def _earlier(events, blocks):
     """What lived before the first event: blocks that are freed and were not allocated, and those
     that live at the end and no event tells of."""
     found, live, requested = [], {}, set()
-    for code, address, size, stream, _, _ in events:
+    for code, address, size, stream, _, _, _ in events:
         if code == _ALLOC:
             live[address] = True
             requested.discard(address)
         elif code == _OOM:
             continue
         elif not live.get(address) and address not in requested:
-            found.append((address, size, stream))
+            found.append((address, size, stream, 0))
             live[address] = False
         else:
             live[address] = False
@@ -428,18 +433,18 @@ def _earlier(events, blocks):
 def _write(device, blocks, out):
     earlier = _earlier(device.events(), blocks)
     start = device.rows[4] if device.rows else 0
-    live, replaced = {}, 0
-    with trace.Writer(out) as writer:
-        for address, size, stream in earlier:
-            writer.write(1, start, trace.ALLOCATE, address, size, stream)
+    live, replaced, sites = {}, 0, device.sites.texts
+    with trace.Writer(out, sites=len(sites) > 1) as writer:
+        for address, size, stream, site in earlier:
+            writer.write(1, start, trace.ALLOCATE, address, size, stream, sites[site])
             live[address] = size
-        for code, address, size, stream, time, thread in device.events():
+        for code, address, size, stream, time, thread, site in device.events():
             if code == _ALLOC:
                 if address in live:
                     replaced += 1
                     writer.write(thread, time, trace.FREE, address, live[address], stream)
                 live[address] = size
-                writer.write(thread, time, trace.ALLOCATE, address, size, stream)
+                writer.write(thread, time, trace.ALLOCATE, address, size, stream, sites[site])
             elif code == _OOM:
                 writer.write(thread, time, trace.FAILURE, 0, size, stream)
             else:

@@ -1,7 +1,8 @@
 """Traces: the log of a pool's traffic, a row for each allocation and free, plain or gzip.
 
-The columns are ``Thread,Time,Action,Pointer,Size,Stream``. Files are read and written piece by
-piece, whatever their size.
+The columns are ``Thread,Time,Action,Pointer,Size,Stream``, and perhaps ``Site``: text up to the end
+of the line that says where the program asked. Files are read and written piece by piece, whatever
+their size.
 """
 
 import collections
@@ -16,6 +17,8 @@ from ._file import created
 __all__ = ["ALLOCATE", "FAILURE", "FREE", "HEADER", "Blocks", "Event", "Writer", "is_trace", "read"]
 
 HEADER = "Thread,Time,Action,Pointer,Size,Stream"
+#: What it goes on with where rows have a site.
+_SITE = ",Site"
 ALLOCATE, FREE, FAILURE = "allocate", "free", "allocate failure"
 
 #: One row. ``time`` is in microseconds since the midnight before the first row, and goes on behind
@@ -126,10 +129,13 @@ def read(path):
     """
     with opened(path) as stream:
         found = lines(path, stream)
-        first = next(found, b"")
-        if first != HEADER.encode():
+        first = next(found, b"").decode("latin-1")
+        if first == HEADER + _SITE:
+            # The text is the last column: it may have commas. Whoever reads rows here has no use for it.
+            found = (row if row.count(b",") < 6 else b",".join(row.split(b",", 6)[:6]) for row in found)
+        elif first != HEADER:
             raise FormatError(
-                f"trace `{path}`, line 1: {shown(first)} is not the header `{HEADER}`"
+                f"trace `{path}`, line 1: {shown(first.encode('latin-1'))} is not the header `{HEADER}`"
             )
         yield from _rows(path, found)
 
@@ -166,11 +172,13 @@ class Writer:
     """Writes a trace to the file ``path``, as gzip when the name ends in ".gz".
 
     A context manager. ``write`` takes rows; when the block is left by an error, there is no file.
+    With ``sites`` rows have one.
     """
 
-    def __init__(self, path):
+    def __init__(self, path, sites=False):
         self._path = os.fspath(path)
-        self._rows = [HEADER + "\n"]
+        self._sites = sites
+        self._rows = [f"{HEADER}{_SITE if sites else ''}\n"]
         self.count = 0
         self._clock, self._text = None, ""
 
@@ -182,15 +190,17 @@ class Writer:
             self._close = stack.pop_all()
         return self
 
-    def write(self, thread, time, action, pointer, size, stream):
-        """Appends a row; the fields are ``Event``'s. Of ``time`` the time of day is kept."""
+    def write(self, thread, time, action, pointer, size, stream, site=""):
+        """Appends a row; the fields are ``Event``'s. Of ``time`` the time of day is kept. ``site`` is
+        one line, and left out where rows have none."""
         seconds, fraction = divmod(time, 1_000_000)
         if seconds != self._clock:
             minutes, rest = divmod(seconds % 86_400, 60)
             self._clock = seconds
             self._text = f"{minutes // 60:02}:{minutes % 60:02}:{rest:02}"
+        end = f",{site}\n" if self._sites else "\n"
         self._rows.append(
-            f"{thread},{self._text}.{fraction:06},{action},{pointer:#x},{size},{stream:#x}\n"
+            f"{thread},{self._text}.{fraction:06},{action},{pointer:#x},{size},{stream:#x}{end}"
         )
         self.count += 1
         if len(self._rows) >= 4096:
