@@ -16,32 +16,28 @@ import ctypes
 import math
 import os
 import threading
-import weakref
 
 from ._abi import CacheConfig, CachePin, CacheStatistics, PoolConfig
 from ._library import ForebayError, check, library, tensor_key
+from ._opened import Opened
 
 __all__ = ["TensorCache", "caches"]
 
 #: The numbers of ``forebay_cache_policy``.
 POLICIES = {"lru": 0, "lfu": 1, "adaptive": 2}
 
-_made = weakref.WeakSet()
-_lock = threading.Lock()
+_opened = Opened()
 
 
 def caches():
     """The caches of this process that are open, oldest first."""
-    with _lock:
-        return sorted((one for one in _made if one._handle is not None), key=lambda one: one.number)
+    return [cache for cache in _opened.all() if cache._handle is not None]
 
 
 def _after_fork():
     """Threads that held a lock are not in the child to let it go."""
-    global _lock
-    _lock = threading.Lock()
-    for one in list(_made):
-        one._reading = threading.RLock()
+    for cache in _opened.all():
+        cache._reading = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -185,7 +181,6 @@ class TensorCache:
 
     #: None before the cache is there, and when it is closed.
     _handle = None
-    _numbers = 0
 
     def __init__(
         self,
@@ -217,10 +212,8 @@ class TensorCache:
         pools = (ctypes.c_void_p * 1)(self._tensors.pool)
         check(library().forebay_cache_create(pools, 1, ctypes.byref(config), ctypes.byref(handle)))
         self._handle = handle
-        with _lock:
-            TensorCache._numbers += 1
-            self.number = TensorCache._numbers
-            _made.add(self)
+        self.number = _opened.number()
+        _opened.add(self)
 
     def _key(self, shape, dtype):
         dtype = self._tensors.dtype(dtype)

@@ -26,6 +26,7 @@ from collections import deque
 
 from ._device import usable
 from ._library import ForebayError
+from ._opened import Opened
 from ._packer import Packer
 from ._slots import Slots
 from .double_buffer import DoubleBuffer, ShapeMismatch
@@ -282,12 +283,16 @@ class _Iterator:
         self.close()
 
 
-#: Loaders that are open, to be closed before the interpreter goes.
-_OPEN = weakref.WeakSet()
+_opened = Opened()
+
+
+def loaders():
+    """The prefetched loaders of this process that are open, oldest first."""
+    return _opened.all()
 
 
 def _close_all():
-    for loader in list(_OPEN):
+    for loader in loaders():
         loader.close()
 
 
@@ -310,7 +315,8 @@ class _Wrapped:
         self._goes_on, self._skip = False, 0
         self._total, self._wall = _Times(), 0.0
         self._counted = {}
-        _OPEN.add(self)
+        self.number = _opened.number()
+        _opened.add(self)
 
     def __getattr__(self, name):
         if name.startswith("_") or name == "loader":
@@ -368,7 +374,7 @@ class _Wrapped:
         idle, self._idle = self._idle, None
         if idle is not None:
             idle.close()
-        _OPEN.discard(self)
+        _opened.discard(self)
 
     def __enter__(self):
         return self

@@ -22,7 +22,7 @@ import threading
 import time
 
 from ._library import ForebayError
-from ._state import every_pool
+from ._state import caches, every_pool, loaders
 from ._units import size
 
 __all__ = ["Summary", "WorkerStats", "collect", "merge", "record_step", "save", "step"]
@@ -282,35 +282,19 @@ def collect(name=None) -> WorkerStats:
     for pool in every_pool():
         _add_pool(record, pool)
     record["largest_reserved_peak_bytes"] = record["reserved_peak_bytes"]
-    for cache in _caches():
+    for cache in caches():
         with contextlib.suppress(ForebayError):
             stats = cache.get_stats()
             record["caches"] += 1
             for field in ("entries", "bytes", "hits", "misses", "evicted_bytes"):
                 record[f"cache_{field}"] += stats[field]
-    for loader in _loaders():
+    for loader in loaders():
         with contextlib.suppress(ForebayError):
             _add_loader(record, loader.stats())
     record["rss_bytes"], record["rss_peak_bytes"] = _resident()
     record["largest_rss_peak_bytes"] = record["rss_peak_bytes"]
     _steps.into(record)
     return record
-
-
-def _caches():
-    module = sys.modules.get("forebay.cache")
-    return [] if module is None else module.caches()
-
-
-def _loaders():
-    found = getattr(sys.modules.get("forebay.prefetch"), "_OPEN", ())
-    for _ in range(8):
-        try:
-            return list(found)
-        except RuntimeError:
-            # One was opened meanwhile.
-            continue
-    return []
 
 
 def _add_pool(record, pool):
