@@ -7,37 +7,32 @@ import os
 from ._abi import (
     PREFETCH_FOREVER,
     PREFETCHER_SYNCHRONOUS,
-    PoolConfig,
     PrefetchBatch,
     PrefetcherConfig,
     PrefetchStatistics,
 )
 from ._library import check, library
+from .pool import Pool
 
 #: Bytes that a slot is filled with when it is released, in debug mode.
 _POISON = 0xDB
 
 
 class _Owner:
-    """A prefetcher of the library and its pool: there as long as anything views a slot."""
+    """A prefetcher of the library, and its pool if that is its own: there as long as anything views
+    a slot."""
 
-    handle = pool = None
+    handle = own = None
 
-    def __init__(self, pool):
+    def __init__(self, config, pool, name):
+        """``pool`` is the one to use; None: one of its own, called ``name``."""
         self.process = os.getpid()
-        self.owns_pool = pool is None
         if pool is None:
-            config = PoolConfig(struct_size=ctypes.sizeof(PoolConfig))
-            pool = ctypes.c_void_p()
-            check(library().forebay_pool_create(ctypes.byref(config), ctypes.byref(pool)))
-        self.pool = pool
-
-    def create(self, config):
+            self.own = Pool(name=name, part_of="prefetch")
+            pool = self.own.handle
         handle = ctypes.c_void_p()
         check(
-            library().forebay_prefetcher_create(
-                self.pool, ctypes.byref(config), ctypes.byref(handle)
-            )
+            library().forebay_prefetcher_create(pool, ctypes.byref(config), ctypes.byref(handle))
         )
         self.handle = handle
 
@@ -47,8 +42,8 @@ class _Owner:
             return
         if self.handle is not None:
             library().forebay_prefetcher_destroy(self.handle)
-        if self.pool is not None and self.owns_pool:
-            library().forebay_pool_destroy(self.pool)
+        if self.own is not None:
+            self.own.close()
 
 
 class _Bytes:
@@ -115,7 +110,10 @@ class _Gpu:
 class Slots:
     """A prefetcher of the library, on the host with a pool of its own, or in PyTorch's on a GPU."""
 
-    def __init__(self, device, slots, copy_threads, max_batch_bytes=0, max_pinned_bytes=0):
+    def __init__(
+        self, device, slots, copy_threads, max_batch_bytes=0, max_pinned_bytes=0, *, name=None
+    ):
+        """``name`` is that of a pool of their own, in reports."""
         self._gpu, pool = None, None
         if str(device) != "cpu":
             from .torch._pool import pool_of
@@ -126,8 +124,7 @@ class Slots:
         config.slots, config.copy_threads = slots, copy_threads
         config.flags = 0 if copy_threads else PREFETCHER_SYNCHRONOUS
         config.max_slot_bytes, config.max_pinned_bytes = max_batch_bytes, max_pinned_bytes
-        self._owner = _Owner(pool)
-        self._owner.create(config)
+        self._owner = _Owner(config, pool, name)
         self._handle, self._count = self._owner.handle, slots
         # Of the owner, not of this: views keep the owner, and this keeps views.
         self._views = {}

@@ -178,6 +178,7 @@ class Reader:
 
         def pool_of(pool):
             counted = {"number": pool.number, "name": pool.name, "device": pool.device}
+            counted["part_of"] = pool.part_of
             counted.update(pool.statistics())
             counted.update(self._walk(pool, now))
             return counted

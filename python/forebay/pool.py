@@ -46,7 +46,8 @@ class Pool:
     ``device`` is ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or ``"pinned"``; ``max_bytes`` the most bytes it
     reserves (None: what the device has; ``"pinned"`` needs a number and takes all of it at once);
     ``initial_bytes`` are reserved at the start; ``policy`` is one of ``POLICIES``; ``flags`` are
-    ``forebay_pool_config``'s. ``name`` is for reports.
+    ``forebay_pool_config``'s. ``name`` is for reports. ``part_of`` says what made the pool for itself:
+    ``"cache"`` or ``"prefetch"``; None for pools that somebody asked for.
 
     Raises ``ForebayError`` with the library's message. All methods may be called from any thread.
     Nothing is reserved before the first use but for ``initial_bytes``.
@@ -54,6 +55,7 @@ class Pool:
 
     #: ``forebay_pool *``; None once the pool is closed.
     handle = None
+    part_of = None
 
     def __init__(
         self,
@@ -65,6 +67,7 @@ class Pool:
         policy="balanced",
         flags=0,
         name=None,
+        part_of=None,
     ):
         kind, index = device_of(device)
         if policy not in POLICIES:
@@ -75,6 +78,7 @@ class Pool:
         config.block_size, config.policy, config.flags = block_size, POLICIES[policy], flags
         handle = ctypes.c_void_p()
         check(library().forebay_pool_create(ctypes.byref(config), ctypes.byref(handle)))
+        self.part_of = part_of
         self._own(handle, f"cuda:{index}" if kind == "cuda" else kind, name, owned=True)
 
     @classmethod

@@ -342,7 +342,7 @@ class _Wrapped:
             now.close()
         slots, self._idle = self._idle, None
         if slots is None:
-            slots = self.prefetcher._slots()
+            slots = self.prefetcher._slots(f"prefetch #{self.number}")
         if not self._goes_on:
             self._is_at(0, None)
         skip, self._skip, self._goes_on = self._skip, 0, False
@@ -499,10 +499,11 @@ class Prefetcher:
         """Most bytes that the slots take on the device; None without ``max_batch_bytes``."""
         return None if self.max_batch_bytes is None else self.slots * self.max_batch_bytes
 
-    def _slots(self):
+    def _slots(self, name):
         pinned = 1 if not self.pin_memory else self.max_pinned_bytes or 0
         workers = self.num_workers if self.lookahead else 0
-        return Slots(self.device, self.slots, workers, self.max_batch_bytes or 0, pinned)
+        most = self.max_batch_bytes or 0
+        return Slots(self.device, self.slots, workers, most, pinned, name=name)
 
     def wrap(self, loader):
         """``loader``, any iterable, with its batches prefetched: something to iterate over again and
