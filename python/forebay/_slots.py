@@ -1,6 +1,7 @@
 """Slots of a prefetcher of the library, from Python: what submits batches to them, and views of
 what is in them."""
 
+import contextlib
 import ctypes
 import os
 
@@ -27,6 +28,10 @@ class _Owner:
     def __init__(self, config, pool, name):
         """``pool`` is the one to use; None: one of its own, called ``name``."""
         self.process = os.getpid()
+        #: Pinned memory that the device may still read, for the prefetcher waits for the device before
+        #: it goes: by ticket that of batches that nobody has got yet, that of one that has no ticket
+        #: yet, and by ticket that of those that were got, with the event behind which it was read.
+        self.sent, self.submitting, self.got = {}, None, {}
         if pool is None:
             self.own = Pool(name=name, part_of="prefetch")
             pool = self.own.handle
@@ -147,35 +152,74 @@ class Slots:
 
     def submit(self, packed):
         """The ticket of a batch; waits for a slot."""
-        ticket, table = ctypes.c_uint64(), packed.layout.table
+        ticket, table, owner = ctypes.c_uint64(), packed.layout.table, self._owner
+        if packed.straight:
+            # A signal may come before the ticket is known.
+            owner.submitting = packed.straight
         # Without the interpreter's lock, as all calls.
         check(
             library().forebay_prefetch_submit(
                 self._handle, table, len(table), PREFETCH_FOREVER, ctypes.byref(ticket)
             )
         )
+        if packed.straight:
+            owner.sent[ticket.value] = packed.straight
+            owner.submitting = None
         return ticket.value
 
     def wait(self, ticket):
-        """Where a batch is, for work that is queued on the current stream from now on."""
+        """Where a batch is, for work that is queued on the current stream from now on. What was staged
+        of it is not needed any more."""
         batch = PrefetchBatch()
         check(
             library().forebay_prefetch_wait(self._handle, ticket, self._stream, ctypes.byref(batch))
         )
+        if ticket in self._owner.sent:
+            self._keep_until_read(ticket)
         return batch.ptr, batch.size
+
+    def _keep_until_read(self, ticket):
+        """Keeps a batch's pinned memory until the current stream, which waits for the copy, is past
+        it."""
+        owner, cuda = self._owner, self._gpu.torch.cuda
+        event = cuda.Event()
+        event.record(cuda.current_stream(self._gpu.index))
+        owner.got[ticket] = event, owner.sent[ticket]
+        del owner.sent[ticket]
+        # The host is as far ahead with batches that are staged.
+        self._let_go(2 * self._count)
+
+    def _let_go(self, most):
+        """Lets go of pinned memory that was read, and waits until that of at most so many batches is
+        kept."""
+        got = self._owner.got
+        # Another thread may do the same: each batch by its ticket, and never one for another.
+        for ticket, (event, _) in got.copy().items():
+            if not event.query():
+                if len(got) <= most:
+                    return
+                event.synchronize()
+            got.pop(ticket, None)
 
     def release(self, ticket):
         """What is queued on the current stream was the last use of a batch."""
         check(library().forebay_prefetch_release(self._handle, ticket, self._stream))
+        if self._owner.got:
+            self._let_go(2 * self._count)
 
     def cancel(self, ticket):
         """Calls a batch off, if it is still to come."""
-        library().forebay_prefetch_cancel(self._handle, ticket)
+        if not library().forebay_prefetch_cancel(self._handle, ticket):
+            self._owner.sent.pop(ticket, None)
 
     def close(self):
         """Ends everything under way; memory goes with the last view."""
-        if not self.is_of_parent:
-            library().forebay_prefetcher_close(self._handle)
+        if self.is_of_parent:
+            return
+        library().forebay_prefetcher_close(self._handle)
+        # A device that has failed reads nothing any more, and cannot be asked.
+        with contextlib.suppress(RuntimeError):
+            self._let_go(0)
 
     def stats(self):
         stats = PrefetchStatistics(struct_size=ctypes.sizeof(PrefetchStatistics))
