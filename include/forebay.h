@@ -806,7 +806,8 @@ typedef struct forebay_prefetcher_config {
     /// the pool's.
     uint64_t max_slot_bytes;
     /// Most bytes of pinned memory, for a pool on a GPU; slots beyond it are staged in memory that
-    /// is not, which is slower. 0: a quarter of the system's.
+    /// is not, which is slower. 0: a quarter of what the process may have of the system's, in a
+    /// container of what that allows.
     uint64_t max_pinned_bytes;
     /// `FOREBAY_PREFETCHER_` flags.
     uint64_t flags;

@@ -65,7 +65,8 @@ pub struct forebay_prefetcher_config {
     /// the pool's.
     pub max_slot_bytes: u64,
     /// Most bytes of pinned memory, for a pool on a GPU; slots beyond it are staged in memory that
-    /// is not, which is slower. 0: a quarter of the system's.
+    /// is not, which is slower. 0: a quarter of what the process may have of the system's, in a
+    /// container of what that allows.
     pub max_pinned_bytes: u64,
     /// `FOREBAY_PREFETCHER_` flags.
     pub flags: u64,
