@@ -308,7 +308,8 @@ pub unsafe extern "C" fn forebay_prefetcher_create(
 /// needed any more when this returns, and calls that wait, or come later, get
 /// `FOREBAY_ERROR_INVALID_STATE`. Batches that consumers have stay, and are still to be released.
 /// Waits for its threads, which end with the part of a batch, at most 512 KiB, or the call of the
-/// driver that they are at. May be called while others are under way, and twice.
+/// driver that they are at, and for the device where a batch that is called off came from pinned
+/// memory. May be called while others are under way, and twice.
 ///
 /// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`prefetcher` is NULL or destroyed),
 /// `FOREBAY_ERROR_INVALID_STATE` (it was made before a fork), `FOREBAY_ERROR_POISONED`.
