@@ -164,7 +164,7 @@ class Slots:
         )
         if packed.straight:
             owner.sent[ticket.value] = packed.straight
-            owner.submitting = None
+            packed.straight = owner.submitting = None
         return ticket.value
 
     def wait(self, ticket):
