@@ -161,8 +161,8 @@ class Layout:
         return True
 
     def place(self, arrays):
-        """Writes down where ``arrays`` are; returns what has to stay until they are staged, and until
-        they are on the device."""
+        """Writes down where ``arrays`` are; returns what has to stay until they are staged, and
+        until they are on the device."""
         places = [source.place(arrays) for source in self._sources]
         # The address is a row's first word.
         self._words[::_WORDS] = [address for address, _ in places]

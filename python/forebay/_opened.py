@@ -10,7 +10,7 @@ class Opened:
     """Things that have a ``number``, as long as anybody else keeps them.
 
     There is no lock: each step is one of the interpreter's own. So any thread may ask, a signal's
-    handler and a finalizer too, and in a child of fork nothing is held by a thread that is not there.
+    handler and a finalizer too, and a child of fork has none that a thread of its parent's holds.
     """
 
     def __init__(self):

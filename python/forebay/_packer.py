@@ -12,8 +12,8 @@ class Packed:
 
     def __init__(self, tree, layout, sources, others):
         self.tree, self.layout, self.others = tree, layout, others
-        #: What is copied from: it stays until the batch is staged; and of that what is pinned, which
-        #: stays until the batch is on the device.
+        #: What is copied from: it stays until the batch is staged; and of that what is pinned,
+        #: which stays until the batch is on the device.
         self.held, self.straight = sources
 
     def make(self, arrays):

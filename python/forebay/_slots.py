@@ -28,9 +28,10 @@ class _Owner:
     def __init__(self, config, pool, name):
         """``pool`` is the one to use; None: one of its own, called ``name``."""
         self.process = os.getpid()
-        #: Pinned memory that the device may still read, for the prefetcher waits for the device before
-        #: it goes: by ticket that of batches that nobody has got yet, that of one that has no ticket
-        #: yet, and by ticket that of those that were got, with the event behind which it was read.
+        #: Pinned memory that the device may still read; it is here, for the prefetcher waits for the
+        #: device before it goes. By ticket that of batches that nobody has got yet, that of one
+        #: without a ticket yet, and by ticket that of those that were got, with the event behind
+        #: which it was read.
         self.sent, self.submitting, self.got = {}, None, {}
         if pool is None:
             self.own = Pool(name=name, part_of="prefetch")
@@ -168,8 +169,8 @@ class Slots:
         return ticket.value
 
     def wait(self, ticket):
-        """Where a batch is, for work that is queued on the current stream from now on. What was staged
-        of it is not needed any more."""
+        """Where a batch is, for work that is queued on the current stream from now on. What was
+        staged of it is not needed any more."""
         batch = PrefetchBatch()
         check(
             library().forebay_prefetch_wait(self._handle, ticket, self._stream, ctypes.byref(batch))
@@ -190,8 +191,8 @@ class Slots:
         self._let_go(2 * self._count)
 
     def _let_go(self, most):
-        """Lets go of pinned memory that was read, and waits until that of at most so many batches is
-        kept."""
+        """Lets go of pinned memory that was read, and waits until that of at most so many batches
+        is kept."""
         got = self._owner.got
         # Another thread may do the same: each batch by its ticket, and never one for another.
         for ticket, (event, _) in got.copy().items():

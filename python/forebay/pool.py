@@ -46,8 +46,8 @@ class Pool:
     ``device`` is ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or ``"pinned"``; ``max_bytes`` the most bytes it
     reserves (None: what the device has; ``"pinned"`` needs a number and takes all of it at once);
     ``initial_bytes`` are reserved at the start; ``policy`` is one of ``POLICIES``; ``flags`` are
-    ``forebay_pool_config``'s. ``name`` is for reports. ``part_of`` says what made the pool for itself:
-    ``"cache"`` or ``"prefetch"``; None for pools that somebody asked for.
+    ``forebay_pool_config``'s. ``name`` is for reports. ``part_of`` says what made the pool for
+    itself: ``"cache"`` or ``"prefetch"``; None for pools that somebody asked for.
 
     Raises ``ForebayError`` with the library's message. All methods may be called from any thread.
     Nothing is reserved before the first use but for ``initial_bytes``.

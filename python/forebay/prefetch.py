@@ -457,10 +457,10 @@ class Prefetcher:
     more takes batches from the loader. ``device`` is ``"cpu"`` (arrays and tensors stay what they are)
     or a CUDA device (PyTorch's tensors; arrays become tensors; ``"cpu"`` with one warning where there
     is none). What cannot be packed stays in its place as it is: objects, strings, sparse tensors, and
-    what is on a device already. ``pin_memory=False`` stages in memory that is not pinned; tensors that
-    are pinned already are not staged, and stay until the device has read them. ``keep``
-    batches stay valid beside the last one. ``copy`` gives tensors that stay. ``debug`` overwrites a
-    batch when it is not valid any more. ``max_batch_bytes`` and ``max_pinned_bytes`` bound memory.
+    what is on a device already. ``pin_memory=False`` stages in memory that is not pinned; tensors
+    that are pinned already are not staged, and stay until the device has read them. ``keep`` batches
+    stay valid beside the last one. ``copy`` gives tensors that stay. ``debug`` overwrites a batch
+    when it is not valid any more. ``max_batch_bytes`` and ``max_pinned_bytes`` bound memory.
     """
 
     def __init__(

@@ -366,7 +366,8 @@ class Wrapped(unittest.TestCase):
         for _ in range(2):
             for batch in loader:
                 (pool,) = (one for one in forebay.pools() if one not in before)
-                self.assertEqual((pool.name, pool.part_of), (f"prefetch #{loader.number}", "prefetch"))
+                self.assertEqual(pool.name, f"prefetch #{loader.number}")
+                self.assertEqual(pool.part_of, "prefetch")
             # Between two passes it waits for the next one.
             self.assertEqual(pool.statistics()["live_blocks"], 2)
         loader.close()

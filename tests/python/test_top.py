@@ -326,7 +326,8 @@ class View(unittest.TestCase):
         self.assertIn(f"pid {os.getpid()}", lines[0])
         # A cache and a loader have pools of their own, called after them.
         state = rich_state()
-        caches, loaders = ([one["number"] for one in state[what]] for what in ("caches", "prefetchers"))
+        caches = [one["number"] for one in state["caches"]]
+        loaders = [one["number"] for one in state["prefetchers"]]
         text = "\n".join(_top.render(state, width=80))
         self.assertRegex(text, rf"(?m)^cache #{caches[-1]} +\(")
         self.assertRegex(text, rf"(?m)^prefetch #{loaders[-1]} +\(")

@@ -11,7 +11,6 @@ import os
 import random
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import unittest
@@ -19,6 +18,7 @@ import unittest
 import numpy as np
 
 import forebay
+from folder import InFolder
 from forebay import workers
 from forebay.cache import TensorCache
 from forebay.prefetch import Prefetcher
@@ -270,13 +270,15 @@ class ThisProcess(unittest.TestCase):
 
         gc.collect()
         before, known = collect("before"), set(forebay.pools())
-        with TensorCache() as cache, Prefetcher(lookahead=1).wrap([np.zeros(300_000)] * 3) as loader:
+        three = [np.zeros(300_000)] * 3
+        with TensorCache() as cache, Prefetcher(lookahead=1).wrap(three) as loader:
             cache.add(np.zeros(500_000))
             batches = iter(loader)
             # Both slots are there.
             next(batches), next(batches)
             record = collect("now")
-            mine = {pool.part_of: pool.statistics() for pool in forebay.pools() if pool not in known}
+            opened = set(forebay.pools()) - known
+            mine = {pool.part_of: pool.statistics() for pool in opened}
             self.assertEqual(set(mine), {"cache", "prefetch"})
             # In the pools all of it, once; what the cache holds is the part of that it is.
             self.assertEqual(record["reserved_bytes"], reserved())
@@ -295,7 +297,7 @@ class ThisProcess(unittest.TestCase):
             merged = before.merge(record)
             for field in ("reserved_bytes", "requested_bytes", "cache_bytes"):
                 self.assertEqual(merged[field], before[field] + record[field])
-            del batches
+            del batches, opened
         self.assertEqual(set(forebay.pools()), known)
 
     def test_a_step_that_raises_is_none(self):
@@ -368,14 +370,7 @@ class ThisProcess(unittest.TestCase):
         self.assertEqual(errors, [])
 
 
-class Files(unittest.TestCase):
-    def setUp(self):
-        self.folder = tempfile.TemporaryDirectory()
-        self.addCleanup(self.folder.cleanup)
-
-    def path(self, name):
-        return os.path.join(self.folder.name, name)
-
+class Files(InFolder):
     def run_merge(self, *arguments):
         parser = argparse.ArgumentParser()
         workers.add_arguments(parser)
@@ -406,7 +401,7 @@ class Files(unittest.TestCase):
         code, out, _ = self.run_merge("--json", all_of, paths[2])
         self.assertEqual((code, json.loads(out)["total"]["workers"]), (0, 3))
         # Only whole files are there.
-        self.assertEqual(len(os.listdir(self.folder.name)), 4)
+        self.assertEqual(len(os.listdir(self.folder)), 4)
 
     def test_errors_name_the_file(self):
         paths = self.save(1)
@@ -431,7 +426,7 @@ class Files(unittest.TestCase):
     def test_save_leaves_nothing_half_written(self):
         with self.assertRaises(TypeError):
             workers.save(self.path("x.json"), {"hits": object()})
-        self.assertEqual(os.listdir(self.folder.name), [])
+        self.assertEqual(os.listdir(self.folder), [])
 
 
 if __name__ == "__main__":

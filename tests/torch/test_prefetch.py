@@ -312,7 +312,7 @@ class Prefetch(Case):
     def test_pinned_and_other_tensors_in_one_batch(self):
         pinned = [torch.full((20_000 + n,), n, dtype=torch.int64).pin_memory() for n in range(5)]
         other = [torch.full((1000,), -n, dtype=torch.int64) for n in range(5)]
-        # As a part of a pinned tensor, what is not contiguous, and what changes from batch to batch.
+        # A part of a pinned tensor, what is not contiguous, what changes from batch to batch.
         batches = [[pinned[n][5:], other[n], pinned[n][::2]] for n in range(5)]
         batches += [[other[0].repeat(20), other[1], other[2]], [pinned[0], other[1], pinned[1][:0]]]
         loader = Prefetcher(device=DEVICE, copy=True).wrap(batches)
@@ -327,7 +327,8 @@ class Prefetch(Case):
         many = [[torch.full((10,), n).pin_memory() for n in range(40)]] * 3
         loader = Prefetcher(device=DEVICE).wrap(many)
         self.assertEqual([[int(part[0]) for part in got] for got in loader], [list(range(40))] * 3)
-        self.assertEqual((loader.stats()["sends"], loader.stats()["staged_bytes"]), (3, 3 * 40 * 80))
+        stats = loader.stats()
+        self.assertEqual((stats["sends"], stats["staged_bytes"]), (3, 3 * 40 * 80))
         loader.close()
 
     def test_pinned_memory_stays_until_it_was_read(self):
@@ -349,7 +350,8 @@ class Prefetch(Case):
             wrapped, seen = Prefetcher(lookahead=lookahead, device=DEVICE).wrap(loader()), []
             for batch in wrapped:
                 # No step waits for the device: it is as far behind as it may be.
-                seen.append(torch.empty(size, dtype=torch.int64).pin_memory().copy_(batch, non_blocking=True))
+                back = torch.empty(size, dtype=torch.int64).pin_memory()
+                seen.append(back.copy_(batch, non_blocking=True))
                 # Those that were got and not read, and those that nobody has got yet.
                 alive = sum(one() is not None for one in held)
                 self.assertLessEqual(alive, 4 * wrapped.stats()["slots"] + 2)
@@ -391,7 +393,8 @@ class Prefetch(Case):
         torch.cuda.synchronize()
         self.assertEqual([one.unique().tolist() for one in seen], [[float(n)] for n in range(1, 9)])
         # All that was staged are the zeros that it began with.
-        staged = sum(half._slots.stats()["staged_bytes"] for half in (buffer._current, buffer._other))
+        halves = buffer._current, buffer._other
+        staged = sum(half._slots.stats()["staged_bytes"] for half in halves)
         self.assertEqual(staged, 2 * 50_000 * 4)
         buffer.close()
 
