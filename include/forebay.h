@@ -806,7 +806,8 @@ typedef struct forebay_prefetcher_config {
     /// the pool's.
     uint64_t max_slot_bytes;
     /// Most bytes of pinned memory, for a pool on a GPU; slots beyond it are staged in memory that
-    /// is not, which is slower. 0: a quarter of the system's.
+    /// is not, which is slower. 0: a quarter of what the process may have of the system's, in a
+    /// container of what that allows.
     uint64_t max_pinned_bytes;
     /// `FOREBAY_PREFETCHER_` flags.
     uint64_t flags;
@@ -2258,7 +2259,8 @@ forebay_status forebay_prefetcher_create(struct forebay_pool *pool,
 /// needed any more when this returns, and calls that wait, or come later, get
 /// `FOREBAY_ERROR_INVALID_STATE`. Batches that consumers have stay, and are still to be released.
 /// Waits for its threads, which end with the part of a batch, at most 512 KiB, or the call of the
-/// driver that they are at. May be called while others are under way, and twice.
+/// driver that they are at, and for the device where a batch that is called off came from pinned
+/// memory. May be called while others are under way, and twice.
 ///
 /// Errors: `FOREBAY_ERROR_INVALID_ARGUMENT` (`prefetcher` is NULL or destroyed),
 /// `FOREBAY_ERROR_INVALID_STATE` (it was made before a fork), `FOREBAY_ERROR_POISONED`.

@@ -62,7 +62,10 @@ impl Root {
     }
 
     fn info(&self) -> Info {
-        Monitor::under(&self.0).info(Instant::now()).unwrap()
+        let info = Monitor::under(&self.0).info(Instant::now()).unwrap();
+        // The shorter reading says the same.
+        assert_eq!(Monitor::under(&self.0).total(Instant::now()).unwrap_or(0), info.total);
+        info
     }
 
     fn is_short(&self) -> bool {
@@ -117,6 +120,7 @@ fn the_machine_alone() {
     // Nothing at all is known.
     let nothing = Root::new();
     assert!(Monitor::under(&nothing.0).info(Instant::now()).is_none());
+    assert_eq!(Monitor::under(&nothing.0).total(Instant::now()), None);
     assert!(!nothing.is_short());
 }
 

@@ -154,6 +154,13 @@ fn pinned_sources_and_slots_that_are_lent_are_not_copied() {
     prefetcher.cancel(ticket).unwrap();
     let stats = prefetcher.stats().unwrap();
     assert_eq!((stats.staged_bytes, stats.sends), (5 * 2000, 5 * 3 + 5 + 1));
+    // Nor is one that nobody has got when it is over for all.
+    let ticket = submit(&prefetcher, &[Leaf { source, bytes: MIB as u64 }]);
+    if gpu.is_simulated() {
+        assert_eq!(prefetcher.poll(ticket).unwrap(), Progress::Sent);
+    }
+    prefetcher.close().unwrap();
+    assert_eq!(prefetcher.poll(ticket).unwrap(), Progress::There);
     assert_eq!(cu!(gpu, cuMemFreeHost(pinned => u64)), 0);
     end(&gpu, pool, prefetcher);
 }

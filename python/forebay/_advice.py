@@ -44,9 +44,11 @@ def actions(found):
         if pool["closed"]:
             continue
         _idle(pool, advise)
-        _rounding(pool, advise)
-        _torn(pool, advise)
-        _misses(pool, advise)
+        # What a cache or a loader makes its own pool with is nobody else's to choose.
+        if pool.get("part_of") is None:
+            _rounding(pool, advise)
+            _torn(pool, advise)
+            _misses(pool, advise)
     # One of a kind: the one that gains most.
     best = {}
     for one in sorted(advised, key=lambda one: -one["bytes"]):

@@ -4,11 +4,17 @@ import ctypes
 import math
 
 from ._arrays import is_tensor, torch_dtype
-from ._abi import PrefetchLeaf
+from ._abi import PREFETCH_LEAF_PINNED, PrefetchLeaf
 from ._tree import Differs
 
 #: A leaf begins at a multiple of this in a slot, in bytes.
 _ALIGNMENT = 256
+
+#: Tensors of fewer bytes go to the device as quickly staged, in one copy for all, as by themselves.
+_WORTH_A_COPY = 64 << 10
+
+#: As long as they are no more than this: then nothing need be staged at all.
+_FEW = 8
 
 #: Bytes below which arrays of numpy that are side by side are put together before they are submitted.
 _SMALL = 4096
@@ -40,12 +46,14 @@ class Leaf:
 
 
 # Sources: what is submitted as one. ``place`` says where its bytes are, and what has to stay for that.
+# Of one that ``asks`` it may be pinned memory, which a device reads where it is.
 
 
 class _ArraySource:
     """An array of numpy."""
 
     __slots__ = ("index", "size")
+    asks = False
 
     def __init__(self, index, leaf):
         self.index, self.size = index, leaf.size
@@ -60,12 +68,13 @@ class _ArraySource:
 class _TensorSource:
     """A tensor."""
 
-    __slots__ = ("index", "size", "is_complex", "strided")
+    __slots__ = ("index", "size", "is_complex", "strided", "asks")
 
-    def __init__(self, index, leaf):
+    def __init__(self, index, leaf, asks):
         import torch
 
         self.index, self.size, self.strided = index, leaf.size, torch.strided
+        self.asks = asks
         self.is_complex = leaf.given.is_complex
 
     def place(self, arrays):
@@ -83,6 +92,7 @@ class _SmallArrays:
     takes some forty times as long to find out where an array is as to copy one."""
 
     __slots__ = ("first", "end", "size", "between")
+    asks = False
 
     def __init__(self, first, leaves):
         self.first, self.end = first, first + len(leaves)
@@ -100,8 +110,9 @@ class _SmallArrays:
         return joined.ctypes.data, joined
 
 
-def _sources(leaves, tensors):
+def _sources(leaves, tensors, on_gpu):
     """What the bytes of ``leaves`` are submitted as; ``tensors`` says which are tensors."""
+    few = sum(tensors) <= _FEW
     small = [not tensor and leaf.size < _SMALL for leaf, tensor in zip(leaves, tensors)]
     sources, at = [], 0
     while at < len(leaves):
@@ -112,8 +123,12 @@ def _sources(leaves, tensors):
             sources.append(_SmallArrays(at, leaves[at:end]))
             at = end
         else:
-            kind = _TensorSource if tensors[at] else _ArraySource
-            sources.append(kind(at, leaves[at]))
+            leaf = leaves[at]
+            if tensors[at]:
+                asks = on_gpu and leaf.size > 0 and (few or leaf.size >= _WORTH_A_COPY)
+                sources.append(_TensorSource(at, leaf, asks))
+            else:
+                sources.append(_ArraySource(at, leaf))
             at += 1
     return sources
 
@@ -128,7 +143,10 @@ class Layout:
             leaf = Leaf(array, at, to_torch)
             self.leaves.append(leaf)
             at += leaf.size
-        self._sources = _sources(self.leaves, [is_tensor(array) for array in arrays])
+        tensors = [is_tensor(array) for array in arrays]
+        self._sources = _sources(self.leaves, tensors, to_torch)
+        #: Those that may be pinned, with their rows.
+        self._asking = [at for at, source in enumerate(self._sources) if source.asks]
         #: What is submitted: sizes stay, and addresses are new each time.
         self.table = (PrefetchLeaf * len(self._sources))()
         for row, source in zip(self.table, self._sources):
@@ -143,8 +161,16 @@ class Layout:
         return True
 
     def place(self, arrays):
-        """Writes down where ``arrays`` are; returns what has to stay for it."""
+        """Writes down where ``arrays`` are; returns what has to stay until they are staged, and
+        until they are on the device."""
         places = [source.place(arrays) for source in self._sources]
         # The address is a row's first word.
         self._words[::_WORDS] = [address for address, _ in places]
-        return [held for _, held in places]
+        straight = []
+        for at in self._asking:
+            tensor = places[at][1]
+            is_pinned = tensor.is_pinned()
+            self.table[at].flags = PREFETCH_LEAF_PINNED if is_pinned else 0
+            if is_pinned:
+                straight.append(tensor)
+        return [held for _, held in places], straight

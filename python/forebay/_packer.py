@@ -8,12 +8,13 @@ from ._tree import Differs, Tree
 class Packed:
     """A batch, taken apart."""
 
-    __slots__ = ("tree", "layout", "held", "others")
+    __slots__ = ("tree", "layout", "held", "straight", "others")
 
-    def __init__(self, tree, layout, held, others):
+    def __init__(self, tree, layout, sources, others):
         self.tree, self.layout, self.others = tree, layout, others
-        #: What is copied from; it stays until the batch is staged.
-        self.held = held
+        #: What is copied from: it stays until the batch is staged; and of that what is pinned,
+        #: which stays until the batch is on the device.
+        self.held, self.straight = sources
 
     def make(self, arrays):
         """A batch like it, with these arrays."""

@@ -1,43 +1,44 @@
 """Slots of a prefetcher of the library, from Python: what submits batches to them, and views of
 what is in them."""
 
+import contextlib
 import ctypes
 import os
 
 from ._abi import (
     PREFETCH_FOREVER,
     PREFETCHER_SYNCHRONOUS,
-    PoolConfig,
     PrefetchBatch,
     PrefetcherConfig,
     PrefetchStatistics,
 )
 from ._library import check, library
+from .pool import Pool
 
 #: Bytes that a slot is filled with when it is released, in debug mode.
 _POISON = 0xDB
 
 
 class _Owner:
-    """A prefetcher of the library and its pool: there as long as anything views a slot."""
+    """A prefetcher of the library, and its pool if that is its own: there as long as anything views
+    a slot."""
 
-    handle = pool = None
+    handle = own = None
 
-    def __init__(self, pool):
+    def __init__(self, config, pool, name):
+        """``pool`` is the one to use; None: one of its own, called ``name``."""
         self.process = os.getpid()
-        self.owns_pool = pool is None
+        #: Pinned memory that the device may still read; it is here, for the prefetcher waits for the
+        #: device before it goes. By ticket that of batches that nobody has got yet, that of one
+        #: without a ticket yet, and by ticket that of those that were got, with the event behind
+        #: which it was read.
+        self.sent, self.submitting, self.got = {}, None, {}
         if pool is None:
-            config = PoolConfig(struct_size=ctypes.sizeof(PoolConfig))
-            pool = ctypes.c_void_p()
-            check(library().forebay_pool_create(ctypes.byref(config), ctypes.byref(pool)))
-        self.pool = pool
-
-    def create(self, config):
+            self.own = Pool(name=name, part_of="prefetch")
+            pool = self.own.handle
         handle = ctypes.c_void_p()
         check(
-            library().forebay_prefetcher_create(
-                self.pool, ctypes.byref(config), ctypes.byref(handle)
-            )
+            library().forebay_prefetcher_create(pool, ctypes.byref(config), ctypes.byref(handle))
         )
         self.handle = handle
 
@@ -47,8 +48,8 @@ class _Owner:
             return
         if self.handle is not None:
             library().forebay_prefetcher_destroy(self.handle)
-        if self.pool is not None and self.owns_pool:
-            library().forebay_pool_destroy(self.pool)
+        if self.own is not None:
+            self.own.close()
 
 
 class _Bytes:
@@ -115,7 +116,10 @@ class _Gpu:
 class Slots:
     """A prefetcher of the library, on the host with a pool of its own, or in PyTorch's on a GPU."""
 
-    def __init__(self, device, slots, copy_threads, max_batch_bytes=0, max_pinned_bytes=0):
+    def __init__(
+        self, device, slots, copy_threads, max_batch_bytes=0, max_pinned_bytes=0, *, name=None
+    ):
+        """``name`` is that of a pool of their own, in reports."""
         self._gpu, pool = None, None
         if str(device) != "cpu":
             from .torch._pool import pool_of
@@ -126,8 +130,7 @@ class Slots:
         config.slots, config.copy_threads = slots, copy_threads
         config.flags = 0 if copy_threads else PREFETCHER_SYNCHRONOUS
         config.max_slot_bytes, config.max_pinned_bytes = max_batch_bytes, max_pinned_bytes
-        self._owner = _Owner(pool)
-        self._owner.create(config)
+        self._owner = _Owner(config, pool, name)
         self._handle, self._count = self._owner.handle, slots
         # Of the owner, not of this: views keep the owner, and this keeps views.
         self._views = {}
@@ -150,35 +153,74 @@ class Slots:
 
     def submit(self, packed):
         """The ticket of a batch; waits for a slot."""
-        ticket, table = ctypes.c_uint64(), packed.layout.table
+        ticket, table, owner = ctypes.c_uint64(), packed.layout.table, self._owner
+        if packed.straight:
+            # A signal may come before the ticket is known.
+            owner.submitting = packed.straight
         # Without the interpreter's lock, as all calls.
         check(
             library().forebay_prefetch_submit(
                 self._handle, table, len(table), PREFETCH_FOREVER, ctypes.byref(ticket)
             )
         )
+        if packed.straight:
+            owner.sent[ticket.value] = packed.straight
+            packed.straight = owner.submitting = None
         return ticket.value
 
     def wait(self, ticket):
-        """Where a batch is, for work that is queued on the current stream from now on."""
+        """Where a batch is, for work that is queued on the current stream from now on. What was
+        staged of it is not needed any more."""
         batch = PrefetchBatch()
         check(
             library().forebay_prefetch_wait(self._handle, ticket, self._stream, ctypes.byref(batch))
         )
+        if ticket in self._owner.sent:
+            self._keep_until_read(ticket)
         return batch.ptr, batch.size
+
+    def _keep_until_read(self, ticket):
+        """Keeps a batch's pinned memory until the current stream, which waits for the copy, is past
+        it."""
+        owner, cuda = self._owner, self._gpu.torch.cuda
+        event = cuda.Event()
+        event.record(cuda.current_stream(self._gpu.index))
+        owner.got[ticket] = event, owner.sent[ticket]
+        del owner.sent[ticket]
+        # The host is as far ahead with batches that are staged.
+        self._let_go(2 * self._count)
+
+    def _let_go(self, most):
+        """Lets go of pinned memory that was read, and waits until that of at most so many batches
+        is kept."""
+        got = self._owner.got
+        # Another thread may do the same: each batch by its ticket, and never one for another.
+        for ticket, (event, _) in got.copy().items():
+            if not event.query():
+                if len(got) <= most:
+                    return
+                event.synchronize()
+            got.pop(ticket, None)
 
     def release(self, ticket):
         """What is queued on the current stream was the last use of a batch."""
         check(library().forebay_prefetch_release(self._handle, ticket, self._stream))
+        if self._owner.got:
+            self._let_go(2 * self._count)
 
     def cancel(self, ticket):
         """Calls a batch off, if it is still to come."""
-        library().forebay_prefetch_cancel(self._handle, ticket)
+        if not library().forebay_prefetch_cancel(self._handle, ticket):
+            self._owner.sent.pop(ticket, None)
 
     def close(self):
         """Ends everything under way; memory goes with the last view."""
-        if not self.is_of_parent:
-            library().forebay_prefetcher_close(self._handle)
+        if self.is_of_parent:
+            return
+        library().forebay_prefetcher_close(self._handle)
+        # A device that has failed reads nothing any more, and cannot be asked.
+        with contextlib.suppress(RuntimeError):
+            self._let_go(0)
 
     def stats(self):
         stats = PrefetchStatistics(struct_size=ctypes.sizeof(PrefetchStatistics))

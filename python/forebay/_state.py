@@ -4,16 +4,22 @@
 turns into text.
 """
 
-import itertools
 import os
 import sys
 import time
-import weakref
 
 from ._library import ForebayError
 from .pool import Pool, pools
 
-__all__ = ["Reader", "cache_states", "every_pool", "prefetchers", "process_memory", "started"]
+__all__ = [
+    "Reader",
+    "cache_states",
+    "caches",
+    "every_pool",
+    "loaders",
+    "process_memory",
+    "started",
+]
 
 #: Of the time between two readings, the most that walks over the blocks of pools may take.
 _WALKING = 0.01
@@ -48,19 +54,17 @@ def every_pool():
     return pools()
 
 
-#: Prefetched loaders, in the order in which they were first seen.
-_loaders = weakref.WeakKeyDictionary()
-_loader_numbers = itertools.count(1)
+def caches():
+    """The caches that are open; the module is not imported for it."""
+    module = sys.modules.get("forebay.cache")
+    # One that is being imported has none yet.
+    return module.caches() if hasattr(module, "caches") else []
 
 
-def prefetchers():
-    """Loaders that are wrapped and open, with their numbers."""
+def loaders():
+    """The prefetched loaders that are open, likewise."""
     module = sys.modules.get("forebay.prefetch")
-    found = list(getattr(module, "_OPEN", ()))
-    for one in found:
-        if one not in _loaders:
-            _loaders[one] = next(_loader_numbers)
-    return sorted(((_loaders[one], one) for one in found), key=lambda numbered: numbered[0])
+    return module.loaders() if hasattr(module, "loaders") else []
 
 
 def process_memory():
@@ -125,12 +129,11 @@ def _cache_of(one):
     return counted
 
 
-def _prefetcher_of(numbered):
-    number, one = numbered
+def _prefetcher_of(one):
     stats = one.stats()
     found = {name: value for name, value in stats.items() if isinstance(value, (int, float, str))}
     found["stall_ms"] = stats.get("stall_ms", {})
-    found["number"], found["name"] = number, type(one.loader).__name__
+    found["number"], found["name"] = one.number, type(one.loader).__name__
     found["device"] = str(one.prefetcher.device)
     found["lookahead"] = one.prefetcher.lookahead
     return found
@@ -138,8 +141,7 @@ def _prefetcher_of(numbered):
 
 def cache_states():
     """Each cache that is open."""
-    module = sys.modules.get("forebay.cache")
-    return _all_of(_cache_of, module.caches()) if module is not None else []
+    return _all_of(_cache_of, caches())
 
 
 def _all_of(read, things):
@@ -176,6 +178,7 @@ class Reader:
 
         def pool_of(pool):
             counted = {"number": pool.number, "name": pool.name, "device": pool.device}
+            counted["part_of"] = pool.part_of
             counted.update(pool.statistics())
             counted.update(self._walk(pool, now))
             return counted
@@ -202,7 +205,7 @@ class Reader:
             "machine": _machine(),
             "pools": _all_of(pool_of, open_pools),
             "caches": cache_states(),
-            "prefetchers": _all_of(_prefetcher_of, prefetchers()),
+            "prefetchers": _all_of(_prefetcher_of, loaders()),
         }
 
 

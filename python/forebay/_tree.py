@@ -27,8 +27,17 @@ class Differs(Exception):
 # another, and ``make`` makes a value like it of others, taking from both in that order.
 
 
-class _Plain:
-    """A value that is passed on, of a type that is plain."""
+class _Passed:
+    """A value that is passed on."""
+
+    __slots__ = ()
+
+    def make(self, arrays, others):
+        return next(others)
+
+
+class _Plain(_Passed):
+    """One of a type that is plain."""
 
     __slots__ = ()
 
@@ -37,12 +46,9 @@ class _Plain:
             raise Differs
         others.append(value)
 
-    def make(self, arrays, others):
-        return next(others)
 
-
-class _Other:
-    """A value that is passed on, for nothing is known of its type, or it cannot be packed."""
+class _Other(_Passed):
+    """One of whose type nothing is known, or that cannot be packed."""
 
     __slots__ = ("kind", "to_torch")
 
@@ -55,9 +61,6 @@ class _Other:
         if looks_like_an_array(value) and array_of(value, self.to_torch) is not None:
             raise Differs
         others.append(value)
-
-    def make(self, arrays, others):
-        return next(others)
 
 
 class _Array:
@@ -77,13 +80,14 @@ class _Array:
         return next(arrays)
 
 
-class _Convertible:
+class _Convertible(_Array):
     """A leaf that becomes an array: of a class of its own, a scalar, or by DLPack."""
 
-    __slots__ = ("kind", "to_torch")
+    __slots__ = ("to_torch",)
 
     def __init__(self, kind, to_torch):
-        self.kind, self.to_torch = kind, to_torch
+        super().__init__(kind)
+        self.to_torch = to_torch
 
     def read(self, value, arrays, others):
         if type(value) is not self.kind:
@@ -92,9 +96,6 @@ class _Convertible:
         if array is None:
             raise Differs
         arrays.append(array)
-
-    def make(self, arrays, others):
-        return next(arrays)
 
 
 class _Container:

@@ -16,32 +16,29 @@ import ctypes
 import math
 import os
 import threading
-import weakref
 
-from ._abi import CacheConfig, CachePin, CacheStatistics, PoolConfig
+from ._abi import CacheConfig, CachePin, CacheStatistics
 from ._library import ForebayError, check, library, tensor_key
+from ._opened import Opened
+from .pool import Pool
 
 __all__ = ["TensorCache", "caches"]
 
 #: The numbers of ``forebay_cache_policy``.
 POLICIES = {"lru": 0, "lfu": 1, "adaptive": 2}
 
-_made = weakref.WeakSet()
-_lock = threading.Lock()
+_opened = Opened()
 
 
 def caches():
     """The caches of this process that are open, oldest first."""
-    with _lock:
-        return sorted((one for one in _made if one._handle is not None), key=lambda one: one.number)
+    return [cache for cache in _opened.all() if cache._handle is not None]
 
 
 def _after_fork():
     """Threads that held a lock are not in the child to let it go."""
-    global _lock
-    _lock = threading.Lock()
-    for one in list(_made):
-        one._reading = threading.RLock()
+    for cache in _opened.all():
+        cache._reading = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -76,17 +73,19 @@ class _Host:
 
     kind, index, is_cuda, stream = 0, 0, False, None
 
-    def __init__(self, max_bytes):
-        config = PoolConfig(struct_size=ctypes.sizeof(PoolConfig))
+    pool = None
+
+    def __init__(self, max_bytes, name):
         # Room for what is taken out, beside what is in.
-        config.max_bytes = 0 if max_bytes is None else max(4 * max_bytes, 64 << 20)
-        self.pool = ctypes.c_void_p()
-        check(library().forebay_pool_create(ctypes.byref(config), ctypes.byref(self.pool)))
+        limit = None if max_bytes is None else max(4 * max_bytes, 64 << 20)
+        self.pool = Pool(max_bytes=limit, name=name, part_of="cache")
+        #: Kept for what is freed behind the pool's end, in a child of fork.
+        self.handle = self.pool.handle
 
     def __del__(self):
-        # With the last tensor, and the cache.
-        if getattr(self, "pool", None):
-            library().forebay_pool_destroy(self.pool)
+        # With the last tensor, and the cache; whoever looks at the pool keeps it no longer.
+        if self.pool is not None:
+            self.pool.close()
 
     @staticmethod
     def dtype(dtype):
@@ -132,7 +131,7 @@ class _Cuda:
         self.device = torch.device(device)
         self.index = self.device.index if self.device.index is not None else torch.cuda.current_device()
         torch.cuda.init()
-        self.pool = pool_of(self.index)
+        self.handle = pool_of(self.index)
 
     @property
     def stream(self):
@@ -170,6 +169,14 @@ class _Cuda:
         return getattr(tensor, "forebay_memory", None)
 
 
+def _key(tensors, shape, dtype):
+    """Shape and dtype as they are kept, and the library's key for them."""
+    dtype = tensors.dtype(dtype)
+    name = str(dtype).removeprefix("torch.")
+    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    return shape, dtype, tensor_key(name, shape, tensors.kind, tensors.index)
+
+
 class TensorCache:
     """Tensors by shape and dtype.
 
@@ -184,8 +191,7 @@ class TensorCache:
     """
 
     #: None before the cache is there, and when it is closed.
-    _handle = None
-    _numbers = 0
+    _handle = _tensors = None
 
     def __init__(
         self,
@@ -209,38 +215,35 @@ class TensorCache:
         self.ttl, self.eviction_policy, self.device = ttl, eviction_policy, str(device)
         #: Held while the counters are read: the cache is not ended meanwhile.
         self._reading = threading.RLock()
-        self._tensors = _Host(max_bytes) if str(device) == "cpu" else _Cuda(device)
+        self.number = _opened.number()
+        #: Its memory; None when the cache is closed, for then it belongs to who reads it.
+        self._tensors = (
+            _Host(max_bytes, f"cache #{self.number}") if self.device == "cpu" else _Cuda(device)
+        )
         config = CacheConfig(struct_size=ctypes.sizeof(CacheConfig))
         config.max_entries, config.max_bytes = max_size, max_bytes or 0
         config.policy, config.entry_worth = POLICIES[eviction_policy], cost_per_entry
         handle = ctypes.c_void_p()
-        pools = (ctypes.c_void_p * 1)(self._tensors.pool)
+        pools = (ctypes.c_void_p * 1)(self._tensors.handle)
         check(library().forebay_cache_create(pools, 1, ctypes.byref(config), ctypes.byref(handle)))
         self._handle = handle
-        with _lock:
-            TensorCache._numbers += 1
-            self.number = TensorCache._numbers
-            _made.add(self)
-
-    def _key(self, shape, dtype):
-        dtype = self._tensors.dtype(dtype)
-        name = str(dtype).removeprefix("torch.")
-        shape = (shape,) if isinstance(shape, int) else tuple(shape)
-        return shape, dtype, tensor_key(name, shape, self._tensors.kind, self._tensors.index)
+        _opened.add(self)
 
     def _open(self):
-        if self._handle is None:
+        """The library's cache, and its memory."""
+        handle, tensors = self._handle, self._tensors
+        if handle is None or tensors is None:
             raise ForebayError("the cache is closed")
-        return self._handle
+        return handle, tensors
 
     def get(self, shape, dtype):
         """The newest tensor of ``shape`` and ``dtype``, to read; None if there is none. The same one may
         be got again and again. It stays as it is as long as it is referred to, and is read-only on
         the host; on a GPU nobody may write to it. Work on the current stream may use it; for
         others, ``tensor.record_stream`` in mode ``"global"`` of ``forebay.torch``."""
-        shape, dtype, key = self._key(shape, dtype)
-        pin, stream = CachePin(), self._tensors.stream
-        cache = self._open()
+        cache, tensors = self._open()
+        shape, dtype, key = _key(tensors, shape, dtype)
+        pin, stream = CachePin(), tensors.stream
         check(library().forebay_cache_get(cache, key, len(key), stream, ctypes.byref(pin)))
         if not pin.ptr:
             return None
@@ -248,98 +251,94 @@ class TensorCache:
         def release(keep=self):
             # The cache may be closed by now; then the block was left to who reads it.
             if keep._handle is None:
-                library().forebay_free(keep._tensors.pool, pin.ptr, stream)
+                library().forebay_free(tensors.handle, pin.ptr, stream)
             else:
                 library().forebay_cache_release(keep._handle, pin, stream)
 
-        memory = _Memory(pin.ptr, pin.size, self._tensors.is_cuda, release, True)
-        return self._tensors.view(memory, shape, dtype)
+        memory = _Memory(pin.ptr, pin.size, tensors.is_cuda, release, True)
+        return tensors.view(memory, shape, dtype)
 
     def take(self, shape, dtype):
         """A tensor of ``shape`` and ``dtype`` for the caller alone, out of the cache; None if there is
         none. It may be written to, and given back with ``put``; else its memory goes back to the
         pool with the last reference. Raises ``ForebayError`` when all of them are being read."""
-        shape, dtype, key = self._key(shape, dtype)
-        block, size, stream = ctypes.c_void_p(), ctypes.c_size_t(), self._tensors.stream
+        cache, tensors = self._open()
+        shape, dtype, key = _key(tensors, shape, dtype)
+        block, size, stream = ctypes.c_void_p(), ctypes.c_size_t(), tensors.stream
         check(
             library().forebay_cache_take(
-                self._open(), key, len(key), stream, ctypes.byref(block), ctypes.byref(size)
+                cache, key, len(key), stream, ctypes.byref(block), ctypes.byref(size)
             )
         )
         if not block.value:
             return None
-        return self._owned(block.value, size.value, shape, dtype, stream)
 
-    def _owned(self, address, size, shape, dtype, stream):
-        tensors = self._tensors
+        def leave(address=block.value):
+            library().forebay_free(tensors.handle, address, stream)
 
-        def leave():
-            library().forebay_free(tensors.pool, address, stream)
-
-        memory = _Memory(address, size, tensors.is_cuda, leave, False)
+        memory = _Memory(block.value, size.value, tensors.is_cuda, leave, False)
         memory.taken_from = self
         return tensors.view(memory, shape, dtype)
 
     def add(self, tensor):
         """Keeps a copy of ``tensor``. Raises ``ForebayError`` when it is larger than ``max_bytes``."""
-        shape, dtype, address, size, held = self._tensors.bytes_of(tensor)
-        _, _, key = self._key(shape, dtype)
+        cache, tensors = self._open()
+        shape, dtype, address, size, held = tensors.bytes_of(tensor)
+        _, _, key = _key(tensors, shape, dtype)
         if size == 0:
             raise ValueError(f"tensor has the shape {shape}, and no bytes to keep")
-        stream = self._tensors.stream
-        check(
-            library().forebay_cache_put_copy(self._open(), key, len(key), address, size, stream)
-        )
+        stream = tensors.stream
+        check(library().forebay_cache_put_copy(cache, key, len(key), address, size, stream))
         del held
 
     def put(self, tensor):
         """Gives a tensor that was taken back to the cache, without a copy: it must not be used any
         more. Of any other tensor a copy is kept, as with ``add``."""
-        memory = self._tensors.memory_of(tensor)
+        cache, tensors = self._open()
+        memory = tensors.memory_of(tensor)
         if getattr(memory, "taken_from", None) is not self or memory._leave is None:
             self.add(tensor)
             return
-        shape, dtype, address, _, _ = self._tensors.bytes_of(tensor)
+        shape, dtype, address, _, _ = tensors.bytes_of(tensor)
         if address != memory.address:
             self.add(tensor)
             return
-        _, _, key = self._key(shape, dtype)
-        stream = self._tensors.stream
-        check(library().forebay_cache_put(self._open(), key, len(key), address, stream))
+        _, _, key = _key(tensors, shape, dtype)
+        check(library().forebay_cache_put(cache, key, len(key), address, tensors.stream))
         memory._leave = None
 
     def remove(self, shape, dtype):
         """Removes all tensors of ``shape`` and ``dtype``; returns how many."""
-        _, _, key = self._key(shape, dtype)
+        cache, tensors = self._open()
+        _, _, key = _key(tensors, shape, dtype)
         removed = ctypes.c_size_t()
-        check(
-            library().forebay_cache_remove(self._open(), key, len(key), ctypes.byref(removed))
-        )
+        check(library().forebay_cache_remove(cache, key, len(key), ctypes.byref(removed)))
         return removed.value
 
     def evict(self, size):
         """Gives at least ``size`` bytes back to the pool, those tensors first that are worth least, or
         all that nobody reads; returns the bytes."""
+        cache, _ = self._open()
         freed = ctypes.c_size_t()
-        check(library().forebay_cache_evict(self._open(), size, ctypes.byref(freed)))
+        check(library().forebay_cache_evict(cache, size, ctypes.byref(freed)))
         return freed.value
 
     def cleanup(self, max_age=None):
         """Removes tensors that were put longer than ``max_age`` seconds ago (by default ``ttl``);
         returns how many."""
         age = self.ttl if max_age is None else max_age
+        cache, _ = self._open()
         expired = ctypes.c_size_t()
         check(
-            library().forebay_cache_expire(
-                self._open(), max(int(age * 1000), 0), ctypes.byref(expired)
-            )
+            library().forebay_cache_expire(cache, max(int(age * 1000), 0), ctypes.byref(expired))
         )
         return expired.value
 
     def clear(self):
         """Removes all tensors; returns how many."""
+        cache, _ = self._open()
         removed = ctypes.c_size_t()
-        check(library().forebay_cache_clear(self._open(), ctypes.byref(removed)))
+        check(library().forebay_cache_clear(cache, ctypes.byref(removed)))
         return removed.value
 
     def get_stats(self):
@@ -347,7 +346,8 @@ class TensorCache:
         ``size`` (tensors), ``bytes``, and those of ``forebay_cache_statistics``."""
         stats = CacheStatistics(struct_size=ctypes.sizeof(CacheStatistics))
         with self._reading:
-            check(library().forebay_cache_stats(self._open(), ctypes.byref(stats)))
+            cache, _ = self._open()
+            check(library().forebay_cache_stats(cache, ctypes.byref(stats)))
         counted = {name: getattr(stats, name) for name, _ in CacheStatistics._fields_[1:]}
         asked = stats.hits + stats.misses
         counted["size"] = stats.entries
@@ -366,6 +366,7 @@ class TensorCache:
         with self._reading:
             # It is destroyed even if it says that tensors are being read.
             library().forebay_cache_destroy(handle)
+        self._tensors = None
 
     def __enter__(self):
         return self

@@ -1,5 +1,6 @@
 """Two buffers of one shape: one is worked on while the other is filled."""
 
+import itertools
 import sys
 
 from ._device import usable
@@ -10,6 +11,9 @@ from ._slots import Slots
 __all__ = ["DoubleBuffer", "ShapeMismatch"]
 
 
+_numbers = itertools.count(1)
+
+
 class ShapeMismatch(ValueError):
     """Data that does not fit the buffer that it is for."""
 
@@ -17,8 +21,8 @@ class ShapeMismatch(ValueError):
 class _Half:
     """One of two buffers: a slot of its own."""
 
-    def __init__(self, device, copy_threads, zeros):
-        self._slots = Slots(device, 1, copy_threads)
+    def __init__(self, device, copy_threads, name, zeros):
+        self._slots = Slots(device, 1, copy_threads, name=name)
         # So the slot is there, and known.
         self._ticket = self._slots.submit(zeros)
         address, size = self._slots.wait(self._ticket)
@@ -97,8 +101,9 @@ class DoubleBuffer:
         if not packed.layout.leaves:
             raise TypeError(f"dtype is {self.dtype}; a buffer on {device} cannot have it")
         threads = 1 if num_workers else 0
-        self._current = _Half(device, threads, packed)
-        self._other = _Half(device, threads, packed)
+        number = next(_numbers)
+        self._current = _Half(device, threads, f"buffer #{number}a", packed)
+        self._other = _Half(device, threads, f"buffer #{number}b", packed)
 
     def get_current(self):
         """The current buffer. What is queued on the current stream from now on may use it."""

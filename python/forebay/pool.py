@@ -4,10 +4,10 @@ import contextlib
 import ctypes
 import os
 import threading
-import weakref
 
 from . import _abi, _peaks
 from ._library import check, json_of, library, pool_statistics
+from ._opened import Opened
 
 __all__ = ["POLICIES", "Pool", "pools"]
 
@@ -23,8 +23,7 @@ _KINDS = {
     "pinned": _abi.DEVICE_KIND_PINNED,
 }
 
-_open = weakref.WeakSet()
-_lock = threading.Lock()
+_opened = Opened()
 
 
 def device_of(device):
@@ -38,8 +37,7 @@ def device_of(device):
 def pools():
     """The pools of this process that are open and were made from Python, ``forebay.torch``'s
     among them, oldest first."""
-    with _lock:
-        return sorted((pool for pool in _open if pool.handle is not None), key=lambda pool: pool.number)
+    return [pool for pool in _opened.all() if pool.handle is not None]
 
 
 class Pool:
@@ -48,7 +46,8 @@ class Pool:
     ``device`` is ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or ``"pinned"``; ``max_bytes`` the most bytes it
     reserves (None: what the device has; ``"pinned"`` needs a number and takes all of it at once);
     ``initial_bytes`` are reserved at the start; ``policy`` is one of ``POLICIES``; ``flags`` are
-    ``forebay_pool_config``'s. ``name`` is for reports.
+    ``forebay_pool_config``'s. ``name`` is for reports. ``part_of`` says what made the pool for
+    itself: ``"cache"`` or ``"prefetch"``; None for pools that somebody asked for.
 
     Raises ``ForebayError`` with the library's message. All methods may be called from any thread.
     Nothing is reserved before the first use but for ``initial_bytes``.
@@ -56,7 +55,7 @@ class Pool:
 
     #: ``forebay_pool *``; None once the pool is closed.
     handle = None
-    _numbers = 0
+    part_of = None
 
     def __init__(
         self,
@@ -68,6 +67,7 @@ class Pool:
         policy="balanced",
         flags=0,
         name=None,
+        part_of=None,
     ):
         kind, index = device_of(device)
         if policy not in POLICIES:
@@ -78,6 +78,7 @@ class Pool:
         config.block_size, config.policy, config.flags = block_size, POLICIES[policy], flags
         handle = ctypes.c_void_p()
         check(library().forebay_pool_create(ctypes.byref(config), ctypes.byref(handle)))
+        self.part_of = part_of
         self._own(handle, f"cuda:{index}" if kind == "cuda" else kind, name, owned=True)
 
     @classmethod
@@ -86,10 +87,9 @@ class Pool:
         from .torch._pool import device_index, pool_of
 
         index = device_index(device)
-        with _lock:
-            for pool in _open:
-                if not pool._owned and pool.index == index and pool.handle is not None:
-                    return pool
+        for pool in pools():
+            if not pool._owned and pool.index == index:
+                return pool
         self = cls.__new__(cls)
         self._own(pool_of(index), f"cuda:{index}", f"torch cuda:{index}", owned=False)
         return self
@@ -101,11 +101,9 @@ class Pool:
         self.kind, self.index = device_of(device)
         # A child of fork has the memory, and must not end what is the parent's.
         self._process = os.getpid()
-        with _lock:
-            Pool._numbers += 1
-            self.number = Pool._numbers
-            self.name = name or f"{device} #{self.number}"
-            _open.add(self)
+        self.number = _opened.number()
+        self.name = name or f"{device} #{self.number}"
+        _opened.add(self)
 
     @property
     def is_cuda(self):
@@ -171,9 +169,7 @@ class Pool:
 
 def _after_fork():
     """Threads that held a lock are not in the child to let it go."""
-    global _lock
-    _lock = threading.Lock()
-    for pool in list(_open):
+    for pool in _opened.all():
         pool.reading = threading.RLock()
 
 

@@ -26,6 +26,7 @@ from collections import deque
 
 from ._device import usable
 from ._library import ForebayError
+from ._opened import Opened
 from ._packer import Packer
 from ._slots import Slots
 from .double_buffer import DoubleBuffer, ShapeMismatch
@@ -282,12 +283,16 @@ class _Iterator:
         self.close()
 
 
-#: Loaders that are open, to be closed before the interpreter goes.
-_OPEN = weakref.WeakSet()
+_opened = Opened()
+
+
+def loaders():
+    """The prefetched loaders of this process that are open, oldest first."""
+    return _opened.all()
 
 
 def _close_all():
-    for loader in list(_OPEN):
+    for loader in loaders():
         loader.close()
 
 
@@ -310,7 +315,8 @@ class _Wrapped:
         self._goes_on, self._skip = False, 0
         self._total, self._wall = _Times(), 0.0
         self._counted = {}
-        _OPEN.add(self)
+        self.number = _opened.number()
+        _opened.add(self)
 
     def __getattr__(self, name):
         if name.startswith("_") or name == "loader":
@@ -336,7 +342,7 @@ class _Wrapped:
             now.close()
         slots, self._idle = self._idle, None
         if slots is None:
-            slots = self.prefetcher._slots()
+            slots = self.prefetcher._slots(f"prefetch #{self.number}")
         if not self._goes_on:
             self._is_at(0, None)
         skip, self._skip, self._goes_on = self._skip, 0, False
@@ -368,7 +374,7 @@ class _Wrapped:
         idle, self._idle = self._idle, None
         if idle is not None:
             idle.close()
-        _OPEN.discard(self)
+        _opened.discard(self)
 
     def __enter__(self):
         return self
@@ -451,9 +457,10 @@ class Prefetcher:
     more takes batches from the loader. ``device`` is ``"cpu"`` (arrays and tensors stay what they are)
     or a CUDA device (PyTorch's tensors; arrays become tensors; ``"cpu"`` with one warning where there
     is none). What cannot be packed stays in its place as it is: objects, strings, sparse tensors, and
-    what is on a device already. ``pin_memory=False`` stages in memory that is not pinned. ``keep``
-    batches stay valid beside the last one. ``copy`` gives tensors that stay. ``debug`` overwrites a
-    batch when it is not valid any more. ``max_batch_bytes`` and ``max_pinned_bytes`` bound memory.
+    what is on a device already. ``pin_memory=False`` stages in memory that is not pinned; tensors
+    that are pinned already are not staged, and stay until the device has read them. ``keep`` batches
+    stay valid beside the last one. ``copy`` gives tensors that stay. ``debug`` overwrites a batch
+    when it is not valid any more. ``max_batch_bytes`` and ``max_pinned_bytes`` bound memory.
     """
 
     def __init__(
@@ -493,10 +500,11 @@ class Prefetcher:
         """Most bytes that the slots take on the device; None without ``max_batch_bytes``."""
         return None if self.max_batch_bytes is None else self.slots * self.max_batch_bytes
 
-    def _slots(self):
+    def _slots(self, name):
         pinned = 1 if not self.pin_memory else self.max_pinned_bytes or 0
         workers = self.num_workers if self.lookahead else 0
-        return Slots(self.device, self.slots, workers, self.max_batch_bytes or 0, pinned)
+        most = self.max_batch_bytes or 0
+        return Slots(self.device, self.slots, workers, most, pinned, name=name)
 
     def wrap(self, loader):
         """``loader``, any iterable, with its batches prefetched: something to iterate over again and

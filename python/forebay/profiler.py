@@ -212,7 +212,8 @@ class MemoryTracker:
                 levels = Levels(self._pools(), self._mark)
             self._had_pools = self._had_pools or bool(levels.pools)
             for pool, counted in levels.pools:
-                self._last[pool.number] = (pool.name, pool.device, counted)
+                who = {"name": pool.name, "device": pool.device, "part_of": pool.part_of}
+                self._last[pool.number] = (who, counted)
             seen = self._seen
             for name in LEVELS:
                 seen[name] = max(seen[name], levels.now[name], levels.peaks[name])
@@ -311,10 +312,10 @@ class MemoryTracker:
 
     # ----- what it comes to
 
-    def _pool_result(self, number, name, device, counted, walked):
+    def _pool_result(self, number, who, counted, walked):
         entry = self._entry.get(number, {})
         closed = walked is None
-        found = {"number": number, "name": name, "device": device, "closed": closed}
+        found = {"number": number, **who, "closed": closed}
         for level in LEVELS:
             found[level] = {
                 "entry": entry.get(f"{level}_bytes", 0),
@@ -340,11 +341,11 @@ class MemoryTracker:
         names += ("idle_bytes", "waiting_bytes", "front_cache_bytes", "largest_free_run")
         pools = []
         with self._lock:
-            for number, (name, device, counted) in sorted(self._last.items()):
+            for number, (who, counted) in sorted(self._last.items()):
                 tells = walked.get(number)
                 if tells is not None:
                     tells = {key: tells[key] for key in names if key in tells}
-                pools.append(self._pool_result(number, name, device, counted, tells))
+                pools.append(self._pool_result(number, who, counted, tells))
             seen, steps, deltas = dict(self._seen), self._steps, dict(self._deltas)
             counts, rss = dict(self._counts), state["process"]["rss_bytes"]
         found = {
@@ -382,7 +383,7 @@ class MemoryTracker:
                 "step": ledger.peak_step,
                 "block": ledger.peak_label,
                 "holders": ledger.at_peak(10),
-                # Of caches, prefetchers, C, and of what was there before.
+                # Of caches and prefetchers, whose pools are no lines', of C, and of before.
                 "unseen_bytes": max(total - ledger.peak, 0),
             }
         points = self._timeline.points()

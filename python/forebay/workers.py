@@ -22,7 +22,7 @@ import threading
 import time
 
 from ._library import ForebayError
-from ._state import every_pool
+from ._state import caches, every_pool, loaders
 from ._units import size
 
 __all__ = ["Summary", "WorkerStats", "collect", "merge", "record_step", "save", "step"]
@@ -38,7 +38,8 @@ RULES = {
     "names": "union",
     "workers": "sum",
     "time_ns": "max",
-    # Pools. Peaks add up to what all workers could have had at once, at most.
+    # Pools, those of caches and loaders among them. Peaks add up to what all workers could have had
+    # at once, at most.
     "pools": "sum",
     "requested_bytes": "sum",
     "requested_peak_bytes": "sum",
@@ -50,7 +51,7 @@ RULES = {
     "host_reserved_bytes": "sum",
     "cuda_reserved_bytes": "sum",
     "pinned_reserved_bytes": "sum",
-    # Of the pools that have a limit: the limits, and what is reserved.
+    # Of the pools that somebody gave a limit: the limits, and what is reserved.
     "limit_bytes": "sum",
     "limited_bytes": "sum",
     "live_blocks": "sum",
@@ -62,14 +63,15 @@ RULES = {
     "invalid_frees": "sum",
     "system_calls": "sum",
     "trims": "sum",
-    # Caches that are open.
+    # Caches that are open. Their bytes are in a pool, and counted there too.
     "caches": "sum",
     "cache_entries": "sum",
     "cache_bytes": "sum",
     "cache_hits": "sum",
     "cache_misses": "sum",
     "cache_evicted_bytes": "sum",
-    # Prefetched loaders that are open; times of the consumer but for "load".
+    # Prefetched loaders that are open; times of the consumer but for "load". What they pin is in no
+    # pool.
     "loaders": "sum",
     "batches": "sum",
     "late_batches": "sum",
@@ -282,35 +284,19 @@ def collect(name=None) -> WorkerStats:
     for pool in every_pool():
         _add_pool(record, pool)
     record["largest_reserved_peak_bytes"] = record["reserved_peak_bytes"]
-    for cache in _caches():
+    for cache in caches():
         with contextlib.suppress(ForebayError):
             stats = cache.get_stats()
             record["caches"] += 1
             for field in ("entries", "bytes", "hits", "misses", "evicted_bytes"):
                 record[f"cache_{field}"] += stats[field]
-    for loader in _loaders():
+    for loader in loaders():
         with contextlib.suppress(ForebayError):
             _add_loader(record, loader.stats())
     record["rss_bytes"], record["rss_peak_bytes"] = _resident()
     record["largest_rss_peak_bytes"] = record["rss_peak_bytes"]
     _steps.into(record)
     return record
-
-
-def _caches():
-    module = sys.modules.get("forebay.cache")
-    return [] if module is None else module.caches()
-
-
-def _loaders():
-    found = getattr(sys.modules.get("forebay.prefetch"), "_OPEN", ())
-    for _ in range(8):
-        try:
-            return list(found)
-        except RuntimeError:
-            # One was opened meanwhile.
-            continue
-    return []
 
 
 def _add_pool(record, pool):
@@ -324,7 +310,8 @@ def _add_pool(record, pool):
         record[f"{kind}_peak_bytes"] += stats[f"{kind}_peak"]
     kind = "host" if pool.kind == "cpu" else pool.kind
     record[f"{kind}_reserved_bytes"] += stats["reserved_bytes"]
-    if stats["limit_bytes"]:
+    # What a cache or a loader bounds its own pool by is not what the worker may have.
+    if stats["limit_bytes"] and pool.part_of is None:
         record["limit_bytes"] += stats["limit_bytes"]
         record["limited_bytes"] += stats["reserved_bytes"]
     for field in (

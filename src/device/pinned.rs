@@ -5,6 +5,7 @@
 //! that no block uses, but a block over the border of two parts cannot be copied in one go.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use cudarc::driver::sys::CU_MEMHOSTREGISTER_PORTABLE;
 
@@ -12,13 +13,16 @@ use super::cuda::{Context, DriverApi, twice};
 use super::{Device, GiveBack, Host, HostOptions, PAGE};
 use crate::error::{Result, fail};
 
-/// Pinned memory is taken away from everybody else: at most this share of the system's.
+/// Pinned memory is taken away from everybody else: at most this share of what the process could
+/// have, which in a container is less than the system has.
 const SHARE_MOST: u64 = 2;
 
 /// Pinned system memory.
 pub struct Pinned {
     host: Host,
     context: Arc<Context>,
+    /// What the process could have of the system's memory, as it was when this was made.
+    allowed: u64,
 }
 
 impl Pinned {
@@ -34,7 +38,8 @@ impl Pinned {
 
     /// Memory pinned through a context, for all devices.
     pub fn of(context: &Arc<Context>) -> Pinned {
-        Pinned { host: Host::new(HostOptions::default()), context: Arc::clone(context) }
+        let allowed = crate::monitor::system().total(Instant::now()).unwrap_or(u64::MAX);
+        Pinned { host: Host::new(HostOptions::default()), context: Arc::clone(context), allowed }
     }
 
     /// The context whose streams work with it.
@@ -64,7 +69,7 @@ impl Device for Pinned {
     }
 
     fn memory_bytes(&self) -> u64 {
-        (self.host.memory_bytes() / SHARE_MOST).max(PAGE)
+        (self.host.memory_bytes().min(self.allowed) / SHARE_MOST).max(PAGE)
     }
 
     fn is_short(&self) -> bool {
@@ -76,8 +81,8 @@ impl Device for Pinned {
         if wanted > most {
             return Err(fail!(
                 InvalidArgument,
-                "{wanted} bytes are to be pinned; at most {most}, half of the system's memory, \
-                 can be"
+                "{wanted} bytes are to be pinned; at most {most}, half of the memory that this \
+                 process may have, can be"
             ));
         }
         let bytes = wanted.next_multiple_of(PAGE);
@@ -189,6 +194,24 @@ mod tests {
         assert_eq!(moved.unwrap_err().kind(), Kind::Unsupported);
         pinned.release(address, bytes);
         with(|driver| assert!(driver.registered.is_empty()));
+    }
+
+    #[test]
+    fn half_of_what_the_process_may_have_is_the_most() {
+        let api = stand_in::fresh();
+        let mut pinned = Pinned::with_driver(&api, 0).unwrap();
+        let allowed = crate::monitor::system().total(Instant::now()).unwrap();
+        assert_eq!(pinned.memory_bytes(), allowed.min(pinned.host.memory_bytes()) / 2);
+        // As in a container with little.
+        pinned.allowed = 8 * PAGE;
+        assert_eq!(pinned.memory_bytes(), 4 * PAGE);
+        let (address, bytes) = pinned.reserve(4 * PAGE, PAGE).unwrap();
+        pinned.release(address, bytes);
+        let error = pinned.reserve(4 * PAGE + 1, PAGE).unwrap_err();
+        assert!(error.message().contains(&(4 * PAGE).to_string()), "{error}");
+        // Where nothing is known of groups it is the system's.
+        pinned.allowed = u64::MAX;
+        assert_eq!(pinned.memory_bytes(), pinned.host.memory_bytes() / 2);
     }
 
     #[test]

@@ -160,6 +160,11 @@ impl Group {
         Usage { used, reclaimable: reclaimable.min(used), with_swap }
     }
 
+    /// The least of the group's limits; none where it sets none.
+    pub(super) fn limit(&self) -> Option<u64> {
+        [self.max, self.high, self.with_swap].into_iter().flatten().min()
+    }
+
     /// What the group's limits leave of memory.
     pub(super) fn bounds(&self, usage: &Usage) -> impl Iterator<Item = Bound> + use<> {
         let (version, path, reclaimable) = (self.version, self.path.clone(), usage.reclaimable);

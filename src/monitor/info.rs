@@ -93,7 +93,7 @@ impl Info {
 
         let mut bounds: Vec<Bound> = machine.iter().map(of_machine).collect();
         bounds.extend(in_use().flat_map(|(group, usage)| group.bounds(&usage)));
-        let total = bounds.iter().map(|bound| bound.limit).min().unwrap_or(0);
+        let total = Info::total_of(machine.as_ref(), groups).unwrap_or(0);
         let limits = Limits::read(files);
         let own = |source, limit: Option<u64>, used: u64| {
             limit.map(|limit| Bound { source, limit, left: limit.saturating_sub(used) })
@@ -131,6 +131,12 @@ impl Info {
             events,
             oom_kills: killed.unwrap_or(0),
         })
+    }
+
+    /// The most memory that this process could have; none where nothing says so.
+    pub(super) fn total_of(machine: Option<&Machine>, groups: &[Group]) -> Option<u64> {
+        let of_machine = machine.map(|machine| machine.total);
+        groups.iter().filter_map(Group::limit).chain(of_machine).min()
     }
 
     /// Time lost where this process is: in its group or, where that does not say, on the machine.

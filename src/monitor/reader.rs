@@ -97,6 +97,13 @@ impl Monitor {
         short
     }
 
+    /// The most memory that this process could have: the machine's, or what the tightest group
+    /// allows; none where the kernel does not say. Limits are no older than five seconds.
+    pub fn total(&self, now: Instant) -> Option<u64> {
+        let machine = Machine::read(&self.files);
+        Info::total_of(machine.as_ref(), &self.groups(now, LIMITS_HOLD).groups)
+    }
+
     /// Addresses that this process may still map, where a limit says so.
     pub fn address_space_left(&self) -> Option<u64> {
         let limit = Limits::read(&self.files).addresses?;

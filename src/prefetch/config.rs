@@ -29,7 +29,7 @@ pub struct Config {
     /// no limit but the pool's.
     pub max_slot_bytes: u64,
     /// Most bytes of pinned memory; what is over is staged in memory that is not. 0: a quarter of
-    /// what the system has.
+    /// what the process may have of the system's, in a container what that allows.
     pub max_pinned_bytes: u64,
 }
 

@@ -313,6 +313,11 @@ impl<T: Target> Shared<T> {
         let mut slots = self.slots.lock();
         for index in 0..slots.slots.len() {
             slots = self.quiet(slots, index);
+            if slots.slots[index].is_read_in_place() {
+                // What becomes of the copy is nobody's concern any more, but that it is over.
+                let _ = self.with_busy(slots, index, || self.target.wait(index));
+                slots = self.slots.lock();
+            }
         }
     }
 
@@ -628,10 +633,7 @@ impl<T: Target> Prefetcher<T> {
         }
         slots.call_off(index);
         let slots = shared.quiet(slots, index);
-        let slot = &slots.slots[index];
-        let straight = slot.job.as_ref().is_some_and(|job| job.goes_straight())
-            && matches!(slot.phase, Phase::Ready | Phase::Sending);
-        let waited = if straight {
+        let waited = if slots.slots[index].is_read_in_place() {
             shared.with_busy(slots, index, || shared.target.wait(index))
         } else {
             drop(slots);
@@ -687,8 +689,9 @@ impl<T: Target> Prefetcher<T> {
     }
 
     /// Ends it for everybody: batches that nobody has got are called off, calls that wait return
-    /// with an error, as do later ones, and the threads end. Waits for what they are at. What
-    /// consumers have stays, and is still to be released.
+    /// with an error, as do later ones, and the threads end. Waits for what they are at, and for the
+    /// device where it reads a batch that was called off from pinned memory. What consumers have
+    /// stays, and is still to be released.
     pub fn close(&self) -> Result<()> {
         self.shared.check_open()?;
         self.shared.close();

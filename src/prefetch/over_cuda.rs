@@ -82,7 +82,7 @@ impl OverCuda {
             })
         };
         let pinned = Pinned::of(context);
-        // Half of the system's is the most that is ever pinned.
+        // Half of what the process may have is the most that is ever pinned.
         let most_pinned = if most == 0 { pinned.memory_bytes() / 2 } else { most };
         Ok(OverCuda {
             slots: (0..slots).map(slot).collect::<Result<_>>()?,

@@ -58,6 +58,14 @@ pub struct Slot {
     pub room: Room,
 }
 
+impl Slot {
+    /// Whether a device may be reading sources of its batch where they are, and nobody has got it.
+    pub fn is_read_in_place(&self) -> bool {
+        matches!(self.phase, Phase::Ready | Phase::Sending)
+            && self.job.as_ref().is_some_and(|job| job.goes_straight())
+    }
+}
+
 /// What a thread is to do next.
 pub struct Task {
     pub slot: usize,

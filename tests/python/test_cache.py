@@ -16,6 +16,12 @@ from forebay._library import pool_statistics
 from forebay.cache import TensorCache
 
 
+def pool_of(cache):
+    """The pool that a cache on the host has for itself."""
+    (found,) = (one for one in forebay.pools() if one.name == f"cache #{cache.number}")
+    return found
+
+
 class Cache(unittest.TestCase):
     def test_the_wish(self):
         cache = TensorCache(max_size=100, eviction_policy="lru")
@@ -73,13 +79,13 @@ class Cache(unittest.TestCase):
 
     def test_taken_and_dropped(self):
         cache = TensorCache()
-        pool = cache._tensors.pool
+        pool = pool_of(cache)
         cache.add(np.zeros(100000))
         taken = cache.take(100000, float)
-        self.assertEqual(pool_statistics(pool).live_blocks, 1)
+        self.assertEqual(pool.statistics()["live_blocks"], 1)
         del taken
         gc.collect()
-        self.assertEqual(pool_statistics(pool).live_blocks, 0)
+        self.assertEqual(pool.statistics()["live_blocks"], 0)
 
     def test_keys_are_shape_and_dtype(self):
         cache = TensorCache()
@@ -129,15 +135,74 @@ class Cache(unittest.TestCase):
             read = cache.get(5000, int)
             cache.add(np.arange(6000))
             taken = cache.take(6000, int)
-        pool = cache._tensors.pool
+            pool = pool_of(cache)
+        self.assertNotIn(cache, forebay.cache.caches())
+        self.assertIn(pool, forebay.pools())
         del cache
         gc.collect()
         self.assertEqual(read.sum(), sum(range(5000)))
         self.assertEqual(taken.sum(), sum(range(6000)))
-        self.assertEqual(pool_statistics(pool).live_blocks, 2)
+        self.assertEqual(pool.statistics()["live_blocks"], 2)
         del read
         gc.collect()
-        self.assertEqual(pool_statistics(pool).live_blocks, 1)
+        self.assertEqual(pool.statistics()["live_blocks"], 1)
+        # It goes with the last one, also where somebody still looks at it.
+        del taken
+        gc.collect()
+        self.assertIsNone(pool.handle)
+        self.assertNotIn(pool, forebay.pools())
+
+    def test_its_pool_is_one_of_the_pools_while_it_lives(self):
+        gc.collect()
+        before = forebay.pools()
+        with TensorCache() as cache, TensorCache(max_bytes=1 << 20) as small:
+            mine, other = pool_of(cache), pool_of(small)
+            self.assertEqual([one for one in forebay.pools() if one not in before], [mine, other])
+            self.assertEqual((mine.name, mine.part_of), (f"cache #{cache.number}", "cache"))
+            self.assertNotEqual(mine.name, other.name)
+            self.assertEqual(other.statistics()["limit_bytes"], 64 << 20)
+            cache.add(np.zeros(100000))
+            told = mine.statistics()
+            self.assertEqual((told["live_blocks"], told["requested_bytes"]), (1, 800000))
+            self.assertEqual(cache.get_stats()["bytes"], told["allocated_bytes"])
+        # Nobody reads anything of theirs: they are closed, not just let go of.
+        self.assertEqual((mine.handle, other.handle), (None, None))
+        self.assertEqual(forebay.pools(), before)
+        # One that was forgotten, too.
+        cache = TensorCache()
+        cache.add(np.zeros(10))
+        del cache
+        gc.collect()
+        self.assertEqual(forebay.pools(), before)
+        # And one that was never made.
+        with self.assertRaises(forebay.ForebayError):
+            TensorCache(max_bytes=1 << 60)
+        gc.collect()
+        self.assertEqual(forebay.pools(), before)
+
+    def test_a_child_of_fork_ends_nothing_of_the_parents(self):
+        cache = TensorCache()
+        cache.add(np.arange(5000))
+        read, pool = cache.get(5000, int), pool_of(cache)
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                kept, handle = read, pool.handle
+                cache.close()
+                read = None
+                pool.close()
+                # The array is the child's own, whatever it closes.
+                fine = kept.sum() == sum(range(5000)) and pool_statistics(handle).live_blocks > 0
+                kept = None
+                gc.collect()
+                status = 0 if fine else 2
+            finally:
+                os._exit(status)
+        self.assertEqual(os.waitpid(child, 0)[1], 0)
+        self.assertEqual(read.sum(), sum(range(5000)))
+        self.assertEqual(pool.statistics()["live_blocks"], 1)
+        self.assertEqual(len(cache), 1)
 
     def test_threads(self):
         cache = TensorCache(max_size=20)

@@ -11,12 +11,12 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import types
 import unittest
 from unittest import mock
 
+from folder import InFolder
 from forebay._library import library
 from forebay.cli import COMMANDS, _terminal, doctor, main
 from forebay.formats import trace
@@ -27,15 +27,7 @@ STEP = os.path.join(ROOT, "examples_c", "gpt_step.csv.gz")
 DOCUMENT = os.path.join(ROOT, "docs", "python", "cli.md")
 
 
-class Case(unittest.TestCase):
-    def setUp(self):
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        self.folder = folder.name
-
-    def path(self, name):
-        return os.path.join(self.folder, name)
-
+class Case(InFolder):
     def run_here(self, *argv):
         """Status, standard output and error of a command."""
         out, error = io.StringIO(), io.StringIO()

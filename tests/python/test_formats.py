@@ -8,11 +8,11 @@ import pickletools
 import random
 import subprocess
 import sys
-import tempfile
 import time
 import tracemalloc
 import unittest
 
+from folder import InFolder
 from forebay._library import library
 from forebay.formats import FormatError, chrome, perfetto, plain_pickle, rmm, torch_snapshot, trace
 from forebay.formats.reserved import Reserved
@@ -22,15 +22,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 STEP = os.path.join(ROOT, "examples_c", "gpt_step.csv.gz")
 
 
-class Folder(unittest.TestCase):
-    def setUp(self):
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        self.folder = folder.name
-
-    def path(self, name):
-        return os.path.join(self.folder, name)
-
+class Folder(InFolder):
     def file(self, name, content):
         with open(self.path(name), "wb") as file:
             file.write(content if isinstance(content, bytes) else content.encode())

@@ -357,6 +357,36 @@ class Wrapped(unittest.TestCase):
         with self.assertRaises(ValueError):
             headspace([], print)
 
+    def test_the_pool_of_a_loader_is_one_of_the_pools_while_it_lives(self):
+        gc.collect()
+        before = forebay.pools()
+        loader = Prefetcher(lookahead=1).wrap(list(batches(4)))
+        for _ in range(2):
+            for batch in loader:
+                (pool,) = (one for one in forebay.pools() if one not in before)
+                self.assertEqual(pool.name, f"prefetch #{loader.number}")
+                self.assertEqual(pool.part_of, "prefetch")
+            # Between two passes it waits for the next one.
+            self.assertEqual(pool.statistics()["live_blocks"], 2)
+        loader.close()
+        del batch
+        self.assertIsNone(pool.handle)
+        # A batch that somebody has keeps it.
+        loader = Prefetcher(lookahead=1).wrap(list(batches(4)))
+        iterator = iter(loader)
+        kept = next(iterator)[0]
+        (pool,) = (one for one in forebay.pools() if one not in before)
+        expected = kept.copy()
+        loader.close()
+        del loader, iterator
+        gc.collect()
+        self.assertIn(pool, forebay.pools())
+        self.assertTrue(np.array_equal(kept, expected))
+        del kept
+        gc.collect()
+        self.assertIsNone(pool.handle)
+        self.assertEqual(forebay.pools(), before)
+
     def test_wrong_arguments(self):
         for wrong in ({"lookahead": -1}, {"lookahead": 63}, {"num_workers": 65}, {"keep": True},
                       {"lookahead": 40, "keep": 40}):
@@ -438,10 +468,17 @@ class Double(unittest.TestCase):
         with self.assertRaises(ValueError):
             DoubleBuffer((0, 3))
         view = buffer.get_current()
+        names = [pool.name for pool in forebay.pools() if pool.name.startswith("buffer #")][-2:]
+        self.assertEqual((len(names), names[0][:-1]), (2, names[1][:-1]))
         buffer.close()
         del buffer
         gc.collect()
         self.assertEqual(view.sum(), 0)
+        # That of the half that somebody looks at stays.
+        self.assertEqual(len([pool for pool in forebay.pools() if pool.name in names]), 1)
+        del view
+        gc.collect()
+        self.assertEqual([pool for pool in forebay.pools() if pool.name in names], [])
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from forebay import _advice, _ledger, _observe, _summary, _units
 from forebay._timeline import _POINTS, Timeline
 from forebay.cache import TensorCache
 from forebay.memory import MemoryPool
+from forebay.prefetch import Prefetcher
 from forebay.profiler import MemoryTracker
 
 MIB = 1 << 20
@@ -515,6 +516,26 @@ class Watching(unittest.TestCase):
             told = tracker.to_dict()["caches"]
             self.assertEqual([(one["hits"], one["misses"]) for one in told], [(1, 1)])
             self.assertIn("50 % hits", tracker.summary())
+
+
+    def test_what_caches_and_loaders_hold_is_seen(self):
+        with TensorCache(max_size=2000) as cache:
+            tracker = MemoryTracker()
+            with tracker:
+                for number in range(1500):
+                    cache.add(np.zeros(1000 + number))
+                with Prefetcher(lookahead=1).wrap([np.zeros(500_000)] * 3) as loader:
+                    self.assertEqual(sum(batch.size for batch in loader), 1_500_000)
+                    tracker.step()
+            told = {pool["name"]: pool for pool in tracker.to_dict()["pools"]}
+            mine, slots = told[f"cache #{cache.number}"], told[f"prefetch #{loader.number}"]
+            self.assertEqual((mine["part_of"], mine["closed"]), ("cache", False))
+            self.assertEqual((slots["part_of"], slots["closed"]), ("prefetch", True))
+            self.assertEqual(mine["requested"]["current"], sum(range(1000, 2500)) * 8)
+            self.assertEqual(slots["requested"]["peak"], 2 * 4_000_000)
+            # What they chose for their pools is no advice to anybody.
+            for told in tracker.to_dict()["actions"]:
+                self.assertNotIn(told["kind"], ("misses", "rounding", "fragmentation"))
 
 
 class Arrays(unittest.TestCase):

@@ -324,11 +324,18 @@ class View(unittest.TestCase):
         self.assertRegex(text, r"(?m)^cpu #\d+ .* 1 +- +100 % +0 +lru$")
         self.assertRegex(text, r"(?m)^list +2 +- .*bound by: ")
         self.assertIn(f"pid {os.getpid()}", lines[0])
+        # A cache and a loader have pools of their own, called after them.
+        state = rich_state()
+        caches = [one["number"] for one in state["caches"]]
+        loaders = [one["number"] for one in state["prefetchers"]]
+        text = "\n".join(_top.render(state, width=80))
+        self.assertRegex(text, rf"(?m)^cache #{caches[-1]} +\(")
+        self.assertRegex(text, rf"(?m)^prefetch #{loaders[-1]} +\(")
         self.assertRegex(lines[1], r"^process [\d.]+ MiB, at most [\d.]+ MiB; left [\d.]+ GiB")
 
     def test_rates_are_of_two_readings(self):
         before = rich_state()
-        before["pools"] = before["pools"][-1:]
+        before["pools"] = [one for one in before["pools"] if one["name"] == "work"]
         state = json.loads(json.dumps(before))
         state["clock"] = before["clock"] + 2
         state["pools"][0]["allocations"] += 5000

@@ -4,13 +4,13 @@
 
 import argparse
 import contextlib
+import gc
 import io
 import json
 import os
 import random
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import unittest
@@ -18,6 +18,7 @@ import unittest
 import numpy as np
 
 import forebay
+from folder import InFolder
 from forebay import workers
 from forebay.cache import TensorCache
 from forebay.prefetch import Prefetcher
@@ -244,7 +245,8 @@ class ThisProcess(unittest.TestCase):
                         pass
                 record = collect("me")
         workers.record_step(0.25)
-        self.assertEqual(record["pools"] - before["pools"], 1)
+        # That of the cache, and that of the loader.
+        self.assertEqual(record["pools"] - before["pools"], 3)
         self.assertGreaterEqual(record["reserved_bytes"] - before["reserved_bytes"], 4 << 20)
         self.assertEqual(record["host_reserved_bytes"], record["reserved_bytes"])
         self.assertEqual(record["limit_bytes"] - before["limit_bytes"], 64 << 20)
@@ -261,6 +263,42 @@ class ThisProcess(unittest.TestCase):
         after = collect("me")
         self.assertEqual((after["caches"], after["loaders"]), (before["caches"], 0))
         self.assertEqual((after["steps"], after["longest_step_ns"]), (8, 250_000_000))
+
+    def test_a_byte_of_a_cache_or_a_loader_is_counted_once(self):
+        def reserved():
+            return sum(pool.statistics()["reserved_bytes"] for pool in forebay.pools())
+
+        gc.collect()
+        before, known = collect("before"), set(forebay.pools())
+        three = [np.zeros(300_000)] * 3
+        with TensorCache() as cache, Prefetcher(lookahead=1).wrap(three) as loader:
+            cache.add(np.zeros(500_000))
+            batches = iter(loader)
+            # Both slots are there.
+            next(batches), next(batches)
+            record = collect("now")
+            opened = set(forebay.pools()) - known
+            mine = {pool.part_of: pool.statistics() for pool in opened}
+            self.assertEqual(set(mine), {"cache", "prefetch"})
+            # In the pools all of it, once; what the cache holds is the part of that it is.
+            self.assertEqual(record["reserved_bytes"], reserved())
+            for kind in ("requested", "allocated", "reserved"):
+                added = record[f"{kind}_bytes"] - before[f"{kind}_bytes"]
+                self.assertEqual(added, sum(stats[f"{kind}_bytes"] for stats in mine.values()))
+            self.assertEqual(mine["cache"]["requested_bytes"], 4_000_000)
+            self.assertGreaterEqual(mine["prefetch"]["requested_bytes"], 2 * 2_400_000)
+            held = record["cache_bytes"] - before["cache_bytes"]
+            self.assertEqual(held, mine["cache"]["allocated_bytes"])
+            self.assertEqual(record["loader_pinned_bytes"], 0)
+            self.assertEqual(record["host_reserved_bytes"], record["reserved_bytes"])
+            # Their bounds are their own.
+            self.assertEqual(record["limit_bytes"], before["limit_bytes"])
+            self.assertEqual(record["limited_bytes"], before["limited_bytes"])
+            merged = before.merge(record)
+            for field in ("reserved_bytes", "requested_bytes", "cache_bytes"):
+                self.assertEqual(merged[field], before[field] + record[field])
+            del batches, opened
+        self.assertEqual(set(forebay.pools()), known)
 
     def test_a_step_that_raises_is_none(self):
         with self.assertRaises(KeyError), workers.step():
@@ -332,14 +370,7 @@ class ThisProcess(unittest.TestCase):
         self.assertEqual(errors, [])
 
 
-class Files(unittest.TestCase):
-    def setUp(self):
-        self.folder = tempfile.TemporaryDirectory()
-        self.addCleanup(self.folder.cleanup)
-
-    def path(self, name):
-        return os.path.join(self.folder.name, name)
-
+class Files(InFolder):
     def run_merge(self, *arguments):
         parser = argparse.ArgumentParser()
         workers.add_arguments(parser)
@@ -370,7 +401,7 @@ class Files(unittest.TestCase):
         code, out, _ = self.run_merge("--json", all_of, paths[2])
         self.assertEqual((code, json.loads(out)["total"]["workers"]), (0, 3))
         # Only whole files are there.
-        self.assertEqual(len(os.listdir(self.folder.name)), 4)
+        self.assertEqual(len(os.listdir(self.folder)), 4)
 
     def test_errors_name_the_file(self):
         paths = self.save(1)
@@ -395,7 +426,7 @@ class Files(unittest.TestCase):
     def test_save_leaves_nothing_half_written(self):
         with self.assertRaises(TypeError):
             workers.save(self.path("x.json"), {"hits": object()})
-        self.assertEqual(os.listdir(self.folder.name), [])
+        self.assertEqual(os.listdir(self.folder), [])
 
 
 if __name__ == "__main__":

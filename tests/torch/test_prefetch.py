@@ -1,5 +1,8 @@
 """Prefetcher and DoubleBuffer with PyTorch: tensors on a GPU, DataLoader, and what others do."""
 
+import gc
+import weakref
+
 import left
 import numpy
 import rig
@@ -289,6 +292,111 @@ class Prefetch(Case):
                     count += 1
                 self.assertEqual(count, len(batches))
                 loader.close()
+
+    def test_pinned_tensors_go_straight(self):
+        # A small one beside it, too: then nothing is staged.
+        batches = [
+            (torch.full((300_000,), float(n)).pin_memory(), torch.full((7,), n).pin_memory())
+            for n in range(9)
+        ]
+        for lookahead in (0, 1, 3):
+            loader = Prefetcher(lookahead=lookahead, device=DEVICE).wrap(batches)
+            for _ in range(2):
+                for expected, got in zip(batches, loader):
+                    self.assertTrue(all(same(one, other) for one, other in zip(expected, got)))
+            stats = loader.stats()
+            self.assertEqual((stats["submitted"], stats["sends"]), (18, 2 * 18))
+            self.assertEqual((stats["staged_bytes"], stats["copies_per_byte"]), (0, 0))
+            loader.close()
+
+    def test_pinned_and_other_tensors_in_one_batch(self):
+        pinned = [torch.full((20_000 + n,), n, dtype=torch.int64).pin_memory() for n in range(5)]
+        other = [torch.full((1000,), -n, dtype=torch.int64) for n in range(5)]
+        # A part of a pinned tensor, what is not contiguous, what changes from batch to batch.
+        batches = [[pinned[n][5:], other[n], pinned[n][::2]] for n in range(5)]
+        batches += [[other[0].repeat(20), other[1], other[2]], [pinned[0], other[1], pinned[1][:0]]]
+        loader = Prefetcher(device=DEVICE, copy=True).wrap(batches)
+        for expected, got in zip(batches, loader):
+            self.assertTrue(all(same(one, two) for one, two in zip(expected, got)))
+        straight = sum(batch[0].nbytes for batch in batches if batch[0].is_pinned())
+        stats = loader.stats()
+        payload = sum(part.nbytes for batch in batches for part in batch)
+        self.assertEqual((stats["staged_bytes"], stats["submitted"]), (payload - straight, 7))
+        loader.close()
+        # Many small ones are staged, and sent in one copy.
+        many = [[torch.full((10,), n).pin_memory() for n in range(40)]] * 3
+        loader = Prefetcher(device=DEVICE).wrap(many)
+        self.assertEqual([[int(part[0]) for part in got] for got in loader], [list(range(40))] * 3)
+        stats = loader.stats()
+        self.assertEqual((stats["sends"], stats["staged_bytes"]), (3, 3 * 40 * 80))
+        loader.close()
+
+    def test_pinned_memory_stays_until_it_was_read(self):
+        """As a DataLoader does: who lets go of a pinned tensor gives its memory to the next one."""
+        count, size, held = 30, 100_000, []
+
+        def loader():
+            for number in range(count):
+                batch = torch.full((size,), number).pin_memory()
+                held.append(weakref.ref(batch))
+                yield batch
+                del batch
+                # Whatever has no tensor any more is written over.
+                for _ in range(3):
+                    torch.empty(size, dtype=torch.int64, pin_memory=True).fill_(-1)
+
+        for lookahead in (0, 2):
+            held.clear()
+            wrapped, seen = Prefetcher(lookahead=lookahead, device=DEVICE).wrap(loader()), []
+            for batch in wrapped:
+                # No step waits for the device: it is as far behind as it may be.
+                back = torch.empty(size, dtype=torch.int64).pin_memory()
+                seen.append(back.copy_(batch, non_blocking=True))
+                # Those that were got and not read, and those that nobody has got yet.
+                alive = sum(one() is not None for one in held)
+                self.assertLessEqual(alive, 4 * wrapped.stats()["slots"] + 2)
+            torch.cuda.synchronize()
+            self.assertEqual([one.unique().tolist() for one in seen], [[n] for n in range(count)])
+            self.assertEqual(wrapped.stats()["staged_bytes"], 0)
+            # The loader is closed, and the last batch is still somebody's.
+            wrapped.close()
+            self.assertEqual([one for one in held if one() is not None], [])
+            self.assertEqual(int(batch[0]), count - 1)
+            del batch
+        self.assertEqual(hazards(), 0)
+
+    def test_pinned_batches_that_nobody_gets(self):
+        pinned = [torch.full((100_000,), n).pin_memory() for n in range(20)]
+        held = [weakref.ref(one) for one in pinned]
+        wrapped = Prefetcher(lookahead=4, device=DEVICE).wrap(iter(pinned))
+        for _ in wrapped:
+            break
+        wrapped.close()
+        # Nothing reads them any more.
+        for one in pinned:
+            one.fill_(-1)
+        torch.cuda.synchronize()
+        del one, pinned, wrapped
+        gc.collect()
+        self.assertEqual(sum(one() is not None for one in held), 0)
+        self.assertEqual(hazards(), 0)
+
+    def test_a_double_buffer_takes_pinned_data_from_where_it_is(self):
+        buffer = DoubleBuffer(buffer_size=(50_000,), dtype=torch.float32, device=DEVICE)
+        seen = []
+        for number in range(1, 9):
+            current = buffer.get_current()
+            buffer.prefetch_next(torch.full((50_000,), float(number)).pin_memory())
+            torch.empty(50_000, pin_memory=True).fill_(-1)
+            seen.append(torch.empty(50_000).pin_memory().copy_(current, non_blocking=True))
+            buffer.swap()
+        torch.cuda.synchronize()
+        self.assertEqual([one.unique().tolist() for one in seen], [[float(n)] for n in range(1, 9)])
+        # All that was staged are the zeros that it began with.
+        halves = buffer._current, buffer._other
+        staged = sum(half._slots.stats()["staged_bytes"] for half in halves)
+        self.assertEqual(staged, 2 * 50_000 * 4)
+        buffer.close()
 
     def test_without_pinned_memory(self):
         loader = Prefetcher(device=DEVICE, pin_memory=False).wrap([torch.ones(1000)] * 5)
