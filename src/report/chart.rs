@@ -9,7 +9,7 @@ use super::planned::Placed;
 use super::rounding::Rounding;
 use super::series::Bucket;
 use super::survey::{Shape, Survey};
-use super::units::{Span, ticks};
+use super::units::{Span, short_count, ticks};
 use crate::lifetime::picture::svg::{Bytes, COLOURS, Escaped, Short};
 
 /// The size of a drawing in its own units, whatever it is stretched to.
@@ -225,8 +225,7 @@ pub(super) fn rate(survey: &Survey, to: &mut String) {
     let top = top_of(most);
     let upper = steps(survey, false, |bucket| bucket.allocations as f64 / top);
     let drawing = format!("<path class=\"rate\" d=\"{upper}V{HEIGHT}H0z\"/>");
-    let vertical =
-        vec![(0.0, String::from("0")), (most as f64 / top, super::page::short_count(most))];
+    let vertical = vec![(0.0, String::from("0")), (most as f64 / top, short_count(most))];
     let said = format!(
         "Allocations over time; at the most {most} in {}",
         Span(survey.axis, survey.series.width)

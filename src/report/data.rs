@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::bins::limits;
 use super::chart;
-use super::page::Held;
+use super::held::Held;
 use super::planned::Planned;
 use super::series::Bucket;
 use super::survey::{Axis, Survey, Tallies};

@@ -9,11 +9,13 @@ mod chart;
 mod data;
 mod footprint;
 mod grid;
+mod held;
 mod page;
 mod planned;
 mod rounding;
 mod series;
 mod survey;
+mod table;
 #[cfg(test)]
 mod tests;
 mod units;
@@ -145,8 +147,8 @@ fn page_of(
         survey: &survey,
         planned: &planned,
         actions: &verdict::actions(&survey, &planned),
-        holders: &page::held(&survey.holders),
-        left: &page::held(&survey.left),
+        holders: &held::by_size(&survey.holders),
+        left: &held::by_size(&survey.left),
         groups: &chart::groups(&survey),
     };
     Ok((page::page(&said), survey.faults.clone()))

@@ -1,91 +1,20 @@
 //! The page: one file of HTML that needs nothing else, and can be read without its script.
 
-use std::collections::HashMap;
-use std::fmt::{Display, Write};
-
 use super::bins::{Spread, limits};
 use super::chart::{self, Addresses};
 use super::data::{Said, json};
+use super::held::{self, Held};
 use super::planned::{Placed, Planned};
 use super::survey::{Axis, Lived, Survey, Tallies, Tally};
+use super::table::{
+    Exact, ROWS, Table, bytes, more, number, put, share, short, site, some, span, turned,
+};
 use super::units::Span;
-use crate::lifetime::picture::svg::{Bytes, COLOURS, Escaped, Grouped, Short};
+use crate::lifetime::picture::svg::{Bytes, COLOURS, Escaped, Grouped};
 
 const HTML: &str = include_str!("page/report.html");
 const STYLE: &str = include_str!("page/report.css");
 const SCRIPT: &str = include_str!("page/report.js");
-
-/// Rows of a table at most.
-const ROWS: usize = 24;
-
-/// Blocks of one size.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Held {
-    pub(super) size: u64,
-    pub(super) blocks: u64,
-    pub(super) bytes: u64,
-    /// How many of them live at the end, and when the oldest began to live.
-    pub(super) left: u64,
-    pub(super) oldest: u64,
-    /// The streams, and threads, of the first few.
-    streams: Vec<u32>,
-    threads: Vec<u32>,
-    lived: Spread,
-}
-
-/// The blocks by size, those that hold most first.
-pub(super) fn held(blocks: &[Lived]) -> Vec<Held> {
-    let mut groups: HashMap<u64, Held> = HashMap::new();
-    for lived in blocks {
-        let block = &lived.block;
-        let first = || Held { size: block.size, oldest: block.from, ..Held::default() };
-        let held = groups.entry(block.size).or_insert_with(first);
-        held.blocks += 1;
-        held.bytes = held.bytes.saturating_add(block.size);
-        held.oldest = held.oldest.min(block.from);
-        for (names, name) in [(&mut held.streams, block.stream), (&mut held.threads, block.thread)]
-        {
-            if names.len() < 4 && !names.contains(&name) {
-                names.push(name);
-            }
-        }
-        match lived.to {
-            Some(to) => held.lived.add(to - block.from),
-            None => held.left += 1,
-        }
-    }
-    let mut all: Vec<Held> = groups.into_values().collect();
-    all.sort_unstable_by_key(|held| std::cmp::Reverse((held.bytes, held.size)));
-    all
-}
-
-/// A count in few letters.
-pub(super) fn short_count(count: u64) -> String {
-    match count {
-        0..10_000 => Grouped(count).to_string(),
-        10_000..10_000_000 => format!("{}k", Grouped(count / 1000)),
-        _ => format!("{}M", Grouped(count / 1_000_000)),
-    }
-}
-
-/// Whatever adds up beyond 64 bits.
-fn short(sum: u128) -> u64 {
-    u64::try_from(sum).unwrap_or(u64::MAX)
-}
-
-/// Bytes in a unit, with all of them where the pointer rests.
-struct Exact(u64);
-
-impl Display for Exact {
-    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(to, "<span title=\"{} bytes\">{}</span>", Grouped(self.0), Bytes(self.0))
-    }
-}
-
-/// Adds to a string, which does not fail.
-macro_rules! put {
-    ($to:expr, $($text:tt)*) => { { let _ = write!($to, $($text)*); } };
-}
 
 /// The page.
 pub(super) fn page(said: &Said<'_>) -> String {
@@ -264,113 +193,12 @@ fn over_time(said: &Said<'_>, to: &mut String) {
     put!(to, "</section>\n");
 }
 
-/// A table: its columns, each with whether it is numbers, and its rows, each cell with what it is
-/// sorted by.
-struct Table<'a> {
-    name: &'a str,
-    columns: &'a [&'a str],
-}
-
-/// A cell: what is shown, which is HTML, and a number to sort by.
-type Cell = (String, f64);
-
-fn bytes(value: u64) -> Cell {
-    (Exact(value).to_string(), value as f64)
-}
-
-fn number(value: u64) -> Cell {
-    (Grouped(value).to_string(), value as f64)
-}
-
-fn span(axis: Axis, value: Option<u64>) -> Cell {
-    match value {
-        Some(value) => (Span(axis, value).to_string(), value as f64),
-        None => (String::from("\u{2013}"), -1.0),
-    }
-}
-
-fn share(part: u64, whole: u64) -> Cell {
-    let share = if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
-    let bar = format!(
-        "<svg class=\"bar\" viewBox=\"0 0 100 10\" preserveAspectRatio=\"none\" \
-         aria-hidden=\"true\"><path d=\"M0 0h{}v10H0z\"/></svg> {:.1} %",
-        Short(100.0 * share.min(1.0)),
-        100.0 * share
-    );
-    (bar, share)
-}
-
-impl Table<'_> {
-    fn write(&self, rows: impl Iterator<Item = Vec<Cell>>, to: &mut String) {
-        put!(
-            to,
-            "<div class=\"scroll\" tabindex=\"0\" role=\"region\" \
-             aria-label=\"{}\"><table><caption>{}</caption><thead><tr>",
-            self.name,
-            self.name
-        );
-        for column in self.columns {
-            put!(to, "<th scope=\"col\">{column}</th>");
-        }
-        put!(to, "</tr></thead><tbody>\n");
-        for row in rows {
-            put!(to, "<tr>");
-            for (text, value) in row {
-                put!(to, "<td data-v=\"{value}\">{text}</td>");
-            }
-            put!(to, "</tr>\n");
-        }
-        put!(to, "</tbody></table></div>\n");
-    }
-}
-
-/// Names of streams or threads, in few letters.
-fn some(tallies: &Tallies, places: &[u32], hexadecimal: bool) -> Cell {
-    let name = |place: &u32| match tallies.all.get(*place as usize).and_then(|(name, _)| *name) {
-        Some(name) if hexadecimal => format!("0x{name:x}"),
-        Some(name) => name.to_string(),
-        None => String::from("others"),
-    };
-    let mut text: Vec<String> = places.iter().take(3).map(name).collect();
-    if places.len() > 3 {
-        text.push(String::from("\u{2026}"));
-    }
-    (text.join(" "), places.first().map_or(0.0, |place| f64::from(*place)))
-}
-
-/// Where a program asked for something.
-fn site(survey: &Survey, place: u32) -> Cell {
-    let text = match survey.sites.all.get(place as usize) {
-        Some((Some(site), _)) if site.is_empty() => String::from("not told"),
-        Some((Some(site), _)) => {
-            format!("<code>{}</code>", Escaped(&String::from_utf8_lossy(site)))
-        }
-        _ => String::from("others"),
-    };
-    (format!("<span class=\"site\">{text}</span>"), f64::from(place))
-}
-
-/// Blocks and bytes of what is at each place, those with most bytes first.
-type Sums = Vec<(u32, (u64, u64))>;
-
-fn sums(blocks: &[Lived], of: fn(&Lived) -> u32) -> Sums {
-    let mut sums: HashMap<u32, (u64, u64)> = HashMap::new();
-    for lived in blocks {
-        let (blocks, bytes) = sums.entry(of(lived)).or_insert((0, 0));
-        *blocks += 1;
-        *bytes = bytes.saturating_add(lived.block.size);
-    }
-    let mut sums: Sums = sums.into_iter().collect();
-    sums.sort_unstable_by_key(|&(place, (_, bytes))| (std::cmp::Reverse(bytes), place));
-    sums
-}
-
 /// Who asked for `blocks`, which have so many bytes; nothing where the trace does not tell.
 fn by_site(survey: &Survey, blocks: &[Lived], all: u64, to: &mut String) {
     if !survey.has_sites() {
         return;
     }
-    let sums = sums(blocks, |lived| lived.block.site);
+    let sums = held::by_place(blocks, |lived| lived.block.site);
     let row = |&(place, (blocks, held)): &(u32, (u64, u64))| {
         vec![site(survey, place), number(blocks), bytes(held), share(held, all)]
     };
@@ -418,7 +246,7 @@ fn peak(said: &Said<'_>, to: &mut String) {
     };
     Table { name: "By size", columns: &columns }.write(said.holders.iter().take(ROWS).map(row), to);
     more(said.holders.len(), "sizes", to);
-    let by = |of| sums(&survey.holders, of);
+    let by = |of| held::by_place(&survey.holders, of);
     for (name, tallies, sums, hexadecimal) in [
         ("By stream", &survey.streams, by(|lived| lived.block.stream), true),
         ("By thread", &survey.threads, by(|lived| lived.block.thread), false),
@@ -461,16 +289,6 @@ fn peak(said: &Said<'_>, to: &mut String) {
     Table { name: "The largest blocks", columns }
         .write(survey.holders.iter().take(12).map(row), to);
     put!(to, "</section>\n");
-}
-
-fn more(count: usize, what: &str, to: &mut String) {
-    if count > ROWS {
-        put!(
-            to,
-            "<p class=\"note\">{} {what} in all; the first {ROWS} are shown.</p>\n",
-            Grouped(count as u64)
-        );
-    }
 }
 
 fn maps(said: &Said<'_>, to: &mut String) {
@@ -573,17 +391,6 @@ fn traffic(said: &Said<'_>, to: &mut String) {
         more(all.len(), "call sites", to);
     }
     put!(to, "</section>\n");
-}
-
-/// How often the most that lived at a time was allocated.
-fn turned(tally: &Tally) -> Cell {
-    match tally.most_bytes {
-        0 => (String::from("\u{2013}"), -1.0),
-        most => {
-            let times = tally.bytes as f64 / most as f64;
-            (format!("{times:.1} \u{d7}"), times)
-        }
-    }
 }
 
 fn sizes(said: &Said<'_>, to: &mut String) {

@@ -1,4 +1,4 @@
-//! Times as text, and round steps along an axis.
+//! Times and counts as text, and round steps along an axis.
 
 use std::fmt::{self, Display};
 
@@ -43,6 +43,15 @@ impl Display for Span {
                 write!(to, "{number:.digits$} {name}")
             }
         }
+    }
+}
+
+/// A count in few letters.
+pub(super) fn short_count(count: u64) -> String {
+    match count {
+        0..10_000 => Grouped(count).to_string(),
+        10_000..10_000_000 => format!("{}k", Grouped(count / 1000)),
+        _ => format!("{}M", Grouped(count / 1_000_000)),
     }
 }
 
