@@ -10,10 +10,10 @@ from ._tree import Differs
 #: A leaf begins at a multiple of this in a slot, in bytes.
 _ALIGNMENT = 256
 
-#: Tensors of fewer bytes go to the device as quickly staged, in one copy for all, as by themselves.
+#: What has fewer bytes goes to the device as quickly staged, in one copy for all, as by itself.
 _WORTH_A_COPY = 64 << 10
 
-#: As long as they are no more than this: then nothing need be staged at all.
+#: But for tensors, as long as they are no more than this: then nothing need be staged at all.
 _FEW = 8
 
 #: Bytes below which arrays of numpy that are side by side are put together before they are submitted.
@@ -52,17 +52,23 @@ class Leaf:
 class _ArraySource:
     """An array of numpy."""
 
-    __slots__ = ("index", "size")
-    asks = False
+    __slots__ = ("index", "size", "asks")
 
-    def __init__(self, index, leaf):
-        self.index, self.size = index, leaf.size
+    def __init__(self, index, leaf, asks):
+        self.index, self.size, self.asks = index, leaf.size, asks
 
     def place(self, arrays):
         import numpy
 
         array = numpy.asarray(arrays[self.index], order="C")
         return array.ctypes.data, array
+
+    @staticmethod
+    def is_pinned(array):
+        import torch
+
+        # PyTorch warns of what it may not write to.
+        return array.flags.writeable and torch.from_numpy(array).is_pinned()
 
 
 class _TensorSource:
@@ -85,6 +91,10 @@ class _TensorSource:
         if is_lazy or not tensor.is_contiguous():
             tensor = tensor.detach().resolve_conj().resolve_neg().contiguous()
         return tensor.data_ptr(), tensor
+
+    @staticmethod
+    def is_pinned(tensor):
+        return tensor.is_pinned()
 
 
 class _SmallArrays:
@@ -123,12 +133,9 @@ def _sources(leaves, tensors, on_gpu):
             sources.append(_SmallArrays(at, leaves[at:end]))
             at = end
         else:
-            leaf = leaves[at]
-            if tensors[at]:
-                asks = on_gpu and leaf.size > 0 and (few or leaf.size >= _WORTH_A_COPY)
-                sources.append(_TensorSource(at, leaf, asks))
-            else:
-                sources.append(_ArraySource(at, leaf))
+            leaf, kind = leaves[at], _TensorSource if tensors[at] else _ArraySource
+            is_worth_it = leaf.size >= _WORTH_A_COPY or (few and tensors[at] and leaf.size > 0)
+            sources.append(kind(at, leaf, on_gpu and is_worth_it))
             at += 1
     return sources
 
@@ -168,9 +175,9 @@ class Layout:
         self._words[::_WORDS] = [address for address, _ in places]
         straight = []
         for at in self._asking:
-            tensor = places[at][1]
-            is_pinned = tensor.is_pinned()
+            held = places[at][1]
+            is_pinned = self._sources[at].is_pinned(held)
             self.table[at].flags = PREFETCH_LEAF_PINNED if is_pinned else 0
             if is_pinned:
-                straight.append(tensor)
+                straight.append(held)
         return [held for _, held in places], straight

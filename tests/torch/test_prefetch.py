@@ -1,8 +1,10 @@
 """Prefetcher and DoubleBuffer with PyTorch: tensors on a GPU, DataLoader, and what others do."""
 
 import gc
+import warnings
 import weakref
 
+import forebay.memory
 import left
 import numpy
 import rig
@@ -330,6 +332,36 @@ class Prefetch(Case):
         stats = loader.stats()
         self.assertEqual((stats["sends"], stats["staged_bytes"]), (3, 3 * 40 * 80))
         loader.close()
+
+    def test_arrays_in_pinned_pools_go_straight(self):
+        with forebay.memory.MemoryPool(8 * rig.MIB, device="pinned") as pool:
+            live = pool.pool.statistics()["live_blocks"]
+
+            def loader():
+                for number in range(8):
+                    array = pool.allocate((100_000,), numpy.float32)
+                    tensor = pool.allocate((1000,), torch.float32)
+                    array[:], small = number, numpy.full(1000, number)
+                    yield array, tensor.fill_(number), small
+
+            wrapped = Prefetcher(lookahead=1, device=DEVICE).wrap(loader())
+            for number, got in enumerate(wrapped):
+                self.assertEqual([one.unique().tolist() for one in map(torch.Tensor.cpu, got)],
+                                 [[number]] * 3)
+            # What may not be written to is asked for no place of its own, and staged.
+            stats = wrapped.stats()
+            self.assertEqual((stats["staged_bytes"], stats["submitted"]), (8 * 8000, 8))
+            wrapped.close()
+            array = pool.allocate((100_000,), numpy.float32)
+            array[:] = 5
+            array.flags.writeable = False
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                (got,) = Prefetcher(device=DEVICE, copy=True).wrap([array])
+            self.assertEqual(got.cpu().unique().tolist(), [5])
+            del array
+            gc.collect()
+            self.assertEqual(pool.pool.statistics()["live_blocks"], live)
 
     def test_pinned_memory_stays_until_it_was_read(self):
         """As a DataLoader does: who lets go of a pinned tensor gives its memory to the next one."""
