@@ -97,7 +97,8 @@ class Cluster(unittest.TestCase):
             # As the dashboard takes them.
             self.assertEqual(metrics["forebay_reserved_bytes"], record["reserved_bytes"])
             for column in COLUMNS:
-                self.assertIsInstance(metrics[column], (int, float))
+                self.assertIsInstance(metrics[column], str if "rate" in column else int)
+            self.assertRegex(metrics["forebay_hit_rate"], r"^\d+\.\d%$")
 
     def test_aggregate(self):
         self.on_each(take, 1 << 20, 3)

@@ -20,7 +20,7 @@ from ..settings import check_arguments, configure
 
 __all__ = ["ForebaySetup", "aggregate", "worker_pool"]
 
-#: What the dashboard's table of workers shows, which takes plain numbers.
+#: What the dashboard's table of workers shows, which takes plain numbers and text.
 _SHOWN = ("requested_bytes", "reserved_bytes", "hit_rate")
 
 
@@ -81,8 +81,11 @@ class ForebaySetup(WorkerPlugin):
         # Metrics are asked for in the order in which they were set: the record is this beat's.
         def number(worker):
             record = self._last
-            value = record.ratio(shown) if shown in workers.RATIOS else record[shown]
-            return 0 if value is None else value
+            if shown not in workers.RATIOS:
+                return record[shown]
+            # Text, for the table's last row adds numbers up, and a sum of ratios says nothing.
+            ratio = record.ratio(shown)
+            return "" if ratio is None else f"{ratio:.1%}"
 
         return number
 
