@@ -1581,6 +1581,26 @@ forebay_status forebay_pool_snapshot_json(struct forebay_pool *pool,
 forebay_status forebay_trace_start(struct forebay_pool *pool,
                                    const char *path);
 
+/// As `forebay_trace_start`, with one column more, `Site`: where the program asked, as
+/// `forebay_trace_site` was told. `forebay_trace_report` explains the peak by it.
+///
+/// Errors: those of `forebay_trace_start`.
+///
+/// The caller's part:
+/// `pool` as for `forebay_alloc`; `path` is NULL or a string that ends with a NUL.
+forebay_status forebay_trace_start_with_sites(struct forebay_pool *pool, const char *path);
+
+/// What the calling thread allocates from now on, from whatever pool, is asked for at `site`: any
+/// text, such as "model.c:42 forward"; NULL or "" is not told. The text is copied: control
+/// characters become blanks, and what is longer than 400 bytes is cut. Only traces with sites
+/// look at it, so a program can leave the calls in.
+///
+/// Errors: none but `FOREBAY_ERROR_POISONED`, of a panic inside.
+///
+/// The caller's part:
+/// `site` is NULL or a string that ends with a NUL.
+forebay_status forebay_trace_site(const char *site);
+
 /// Ends the recording and closes the file.
 ///
 /// Errors: `FOREBAY_ERROR_INVALID_STATE` (it is not being traced), `FOREBAY_ERROR_IO` (a row could not

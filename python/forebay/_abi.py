@@ -570,6 +570,8 @@ FUNCTIONS = {
     "forebay_pool_stats_json": (c_int32, [c_void_p, c_char_p, c_size_t, POINTER(c_size_t)]),
     "forebay_pool_snapshot_json": (c_int32, [c_void_p, c_char_p, c_size_t, POINTER(c_size_t)]),
     "forebay_trace_start": (c_int32, [c_void_p, c_char_p]),
+    "forebay_trace_start_with_sites": (c_int32, [c_void_p, c_char_p]),
+    "forebay_trace_site": (c_int32, [c_char_p]),
     "forebay_trace_stop": (c_int32, [c_void_p]),
     "forebay_trace_replay": (c_int32, [c_void_p, c_char_p, POINTER(ReplayOptions), POINTER(ReplayReport)]),
     "forebay_trace_svg": (c_int32, [c_void_p, c_char_p, c_char_p, c_uint32]),

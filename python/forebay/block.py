@@ -9,6 +9,7 @@ import ctypes
 import time
 from typing import Any
 
+from . import _sites
 from ._library import library
 from ._observe import observers, tell
 
@@ -22,12 +23,13 @@ class Source:
     handle, a size, a place for the address, the block itself.
     """
 
-    __slots__ = ("alloc", "cells", "dropped", "free", "handle", "pool")
+    __slots__ = ("__weakref__", "alloc", "cells", "dropped", "free", "handle", "number", "pool")
 
     def __init__(self, pool):
         self.pool, self.handle = pool, pool.handle
         # Not the library's own functions, which have types: others of the same name.
         self.alloc = ctypes.CDLL.__getitem__(library(), "forebay_alloc")
+        _sites.add(self)
         self.free = ctypes.CDLL.__getitem__(library(), "forebay_free")
         #: Places for addresses that nobody uses. A call takes one and puts it back: a signal
         #: handler or a finalizer that allocates in the middle takes another.

@@ -5,7 +5,7 @@ import ctypes
 import os
 import threading
 
-from . import _abi, _peaks
+from . import _abi, _peaks, _sites
 from ._library import check, json_of, library, pool_statistics
 from ._opened import Opened
 
@@ -56,6 +56,8 @@ class Pool:
     #: ``forebay_pool *``; None once the pool is closed.
     handle = None
     part_of = None
+    #: Whether a trace wants to know who asks.
+    tells_sites = False
 
     def __init__(
         self,
@@ -137,12 +139,21 @@ class Pool:
         return released.value
 
     @contextlib.contextmanager
-    def trace(self, path):
+    def trace(self, path, *, sites=True):
         """Writes every allocation and free to the file ``path`` while the block runs, for ``python
-        -m forebay replay``, ``plan`` and ``report``. As gzip when the name ends in ".gz"."""
-        check(library().forebay_trace_start(self.handle, os.fsencode(path)))
+        -m forebay replay``, ``plan`` and ``report``. As gzip when the name ends in ".gz".
+
+        With ``sites``, arrays and blocks have the lines that asked for them beside them, the three
+        innermost that are not this package's, by which a report explains the peak. That takes a
+        few microseconds each; without, the file is what RAPIDS RMM writes."""
+        names = os.fsencode(path)
+        if sites:
+            check(library().forebay_trace_start_with_sites(self.handle, names))
+        else:
+            check(library().forebay_trace_start(self.handle, names))
         try:
-            yield self
+            with _sites.told(self) if sites else contextlib.nullcontext():
+                yield self
         finally:
             check(library().forebay_trace_stop(self.handle))
 

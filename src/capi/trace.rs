@@ -1,6 +1,6 @@
 //! Traces: recorded from a pool, replayed into one.
 
-use std::ffi::c_char;
+use std::ffi::{CStr, c_char};
 
 use super::guard::{
     PublicStruct, check_sized, guard, path as path_of, path_named, read_sized, write_sized,
@@ -11,7 +11,7 @@ use crate::error::{Result, fail};
 use crate::lifetime::picture;
 use crate::pool::Pool;
 use crate::replay::{Options, Plan, Report, SystemMalloc};
-use crate::trace::{Recorder, Trace};
+use crate::trace::{Recorder, Trace, set_site};
 
 /// Write one byte in every 4096 of each block, and its last byte.
 pub const FOREBAY_REPLAY_TOUCH: u32 = 1;
@@ -97,6 +97,49 @@ pub unsafe extern "C" fn forebay_trace_start(
     };
     // SAFETY: the caller's promise.
     unsafe { with_pool(pool, body) }
+}
+
+/// As `forebay_trace_start`, with one column more, `Site`: where the program asked, as
+/// `forebay_trace_site` was told. `forebay_trace_report` explains the peak by it.
+///
+/// Errors: those of `forebay_trace_start`.
+///
+/// # Safety
+/// `pool` as for `forebay_alloc`; `path` is NULL or a string that ends with a NUL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forebay_trace_start_with_sites(
+    pool: *mut forebay_pool,
+    path: *const c_char,
+) -> forebay_status {
+    let body = |pool: &Pool| {
+        // SAFETY: the caller's promise.
+        let path = unsafe { path_of(path)? };
+        pool.start_trace(|| Recorder::create_with_sites(path))
+    };
+    // SAFETY: the caller's promise.
+    unsafe { with_pool(pool, body) }
+}
+
+/// What the calling thread allocates from now on, from whatever pool, is asked for at `site`: any
+/// text, such as "model.c:42 forward"; NULL or "" is not told. The text is copied: control
+/// characters become blanks, and what is longer than 400 bytes is cut. Only traces with sites
+/// look at it, so a program can leave the calls in.
+///
+/// Errors: none but `FOREBAY_ERROR_POISONED`, of a panic inside.
+///
+/// # Safety
+/// `site` is NULL or a string that ends with a NUL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forebay_trace_site(site: *const c_char) -> forebay_status {
+    guard(|| {
+        if site.is_null() {
+            set_site(b"");
+        } else {
+            // SAFETY: the caller's promise.
+            set_site(unsafe { CStr::from_ptr(site) }.to_bytes());
+        }
+        Ok(())
+    })
 }
 
 /// Ends the recording and closes the file.

@@ -28,19 +28,21 @@ mod checker;
 mod event;
 mod reader;
 mod recorder;
+mod site;
 mod writer;
 
 pub use checker::{Checker, Fault, Faults, Meaning};
 pub use event::{Action, Event, NANOSECONDS_PER_DAY};
 pub use reader::{Reader, Trace};
 pub use recorder::Recorder;
+pub use site::set_site;
 pub use writer::Writer;
 
 /// The first line of every trace, and the names of its columns.
 const HEADER: &str = "Thread,Time,Action,Pointer,Size,Stream";
 
 /// What the first line goes on with where each row has one column more, the last: text, commas and
-/// all, that says where the program asked. RMM has none, and neither has what a pool records.
+/// all, that says where the program asked. RMM has none.
 const SITE: &str = ",Site";
 
 #[cfg(test)]

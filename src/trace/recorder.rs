@@ -10,6 +10,7 @@ use crate::sync::Mutex;
 use flate2::Compression;
 
 use super::event::{Action, Event, NANOSECONDS_PER_DAY};
+use super::site::{SITE_MAX, site};
 use super::writer::{Row, Writer, write_failed};
 use crate::error::{Result, fail};
 
@@ -25,6 +26,7 @@ use crate::error::{Result, fail};
 /// error on the way.
 pub struct Recorder {
     path: PathBuf,
+    sites: bool,
     state: Mutex<State>,
 }
 
@@ -47,10 +49,22 @@ impl Recorder {
     /// # Errors
     /// `Io` when the file cannot be created.
     pub fn create(path: impl AsRef<Path>) -> Result<Recorder> {
-        let path = path.as_ref();
-        let writer = Writer::create_compressed(path, Compression::fast())?;
+        Recorder::open(path.as_ref(), false)
+    }
+
+    /// As [`Recorder::create`], with a site for each allocation: what its thread said last, by
+    /// [`set_site`](super::set_site).
+    ///
+    /// # Errors
+    /// `Io` when the file cannot be created.
+    pub fn create_with_sites(path: impl AsRef<Path>) -> Result<Recorder> {
+        Recorder::open(path.as_ref(), true)
+    }
+
+    fn open(path: &Path, sites: bool) -> Result<Recorder> {
+        let writer = Writer::create_compressed(path, Compression::fast(), sites)?;
         let state = State { rows: 0, output: Output::Open(writer) };
-        Ok(Recorder { path: path.to_owned(), state: Mutex::new(state) })
+        Ok(Recorder { path: path.to_owned(), sites, state: Mutex::new(state) })
     }
 
     /// Appends a row for this thread, now. Allocates nothing. `pointer` is the block's
@@ -61,11 +75,21 @@ impl Recorder {
     pub fn record(&self, action: Action, pointer: u64, size: u64, stream: u64) {
         let thread = thread_number();
         let mut row = Row::new(&Event { thread, time: 0, action, pointer, size, stream });
+        let mut text = [0; SITE_MAX];
+        // Who frees a block is not who asked for it.
+        let said = self.sites.then(|| match action {
+            Action::Free => &[][..],
+            Action::Allocate | Action::AllocateFailure => site(&mut text),
+        });
         let mut state = self.state.lock();
         if let Output::Open(writer) = &mut state.output {
             // The clock is read under the lock, so that times rise with the rows.
             row.set_time(time_of_day());
-            match writer.write_row(&row) {
+            let written = match said {
+                Some(said) => writer.write_row_of(&row, said),
+                None => writer.write_row(&row),
+            };
+            match written {
                 Ok(()) => state.rows += 1,
                 Err(error) => state.output = Output::Broken(error),
             }
@@ -167,6 +191,32 @@ mod tests {
             }
             assert_eq!(numbers.len(), 4);
         }
+    }
+
+    #[test]
+    fn allocations_have_the_site_that_their_thread_said() {
+        let file = Scratch::new("sites.csv.gz");
+        let recorder = Recorder::create_with_sites(file.path()).unwrap();
+        let record = |action, pointer| recorder.record(action, pointer, 8, 0);
+        std::thread::scope(|scope| {
+            let other = || {
+                super::super::set_site(b"other.c:2 g");
+                record(Action::Allocate, 1);
+                record(Action::Free, 1);
+                super::super::set_site(b"");
+                record(Action::AllocateFailure, 2);
+            };
+            scope.spawn(other).join().unwrap();
+            scope.spawn(|| record(Action::Allocate, 3)).join().unwrap();
+        });
+        assert_eq!(recorder.finish(), Ok(4));
+        let mut reader = super::super::Reader::open(file.path()).unwrap();
+        let mut sites = Vec::new();
+        while let Some(event) = reader.read().unwrap() {
+            sites.push((event.pointer, String::from_utf8_lossy(reader.site()).into_owned()));
+        }
+        let sites: Vec<_> = sites.iter().map(|(at, site)| (*at, site.as_str())).collect();
+        assert_eq!(sites, [(1, "other.c:2 g"), (1, ""), (2, ""), (3, "")]);
     }
 
     #[test]

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use super::HEADER;
 use super::event::{Event, NANOSECONDS_PER_DAY};
+use super::{HEADER, SITE};
 use crate::error::{Result, fail};
 
 /// Bytes gathered before they go to the file or the compressor.
@@ -30,11 +30,16 @@ impl Writer {
     /// # Errors
     /// `Io` when the file cannot be created.
     pub fn create(path: impl AsRef<Path>) -> Result<Writer> {
-        Writer::create_compressed(path.as_ref(), Compression::default())
+        Writer::create_compressed(path.as_ref(), Compression::default(), false)
     }
 
-    /// As [`Writer::create`], with the effort that goes into a gzip file.
-    pub(super) fn create_compressed(path: &Path, level: Compression) -> Result<Writer> {
+    /// As [`Writer::create`], with the effort that goes into a gzip file. With `sites`, all rows
+    /// are written by [`Writer::write_row_of`].
+    pub(super) fn create_compressed(
+        path: &Path,
+        level: Compression,
+        sites: bool,
+    ) -> Result<Writer> {
         let file = File::create(path)
             .map_err(|error| fail!(Io, "trace `{}`: cannot create: {error}", path.display()))?;
         let gzip = path.extension().is_some_and(|extension| extension == "gz");
@@ -43,7 +48,7 @@ impl Writer {
             false => Output::Plain(file),
         };
         let mut buffer = BufWriter::with_capacity(BUFFER, output);
-        match writeln!(buffer, "{HEADER}") {
+        match writeln!(buffer, "{HEADER}{}", if sites { SITE } else { "" }) {
             Ok(()) => Ok(Writer { path: path.to_owned(), buffer }),
             Err(error) => Err(write_failed(path, &error)),
         }
@@ -85,6 +90,15 @@ impl Writer {
 
     pub(super) fn write_row(&mut self, row: &Row) -> io::Result<()> {
         self.buffer.write_all(row.as_bytes())
+    }
+
+    /// Appends a row with its site, which is one line.
+    pub(super) fn write_row_of(&mut self, row: &Row, site: &[u8]) -> io::Result<()> {
+        let (columns, end) = row.as_bytes().split_at(row.as_bytes().len() - 1);
+        for part in [columns, b",", site, end] {
+            self.buffer.write_all(part)?;
+        }
+        Ok(())
     }
 }
 

@@ -250,6 +250,53 @@ static void nonsense(void)
     CHECK_OK(forebay_pool_destroy(pool));
 }
 
+// Who asked is in the file, when that is wished for.
+static void with_sites(void)
+{
+    const char *path = path_of("sites.csv");
+    forebay_pool *pool = small_pool(16 * MIB, 0);
+    CHECK_OK(forebay_trace_start_with_sites(pool, path));
+    CHECK_ERROR(forebay_trace_start_with_sites(pool, path), FOREBAY_ERROR_INVALID_STATE,
+                "traced already");
+    CHECK_OK(forebay_trace_site("model.c:7 forward(a, b)"));
+    void *first = block_of(pool, 1000);
+    char long_text[500];
+    memset(long_text, 'x', sizeof long_text);
+    long_text[sizeof long_text - 1] = '\0';
+    CHECK_OK(forebay_trace_site(long_text));
+    void *second = block_of(pool, 2000);
+    CHECK_OK(forebay_trace_site("two\nlines"));
+    void *third = block_of(pool, 3000);
+    CHECK_OK(forebay_trace_site(NULL));
+    void *fourth = block_of(pool, 4000);
+    CHECK_OK(forebay_trace_site("not of a free"));
+    void *const blocks[] = {first, second, third, fourth};
+    CHECK_OK(forebay_free_batch(pool, blocks, 4, NULL, NULL));
+    CHECK_OK(forebay_trace_site(""));
+    CHECK_OK(forebay_trace_stop(pool));
+
+    char expected[3][512] = {",model.c:7 forward(a, b)\n", ",", ",two lines\n"};
+    memset(expected[1] + 1, 'x', 400);
+    memcpy(expected[1] + 401, "\n", 2);
+    FILE *file = fopen(path, "r");
+    CHECK(file != NULL);
+    char line[1024];
+    CHECK(fgets(line, sizeof line, file) != NULL);
+    CHECK_EQ(strcmp(line, "Thread,Time,Action,Pointer,Size,Stream,Site\n"), 0);
+    int allocations = 0;
+    while (fgets(line, sizeof line, file) != NULL) {
+        const char *tail = allocations < 3 ? expected[allocations] : ",0x0,\n";
+        size_t length = strlen(line), end = strlen(tail);
+        CHECK(length > end && strcmp(line + length - end, tail) == 0);
+        allocations += strstr(line, ",allocate,") != NULL;
+    }
+    CHECK_EQ(allocations, 4);
+    CHECK_EQ(fclose(file), 0);
+    // To whoever does not ask it is a trace like any other.
+    CHECK_OK(forebay_trace_replay(pool, path, NULL, NULL));
+    CHECK_OK(forebay_pool_destroy(pool));
+}
+
 static void bad_arguments(void)
 {
     const forebay_status invalid = FOREBAY_ERROR_INVALID_ARGUMENT;
@@ -257,6 +304,8 @@ static void bad_arguments(void)
     const char *path = write_file("fine.csv", HEADER "1,00:00:00.000001,allocate,0x10,1,0x0\n");
     forebay_pool_statistics before = stats_of(pool);
     CHECK_ERROR(forebay_trace_start(pool, NULL), invalid, "path is NULL");
+    CHECK_ERROR(forebay_trace_start_with_sites(pool, NULL), invalid, "path is NULL");
+    CHECK_ERROR(forebay_trace_start_with_sites(NULL, path), invalid, "pool is NULL");
     CHECK_ERROR(forebay_trace_start(pool, ""), invalid, "path is empty");
     CHECK_ERROR(forebay_trace_start(pool, path_of("none/trace.csv")), FOREBAY_ERROR_IO,
                 "none/trace.csv", "cannot create");
@@ -358,6 +407,7 @@ int main(void)
     }
     record_and_replay("trace.csv");
     record_and_replay("trace.csv.gz");
+    with_sites();
     destroyed_while_tracing();
     too_large();
     malformed();
@@ -367,7 +417,7 @@ int main(void)
 
     static const char *const names[] = {"trace.csv", "trace.csv.gz",  "destroyed.csv",
                                         "large.csv", "malformed.csv", "broken.csv.gz",
-                                        "fine.csv",  "nonsense.csv"};
+                                        "fine.csv",  "nonsense.csv", "sites.csv"};
     for (size_t at = 0; at < sizeof names / sizeof names[0]; at++) {
         CHECK_EQ(unlink(path_of(names[at])), 0);
     }

@@ -78,7 +78,7 @@ class Traces(Folder):
 
     def test_the_library_reads_what_is_written_and_the_other_way_round(self):
         path = self.path("pool.csv.gz")
-        with Pool("cpu") as pool, pool.trace(path):
+        with Pool("cpu") as pool, pool.trace(path, sites=False):
             import ctypes
 
             blocks = []

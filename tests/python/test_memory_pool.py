@@ -2,8 +2,10 @@
 
 # Needs: numpy
 
+import ctypes
 import os
 import random
+import tempfile
 import threading
 import unittest
 import warnings
@@ -12,6 +14,7 @@ import numpy as np
 
 import forebay
 from forebay import _device
+from forebay._library import check, library
 from forebay.block import MemoryBlock
 from forebay.memory_pool import CPUMemoryPool, GPUMemoryPool, MemoryPool, OutOfMemory
 from forebay.memory_stats import MemoryStats
@@ -353,6 +356,80 @@ class Blocks(unittest.TestCase):
         self.assertEqual(block.capacity, 16)
         self.assertFalse(CPUMemoryPool(max_size=4 * MIB).free(block))
         self.assertIsNone(MemoryBlock(1, 2, 3.0).data)
+
+
+class Traces(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.path = os.path.join(folder.name, "t.csv")
+        self.pool = CPUMemoryPool(16 * MIB)
+
+    def lines(self):
+        with open(self.path, encoding="utf-8") as file:
+            return file.read().splitlines()
+
+    def asked(self):
+        """Bytes and site of each allocation, in order."""
+        header, *lines = self.lines()
+        self.assertEqual(header, "Thread,Time,Action,Pointer,Size,Stream,Site")
+        rows = [line.split(",", 6) for line in lines]
+        # Of a free it is not told who did it.
+        self.assertEqual({row[6] for row in rows if row[2] == "free"}, {""})
+        return [(int(row[4]), row[6]) for row in rows if row[2] == "allocate"]
+
+    def test_a_trace_has_who_asked(self):
+        def deep(size):
+            return self.pool.allocate((size,), np.uint8)
+
+        with self.pool.pool.trace(self.path):
+            first = deep(1000)
+            second = self.pool.allocate(2000)
+            # A pool of Python's over the same memory, that comes while it is traced.
+            later = MemoryPool.__new__(MemoryPool)
+            later.__dict__.update(self.pool.__dict__, _source=type(self.pool._source)(self.pool.pool))
+            third = later.allocate((3000,), np.uint8)
+            self.pool.free(first)
+        del second, third
+        (one, here), (two, _), (three, there) = self.asked()
+        self.assertEqual((one, two, three), (1000, 2000, 3000))
+        name = os.path.join(os.path.basename(os.path.dirname(__file__)), os.path.basename(__file__))
+        self.assertRegex(here, rf"^{name}:\d+ deep < {name}:\d+ test_a_trace_has_who_asked < .*:\d+ ")
+        self.assertRegex(there, rf"^{name}:\d+ test_a_trace_has_who_asked < ")
+
+    def test_what_others_allocate_was_not_asked_for_here(self):
+        with self.pool.pool.trace(self.path):
+            mine = self.pool.allocate((1000,), np.uint8)
+            check(library().forebay_trace_site(b"their own"))
+            theirs = ctypes.c_void_p()
+            alloc = library().forebay_alloc
+            check(alloc(self.pool.pool.handle, 500, None, ctypes.byref(theirs)))
+            check(library().forebay_trace_site(None))
+            del mine
+            again = self.pool.allocate((700,), np.uint8)
+            other = ctypes.c_void_p()
+            check(alloc(self.pool.pool.handle, 600, None, ctypes.byref(other)))
+            for one in (theirs, other):
+                check(library().forebay_free(self.pool.pool.handle, one, None))
+        del again
+        sites = dict(self.asked())
+        self.assertEqual((sites[500], sites[600]), ("their own", ""))
+        self.assertTrue(sites[1000] and sites[700])
+
+    def test_without_sites_it_is_the_log_of_rmm(self):
+        with self.pool.pool.trace(self.path, sites=False):
+            self.pool.allocate((1000,))
+        header, row, *_ = self.lines()
+        self.assertEqual(header, "Thread,Time,Action,Pointer,Size,Stream")
+        self.assertEqual(row.count(","), 5)
+
+    def test_two_at_a_time_are_refused_and_the_first_goes_on(self):
+        with self.pool.pool.trace(self.path):
+            with self.assertRaisesRegex(forebay.ForebayError, "traced already"):
+                with self.pool.pool.trace(self.path + "2"):
+                    pass
+            self.pool.allocate((1000,), np.uint8)
+        self.assertIn("test_memory_pool.py", self.asked()[0][1])
 
 
 class Stats(unittest.TestCase):
