@@ -13,6 +13,9 @@ __all__ = ["add", "told"]
 #: Frames that are told of each allocation.
 _FRAMES = 3
 
+#: Lines that were made, by code and number of each frame; and how many are kept.
+_lines, _MOST = {}, 1 << 12
+
 _OWN = os.path.dirname(__file__) + os.sep
 
 #: Where blocks come from: each a ``block.Source``.
@@ -60,12 +63,23 @@ def _tell(source):
 
 def _here():
     """The innermost frames that are not of this package, as a line."""
-    frame, found = sys._getframe(2), []
-    while frame is not None and len(found) < _FRAMES:
+    frame, places = sys._getframe(2), []
+    while frame is not None and len(places) < 2 * _FRAMES:
         code = frame.f_code
         if not code.co_filename.startswith(_OWN):
-            # A folder tells one `model.py` from another; the whole path is long.
-            place = "/".join(code.co_filename.rsplit("/", 2)[-2:])
-            found.append(f"{place}:{frame.f_lineno} {code.co_name}")
+            places += code, frame.f_lineno
         frame = frame.f_back
-    return " < ".join(found).encode(errors="replace").replace(b"\0", b" ")
+    places = tuple(places)
+    line = _lines.get(places)
+    if line is None:
+        line = " < ".join(map(_text, places[::2], places[1::2])).encode(errors="replace")
+        if len(_lines) >= _MOST:
+            _lines.clear()
+        line = _lines[places] = line.replace(b"\0", b" ")
+    return line
+
+
+def _text(code, number):
+    # A folder tells one `model.py` from another; the whole path is long.
+    place = "/".join(code.co_filename.rsplit("/", 2)[-2:])
+    return f"{place}:{number} {code.co_name}"
