@@ -60,7 +60,8 @@ impl Pool {
         }
         // A block that grew mostly grows again: each time it is copied it should be for long.
         let grows = plain && need.class.is_none() && head.is_large() && need.block > old_size;
-        let seeks = grows && !in_place && old_requested >= COPIED_LEAST && need.lane.is_eager();
+        let looks = grows && !self.device.works_on_streams() && need.lane.is_eager();
+        let seeks = looks && !in_place && old_requested >= COPIED_LEAST;
         if seeks && self.drain_own_runs(stream)? > 0 {
             in_place = self.resize_run(&block, &need);
         }
@@ -108,19 +109,12 @@ impl Pool {
     /// A block with as many free bytes above it, out of what is mapped, if there is such a run.
     fn take_below_room(&self, need: &Need, stream: Stream) -> Result<Option<usize>> {
         let slot = self.slot_for(stream)?;
-        let roomy = Need { block: need.block.saturating_mul(2), ..*need };
         let mut core = self.core.lock();
         let (tag, fence) = core.fence(&*self.order, need.lane.stream);
         core.poll(&self.table, &*self.order);
-        // Of what is only looked at, the budget and the decay know nothing.
-        let before = (core.used_peak, core.idle_low);
-        let Some(block) = core.take(&self.table, &roomy, tag) else { return Ok(None) };
-        let cut = core.space.resize_large(block.head().id(), need.block, tag, fence);
-        debug_assert!(cut, "a run can always be cut");
-        core.heads.resize_run(block.head().id(), need.block);
-        core.look_again();
-        core.used_peak = before.0.max(core.space.used_bytes());
-        core.idle_low = before.1.min(core.space.idle_bytes());
+        let Some(block) = core.take_below_room(&self.table, need, tag, fence) else {
+            return Ok(None);
+        };
         drop(core);
         if let Some(slot) = slot {
             slot.counters.misses.add(1);
