@@ -427,6 +427,15 @@ typedef struct forebay_defrag_report {
 /// with. It may free blocks of the pool. Non-zero: try again. Must not throw.
 typedef int32_t (*forebay_oom_fn)(size_t size, void *user);
 
+/// Called when there is no block at hand, with the size that was asked for. `busy` is not 0 when the
+/// call came in the middle of another one of the thread that it interrupted: the pool cannot be
+/// asked then. What it returns is the result. Must not throw.
+typedef void *(*forebay_alloc_miss_fn)(size_t size, int32_t busy);
+
+/// Called when a block is not the thread's to take back at hand, with its address. `busy` and the
+/// result, a `forebay_status`, as for `forebay_alloc_miss_fn`.
+typedef int32_t (*forebay_free_miss_fn)(void *ptr, int32_t busy);
+
 /// Where an exported block lies in its pages. Set `struct_size` before the call; another process
 /// needs it together with the descriptors.
 typedef struct forebay_shared_block {
@@ -1325,6 +1334,35 @@ forebay_status forebay_alloc_aligned(struct forebay_pool *pool,
 forebay_status forebay_free(struct forebay_pool *pool,
                             void *ptr,
                             forebay_stream stream);
+
+/// Takes a block of at least `size` bytes that the calling thread has at hand, for work on the default
+/// stream: no lock, no system call, `errno` as it was. Where there is none, whatever the reason,
+/// returns what `miss` does, which may ask `forebay_alloc`; NULL when `miss` is NULL. The block is
+/// as one of `forebay_alloc`.
+///
+/// For threads that must not wait, and for the handlers of signals: one may call this wherever the
+/// thread is not in another function of this pool than `forebay_alloc_at_hand` and
+/// `forebay_free_at_hand`.
+///
+/// The caller's part:
+/// As for `forebay_alloc`; `miss` is NULL or a function of that type.
+FOREBAY_NODISCARD
+void *forebay_alloc_at_hand(struct forebay_pool *pool,
+                            size_t size,
+                            forebay_alloc_miss_fn miss);
+
+/// Gives a block back that the calling thread can take back at hand, as `forebay_free` does on the
+/// default stream: no lock, no system call, `errno` as it was. Else returns what `miss` does, which
+/// may call `forebay_free`; `FOREBAY_ERROR_BUSY`, and nothing changed, when `miss` is NULL. The
+/// result is a `forebay_status`.
+///
+/// Who may call it where: as for `forebay_alloc_at_hand`.
+///
+/// The caller's part:
+/// As for `forebay_free`; `miss` is NULL or a function of that type.
+int32_t forebay_free_at_hand(struct forebay_pool *pool,
+                             void *ptr,
+                             forebay_free_miss_fn miss);
 
 /// Changes the block at `ptr` to `size` bytes and writes its first byte, which may be another
 /// one, to `*out`; the bytes that both sizes have are kept. `ptr` NULL allocates. All work

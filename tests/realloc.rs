@@ -210,3 +210,40 @@ fn blocks_keep_their_bytes_and_the_pool_its_limit() {
     }
     assert!(pages_moved > 50, "{pages_moved}");
 }
+
+/// What is copied is copied to where it has room to grow, whatever of other sizes was freed before.
+#[test]
+fn a_block_that_grows_by_little_is_copied_a_few_times() {
+    let pool = pool(1 << 30);
+    let mut random = Random(11);
+    let grow = || {
+        let (mut moves, mut size) = (0, 64 * KIB);
+        let mut block = pool.alloc(size, Stream::DEFAULT).unwrap();
+        mark(block, size, KIB, 5);
+        while size < 7 * MIB {
+            let larger = size + size / 16;
+            let now = pool.realloc(block, larger, Stream::DEFAULT).unwrap();
+            marked(now, size, KIB, 5);
+            mark(now, larger, KIB, 5);
+            moves += usize::from(now != block);
+            (block, size) = (now, larger);
+        }
+        pool.check().unwrap();
+        pool.free(block, Stream::DEFAULT).unwrap();
+        moves
+    };
+    let mut moves = Vec::new();
+    for _ in 0..20 {
+        // Holes of many sizes, in the thread's own cache and elsewhere.
+        let sizes: Vec<usize> = (0..40).map(|_| 64 * KIB + random.below(512 * KIB)).collect();
+        let blocks: Vec<usize> =
+            sizes.iter().map(|&size| pool.alloc(size, Stream::DEFAULT).unwrap()).collect();
+        blocks.iter().for_each(|&block| pool.free(block, Stream::DEFAULT).unwrap());
+        moves.push(grow());
+    }
+    // Before 256 KiB by whatever comes, behind it once for each time its size doubles.
+    let worst = moves.iter().max().unwrap();
+    assert!(*worst <= 24 + 5, "{moves:?}");
+    assert!(moves.iter().sum::<usize>() <= 20 * 14, "{moves:?}");
+    assert_eq!(pool.stats().live_blocks, 0);
+}

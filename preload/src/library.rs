@@ -73,6 +73,11 @@ pub struct Statistics {
     pub live_blocks: u64,
 }
 
+/// `forebay_alloc_miss_fn`.
+pub type AllocMiss = unsafe extern "C" fn(usize, i32) -> *mut c_void;
+/// `forebay_free_miss_fn`.
+pub type FreeMiss = unsafe extern "C" fn(*mut c_void, i32) -> i32;
+
 /// The entry points, with the types of `forebay.h`. A stream is a number here.
 macro_rules! library {
     ($($field:ident: $name:literal, fn($($type:ty),*) -> $result:ty;)*) => {
@@ -115,7 +120,10 @@ library! {
     alloc: c"forebay_alloc", fn(*mut RawPool, usize, usize, *mut *mut c_void) -> i32;
     alloc_aligned: c"forebay_alloc_aligned",
         fn(*mut RawPool, usize, usize, usize, *mut *mut c_void) -> i32;
+    alloc_at_hand: c"forebay_alloc_at_hand",
+        fn(*mut RawPool, usize, AllocMiss) -> *mut c_void;
     free: c"forebay_free", fn(*mut RawPool, *mut c_void, usize) -> i32;
+    free_at_hand: c"forebay_free_at_hand", fn(*mut RawPool, *mut c_void, FreeMiss) -> i32;
     realloc: c"forebay_realloc",
         fn(*mut RawPool, *mut c_void, usize, usize, *mut *mut c_void) -> i32;
     usable_size: c"forebay_usable_size", fn(*mut RawPool, *const c_void, *mut usize) -> i32;

@@ -24,9 +24,10 @@ fn set_errno(code: c_int) {
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod entry {
     use super::{
-        c_int, c_void, large_aligned_alloc, large_calloc, large_free, large_malloc, large_memalign,
-        large_posix_memalign, large_realloc,
+        c_int, c_void, free_missed, large_aligned_alloc, large_calloc, large_free, large_memalign,
+        large_posix_memalign, large_realloc, malloc_missed,
     };
+    use crate::pool::hit;
     use crate::{next, pool};
     use core::arch::naked_asm;
 
@@ -41,12 +42,32 @@ mod entry {
             "cmp rdi, qword ptr [rip + {threshold}]",
             "jae 2f",
             "jmp qword ptr [rip + {next}]",
+            // What the pool's own library asks for, and who is inside, is the next allocator's.
             "2:",
-            "mov rsi, qword ptr [rsp]",
-            "jmp {large}",
+            "mov rax, qword ptr [rsp]",
+            "sub rax, qword ptr [rip + {code}]",
+            "cmp rax, qword ptr [rip + {code_bytes}]",
+            "jb 3f",
+            "mov rax, qword ptr [rip + forebay_preload_own@GOTTPOFF]",
+            "cmp qword ptr fs:[rax], 0",
+            "jne 3f",
+            // To the granule above; what has none is no size.
+            "lea rsi, [rdi + {granule} - 1]",
+            "and rsi, -{granule}",
+            "jz 3f",
+            "mov rdi, qword ptr [rip + {pool}]",
+            "lea rdx, [rip + {missed}]",
+            "jmp qword ptr [rip + {alloc}]",
+            "3:",
+            "jmp qword ptr [rip + {next}]",
             threshold = sym pool::THRESHOLD,
             next = sym next::MALLOC,
-            large = sym large_malloc,
+            code = sym hit::CODE,
+            code_bytes = sym hit::CODE_BYTES,
+            granule = const pool::GRANULE,
+            pool = sym hit::POOL,
+            alloc = sym hit::ALLOC,
+            missed = sym malloc_missed,
         )
     }
 
@@ -115,10 +136,21 @@ mod entry {
             "jb 2f",
             "jmp qword ptr [rip + {next}]",
             "2:",
+            "mov rax, qword ptr [rip + forebay_preload_own@GOTTPOFF]",
+            "cmp qword ptr fs:[rax], 0",
+            "jne 3f",
+            "mov rsi, rdi",
+            "mov rdi, qword ptr [rip + {pool}]",
+            "lea rdx, [rip + {missed}]",
+            "jmp qword ptr [rip + {free}]",
+            "3:",
             "jmp {large}",
             first = sym pool::FIRST,
             bytes = sym pool::BYTES,
             next = sym next::FREE,
+            pool = sym hit::POOL,
+            free = sym hit::FREE,
+            missed = sym free_missed,
             large = sym large_free,
         )
     }
@@ -252,6 +284,30 @@ mod entry {
         // SAFETY: the caller's promise.
         unsafe { large_posix_memalign(out, alignment, size, 0) }
     }
+}
+
+/// Nothing was at hand for `malloc`, which has seen that the thread is not inside.
+///
+/// # Safety
+/// As for `malloc`.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[cold]
+unsafe extern "C" fn malloc_missed(size: usize, busy: c_int) -> *mut c_void {
+    // SAFETY: as for `malloc`.
+    unsafe { if busy == 0 { large_malloc(size, 0) } else { next::malloc(size) } }
+}
+
+/// A block of the pool was not to be taken back at hand, for `free`, which has seen that the thread
+/// is not inside.
+///
+/// # Safety
+/// As for `free`.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[cold]
+unsafe extern "C" fn free_missed(ptr: *mut c_void, busy: c_int) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { if busy == 0 { pool::give(ptr) } else { pool::leave(ptr) } };
+    0
 }
 
 /// # Safety

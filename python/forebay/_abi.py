@@ -118,6 +118,8 @@ class DefragReport(Structure):
     ]
 
 OomFn = CFUNCTYPE(c_int32, c_size_t, c_void_p)
+AllocMissFn = CFUNCTYPE(c_void_p, c_size_t, c_int32)
+FreeMissFn = CFUNCTYPE(c_int32, c_void_p, c_int32)
 
 
 class SharedBlock(Structure):
@@ -552,6 +554,8 @@ FUNCTIONS = {
     "forebay_alloc": (c_int32, [c_void_p, c_size_t, c_void_p, POINTER(c_void_p)]),
     "forebay_alloc_aligned": (c_int32, [c_void_p, c_size_t, c_size_t, c_void_p, POINTER(c_void_p)]),
     "forebay_free": (c_int32, [c_void_p, c_void_p, c_void_p]),
+    "forebay_alloc_at_hand": (c_void_p, [c_void_p, c_size_t, AllocMissFn]),
+    "forebay_free_at_hand": (c_int32, [c_void_p, c_void_p, FreeMissFn]),
     "forebay_realloc": (c_int32, [c_void_p, c_void_p, c_size_t, c_void_p, POINTER(c_void_p)]),
     "forebay_alloc_batch": (c_int32, [c_void_p, POINTER(c_size_t), c_size_t, c_void_p, POINTER(c_void_p)]),
     "forebay_free_batch": (c_int32, [c_void_p, POINTER(c_void_p), c_size_t, c_void_p, POINTER(c_size_t)]),

@@ -1,13 +1,15 @@
 //! Blocks: taken, given back, asked about.
 
 use std::ffi::c_void;
+use std::ptr::null_mut;
 
 use super::guard::out;
 use super::pool::{forebay_pool, id_of, with_open_pool, with_pool};
 use super::status::forebay_status;
 use super::stream::{forebay_stream, stream_of};
 use crate::error::{Result, fail};
-use crate::pool::{Pool, fast};
+use crate::pool::Pool;
+use crate::pool::fast::{self, AtHand, Slot};
 
 /// Takes a block of at least `size` bytes for work on `stream` and writes its first byte to
 /// `*out`. It is the caller's until `forebay_free`. The address is a multiple of 16, and of 512
@@ -166,6 +168,103 @@ unsafe extern "C" fn relieve(
     };
     // SAFETY: the caller's promise.
     unsafe { with_pool(pool, body) }
+}
+
+/// Called when there is no block at hand, with the size that was asked for. `busy` is not 0 when the
+/// call came in the middle of another one of the thread that it interrupted: the pool cannot be
+/// asked then. What it returns is the result. Must not throw.
+#[allow(non_camel_case_types)]
+pub type forebay_alloc_miss_fn =
+    Option<unsafe extern "C" fn(size: usize, busy: i32) -> *mut c_void>;
+
+/// Called when a block is not the thread's to take back at hand, with its address. `busy` and the
+/// result, a `forebay_status`, as for `forebay_alloc_miss_fn`.
+#[allow(non_camel_case_types)]
+pub type forebay_free_miss_fn = Option<unsafe extern "C" fn(ptr: *mut c_void, busy: i32) -> i32>;
+
+/// Takes a block of at least `size` bytes that the calling thread has at hand, for work on the default
+/// stream: no lock, no system call, `errno` as it was. Where there is none, whatever the reason,
+/// returns what `miss` does, which may ask `forebay_alloc`; NULL when `miss` is NULL. The block is
+/// as one of `forebay_alloc`.
+///
+/// For threads that must not wait, and for the handlers of signals: one may call this wherever the
+/// thread is not in another function of this pool than `forebay_alloc_at_hand` and
+/// `forebay_free_at_hand`.
+///
+/// # Safety
+/// As for `forebay_alloc`; `miss` is NULL or a function of that type.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forebay_alloc_at_hand(
+    pool: *mut forebay_pool,
+    size: usize,
+    miss: forebay_alloc_miss_fn,
+) -> *mut c_void {
+    // SAFETY: the caller's promise.
+    let found = match unsafe { id_of(pool) } {
+        Some(id) => fast::alloc_at_hand(id, size),
+        None => AtHand::No,
+    };
+    match found {
+        AtHand::Block(address) => address as *mut c_void,
+        // SAFETY: the caller's promise.
+        AtHand::No => unsafe { alloc_missed(size, miss, 0) },
+        // SAFETY: as above.
+        AtHand::Busy => unsafe { alloc_missed(size, miss, 1) },
+    }
+}
+
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn alloc_missed(
+    size: usize,
+    miss: forebay_alloc_miss_fn,
+    busy: i32,
+) -> *mut c_void {
+    // SAFETY: the caller's promise.
+    miss.map_or(null_mut(), |miss| unsafe { miss(size, busy) })
+}
+
+/// Gives a block back that the calling thread can take back at hand, as `forebay_free` does on the
+/// default stream: no lock, no system call, `errno` as it was. Else returns what `miss` does, which
+/// may call `forebay_free`; `FOREBAY_ERROR_BUSY`, and nothing changed, when `miss` is NULL. The
+/// result is a `forebay_status`.
+///
+/// Who may call it where: as for `forebay_alloc_at_hand`.
+///
+/// # Safety
+/// As for `forebay_free`; `miss` is NULL or a function of that type.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forebay_free_at_hand(
+    pool: *mut forebay_pool,
+    ptr: *mut c_void,
+    miss: forebay_free_miss_fn,
+) -> i32 {
+    // SAFETY: the caller's promise.
+    let shared = |slot: Option<&Slot>, busy| unsafe { free_shared_at_hand(slot, ptr, miss, busy) };
+    // SAFETY: the caller's promise.
+    match unsafe { id_of(pool) } {
+        Some(id) => fast::free_at_hand(id, ptr as usize, forebay_status::ForebayOk as i32, shared),
+        None => shared(None, false),
+    }
+}
+
+/// What `forebay_free_at_hand` does when the block is not the thread's alone to take back.
+///
+/// # Safety
+/// As for that.
+#[inline(never)]
+unsafe fn free_shared_at_hand(
+    slot: Option<&Slot>,
+    ptr: *mut c_void,
+    miss: forebay_free_miss_fn,
+    busy: bool,
+) -> i32 {
+    if slot.is_some_and(|slot| fast::free_shared_at_hand(slot, ptr as usize)) {
+        return forebay_status::ForebayOk as i32;
+    }
+    // SAFETY: the caller's promise.
+    miss.map_or(forebay_status::ForebayErrorBusy as i32, |miss| unsafe { miss(ptr, busy.into()) })
 }
 
 /// Changes the block at `ptr` to `size` bytes and writes its first byte, which may be another

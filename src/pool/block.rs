@@ -114,8 +114,8 @@ pub const BINS: usize = MAX_CLASSES + LARGE_BINS;
 /// The bin for runs of `size` bytes.
 #[inline]
 pub fn large_bin(size: u64) -> usize {
-    // Fibonacci hashing of the size in granules.
-    let hash = (size >> 9).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    // Fibonacci hashing of the size in granules: their 512 bytes are divided out of the factor.
+    let hash = size.wrapping_mul(0x9E37_79B9_7F4A_7C15 / 512);
     MAX_CLASSES + (hash >> (64 - LARGE_BINS.trailing_zeros())) as usize
 }
 
@@ -185,7 +185,7 @@ impl Head {
 
     /// The block of `size` bytes, which is the head's size, that starts at `address`.
     #[inline(always)]
-    fn index_of(&self, address: usize, size: u64) -> Option<usize> {
+    pub fn index_of(&self, address: usize, size: u64) -> Option<usize> {
         let into = (address as u64).wrapping_sub(self.start.load(Ordering::Relaxed));
         // A slab is at most 256 KiB, so this is exact: into < 2^18, the reciprocal's error
         // below 2^15, their product below 2^40.
@@ -203,7 +203,7 @@ impl Head {
     #[inline]
     pub fn waste(&self, index: usize) -> u64 {
         if self.is_large() {
-            self.large_waste()
+            self.run_waste()
         } else {
             u64::from(Word(self.word(index).load(Ordering::Relaxed)).waste())
         }
@@ -211,8 +211,14 @@ impl Head {
 
     /// The same of a run of its own.
     #[inline(always)]
-    pub fn large_waste(&self) -> u64 {
-        self.words().get(1).map_or(0, |word| u64::from(word.load(Ordering::Relaxed)))
+    pub fn run_waste(&self) -> u64 {
+        u64::from(self.own[1].load(Ordering::Relaxed))
+    }
+
+    /// The word of a run of its own, if it starts at `address`.
+    #[inline(always)]
+    pub fn run_word(&self, address: usize) -> Option<&AtomicU32> {
+        (self.start.load(Ordering::Relaxed) == address as u64).then_some(&self.own[0])
     }
 }
 
@@ -261,13 +267,14 @@ impl BlockTable {
     pub fn find(&self, address: usize) -> Found<'_> {
         let offset = address.wrapping_sub(self.base) as u64;
         let Some(entry) = self.heads.get((offset / CHUNK) as usize) else { return Found::Foreign };
-        match find_block(entry, address) {
-            Some((head, index, _)) => Found::Block(head, index),
-            None => Found::Inside,
-        }
+        let block = head_at(entry).and_then(|head| {
+            let index = head.index_of(address, head.size())?;
+            Some(Found::Block(head, index))
+        });
+        block.unwrap_or(Found::Inside)
     }
 
-    /// What [`find_block`] needs, for the hit path: first address, entries, their number.
+    /// What leads to [`head_at`], for the hit path: first address, entries, their number.
     pub fn parts(&self) -> (usize, *const AtomicPtr<Head>, usize) {
         (self.base, self.heads.as_ptr(), self.heads.len())
     }
@@ -287,16 +294,13 @@ impl BlockTable {
     }
 }
 
-/// The block that starts at `address`, which lies in the chunk of `entry`: its head, its number
-/// in it, and its size.
+/// The head of the blocks that start in the chunk of `entry`.
 #[inline(always)]
-pub fn find_block(entry: &AtomicPtr<Head>, address: usize) -> Option<(&Head, usize, u64)> {
+pub fn head_at(entry: &AtomicPtr<Head>) -> Option<&Head> {
     // SAFETY: null, or a head of `Heads`, which keeps its heads where they are until the pool,
     // and its table with it, is gone. Acquire: what was written to the head before it was
     // entered is seen.
-    let head = unsafe { entry.load(Ordering::Acquire).as_ref() }?;
-    let size = head.size();
-    Some((head, head.index_of(address, size)?, size))
+    unsafe { entry.load(Ordering::Acquire).as_ref() }
 }
 
 /// The head of a slab, with its words.

@@ -464,6 +464,26 @@ impl Core {
         Some(self.enter_run(table, run))
     }
 
+    /// A run of its own with as many free bytes above it, out of what is mapped and is no page that
+    /// stays where it is.
+    pub fn take_below_room(
+        &mut self,
+        table: &BlockTable,
+        need: &Need,
+        tag: u32,
+        fence: u64,
+    ) -> Option<Block> {
+        let roomy = need.block.saturating_mul(2);
+        let run = self.space.take_large(roomy, need.alignment, tag)?;
+        let cut = self.space.resize_large(run, need.block, tag, fence);
+        debug_assert!(cut, "a run can always be cut");
+        self.look_again();
+        self.idle_low = self.idle_low.min(self.space.idle_bytes());
+        let block = self.enter_run(table, run);
+        block.set_word(Word::HELD);
+        Some(block)
+    }
+
     /// Makes a head for a run that is used now.
     pub fn enter_run(&mut self, table: &BlockTable, run: u32) -> Block {
         let (offset, size) = self.space.extent(Place::Large { run });

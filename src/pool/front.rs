@@ -141,8 +141,8 @@ pub struct Pooled {
     pub table: (usize, *const AtomicPtr<Head>, usize),
     /// The class of each small size. Changes while the owner is stopped.
     pub classes: AtomicPtr<ClassTable>,
-    /// What has to be added to a size and masked off, for `block_size`.
-    pub block_mask: usize,
+    /// What is added to the size of a run, and what is kept of the sum then.
+    pub rounding: (usize, usize),
     /// All slots of the pool, by their numbers.
     pub slots: *const Slots,
 }

@@ -61,6 +61,12 @@ impl Door {
         true
     }
 
+    /// Whether the owner is inside; only the owner's thread asks, in the handler of a signal.
+    #[inline(always)]
+    pub fn is_inside(&self) -> bool {
+        self.inside.load(Ordering::Relaxed)
+    }
+
     /// The owner goes out.
     #[inline(always)]
     pub fn leave(&self) {

@@ -8,6 +8,7 @@ use super::handshake::attention;
 use super::{Pool, thread};
 use crate::error::{self, Result, fail};
 use crate::order::Stream;
+use crate::space::GRANULE;
 
 impl Pool {
     /// The calling thread's slot for `stream`; none when it has to do without.
@@ -37,11 +38,12 @@ impl Pool {
         }
         // What the only slot so far knows of peaks is lost when there are two.
         self.publish_peaks();
+        let up = self.block_mask | (GRANULE as usize - 1);
         let make = |id| {
             let pooled = Pooled {
                 table: self.table.parts(),
                 classes: AtomicPtr::new(std::ptr::from_ref(self.classes().table()).cast_mut()),
-                block_mask: self.block_mask,
+                rounding: (up, !up),
                 slots: &raw const self.slots,
             };
             let bound = self.front_bound.load(Ordering::Acquire);

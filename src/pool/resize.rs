@@ -19,6 +19,9 @@ use crate::space::{Growth, PAGE};
 /// moved and 0.32 copied, 8 MiB 0.60 and 0.95, 64 MiB 2.8 and 9.2.
 const MOVED_LEAST: u64 = 4 * PAGE;
 
+/// The least bytes that are worth looking for room around, before they are copied.
+const COPIED_LEAST: u64 = 256 << 10;
+
 /// How a block got pages for more bytes.
 enum Regrown {
     /// Not, and nothing changed.
@@ -55,6 +58,13 @@ impl Pool {
                 Regrown::Moved(fresh) => return Ok(fresh.address()),
             }
         }
+        // A block that grew mostly grows again: each time it is copied it should be for long.
+        let grows = plain && need.class.is_none() && head.is_large() && need.block > old_size;
+        let looks = grows && !self.device.works_on_streams() && need.lane.is_eager();
+        let seeks = looks && !in_place && old_requested >= COPIED_LEAST;
+        if seeks && self.drain_own_runs(stream)? > 0 {
+            in_place = self.resize_run(&block, &need);
+        }
         if in_place {
             let waste = (need.block - need.size) as u32;
             if head.is_large() {
@@ -79,7 +89,41 @@ impl Pool {
         }
         // Before anything is taken: a free that finds them overwritten would lose the new block.
         self.check_guard(&block, stream)?;
+        if seeks && let Some(fresh) = self.take_below_room(&need, stream)? {
+            return self.copy_over((address, old_requested), fresh, size, stream);
+        }
         self.realloc_by_copy((address, old_requested), size, stream)
+    }
+
+    /// Gives the runs that the calling thread keeps for itself back; returns how many there were.
+    fn drain_own_runs(&self, stream: Stream) -> Result<usize> {
+        let Some(slot) = self.slot_for(stream)? else { return Ok(0) };
+        // SAFETY: the owner's thread, outside the door.
+        let mut locked = unsafe { slot.lock() };
+        let entries = locked.drain_runs();
+        let count = entries.len();
+        self.give_entries(slot, entries);
+        Ok(count)
+    }
+
+    /// A block with as many free bytes above it, out of what is mapped, if there is such a run.
+    fn take_below_room(&self, need: &Need, stream: Stream) -> Result<Option<usize>> {
+        let slot = self.slot_for(stream)?;
+        let mut core = self.core.lock();
+        let (tag, fence) = core.fence(&*self.order, need.lane.stream);
+        core.poll(&self.table, &*self.order);
+        let Some(block) = core.take_below_room(&self.table, need, tag, fence) else {
+            return Ok(None);
+        };
+        drop(core);
+        if let Some(slot) = slot {
+            slot.counters.misses.add(1);
+        }
+        self.give_out(&block, need.size, slot, state::LIVE);
+        if self.slots.len() > 1 {
+            self.publish_peaks();
+        }
+        Ok(Some(block.address()))
     }
 
     /// A new block with the bytes of the one at `address`, of which `requested` were asked for,
@@ -91,6 +135,18 @@ impl Pool {
         stream: Stream,
     ) -> Result<usize> {
         let fresh = self.alloc(size, stream)?;
+        self.copy_over((address, requested), fresh, size, stream)
+    }
+
+    /// Copies the block at `address`, of which `requested` bytes were asked for, to `fresh`, one of
+    /// `size` bytes, and frees it.
+    fn copy_over(
+        &self,
+        (address, requested): (usize, u64),
+        fresh: usize,
+        size: usize,
+        stream: Stream,
+    ) -> Result<usize> {
         // Work on `stream` that was queued before may still use what became `fresh`.
         self.settle(stream);
         let bytes = (requested as usize).min(size);

@@ -2,6 +2,7 @@
 
 #include "check.h"
 
+#include <pthread.h>
 #include <time.h>
 
 #define MIB ((size_t)1 << 20)
@@ -639,10 +640,124 @@ static void out_of_memory(uint64_t flags)
     CHECK_OK(forebay_pool_destroy(pool));
 }
 
+// What a miss was called with, and what it returns.
+static size_t missed_size;
+static void *missed_ptr;
+static int32_t missed_busy;
+static int misses;
+
+static void *on_alloc_miss(size_t size, int32_t busy)
+{
+    missed_size = size;
+    missed_busy = busy;
+    misses++;
+    return UNTOUCHED;
+}
+
+static int32_t on_free_miss(void *ptr, int32_t busy)
+{
+    missed_ptr = ptr;
+    missed_busy = busy;
+    misses++;
+    return FOREBAY_ERROR_IO;
+}
+
+static void *free_elsewhere(void *given)
+{
+    void **both = given;
+    // A thread with nothing at hand yet, and then one that has.
+    CHECK_EQ(forebay_free_at_hand(both[0], both[1], NULL), FOREBAY_ERROR_BUSY);
+    void *own = block_of(both[0], 64 << 10);
+    CHECK_OK(forebay_free(both[0], own, NULL));
+    CHECK_EQ(forebay_free_at_hand(both[0], both[1], NULL), FOREBAY_ERROR_BUSY);
+    CHECK_OK(forebay_free(both[0], both[1], NULL));
+    return NULL;
+}
+
+static void at_hand(uint64_t flags)
+{
+    forebay_pool_config config = FOREBAY_POOL_CONFIG_INIT;
+    config.flags = flags;
+    forebay_pool *pool = pool_of(&config);
+    int hits = flags == 0;
+    size_t sizes[] = {1, 4096, 32768, 32769, 64 << 10, 200000, MIB, 5 * MIB};
+    for (size_t at = 0; at < sizeof sizes / sizeof sizes[0]; at++) {
+        // Nothing is at hand before anything was freed.
+        misses = 0;
+        CHECK(forebay_alloc_at_hand(pool, sizes[at], NULL) == NULL || sizes[at] <= 32768);
+        CHECK_OK(forebay_free(pool, block_of(pool, sizes[at]), NULL));
+        forebay_pool_statistics before = stats_of(pool);
+        void *block = forebay_alloc_at_hand(pool, sizes[at], on_alloc_miss);
+        if (!hits) {
+            CHECK(block == UNTOUCHED);
+            CHECK_EQ(missed_size, sizes[at]);
+            CHECK_EQ(missed_busy, 0);
+            CHECK_EQ(misses, 1);
+            CHECK(forebay_alloc_at_hand(pool, sizes[at], NULL) == NULL);
+            block = block_of(pool, sizes[at]);
+        }
+        fill(block, sizes[at], (unsigned)at);
+        forebay_pool_statistics during = stats_of(pool);
+        CHECK_EQ(during.allocations, before.allocations + 1);
+        CHECK_EQ(during.requested_bytes, before.requested_bytes + sizes[at]);
+        CHECK_EQ(during.live_blocks, before.live_blocks + 1);
+        CHECK(is_filled(block, sizes[at], (unsigned)at));
+        if (hits) {
+            CHECK_OK(forebay_free_at_hand(pool, block, on_free_miss));
+            CHECK_EQ(misses, 0);
+        } else {
+            CHECK_EQ(forebay_free_at_hand(pool, block, on_free_miss), FOREBAY_ERROR_IO);
+            CHECK(missed_ptr == block && missed_busy == 0 && misses == 2);
+            CHECK_EQ(forebay_free_at_hand(pool, block, NULL), FOREBAY_ERROR_BUSY);
+            CHECK_OK(forebay_free(pool, block, NULL));
+        }
+        CHECK_EQ(stats_of(pool).frees, before.frees + 1);
+        CHECK_EQ(stats_of(pool).live_blocks, before.live_blocks);
+        // What is freed twice, and what is no block, is for forebay_free to refuse.
+        void *bad[] = {block, (char *)block + 1, NULL, &config};
+        for (size_t one = 0; one < 4; one++) {
+            misses = 0;
+            CHECK_EQ(forebay_free_at_hand(pool, bad[one], on_free_miss), FOREBAY_ERROR_IO);
+            CHECK(missed_ptr == bad[one] && misses == 1);
+        }
+        CHECK_EQ(stats_of(pool).frees, before.frees + 1);
+    }
+    size_t none[] = {0, SIZE_MAX, SIZE_MAX - 511, SIZE_LIMIT, SIZE_LIMIT + 1};
+    for (size_t at = 0; at < sizeof none / sizeof none[0]; at++) {
+        CHECK(forebay_alloc_at_hand(pool, none[at], on_alloc_miss) == UNTOUCHED);
+        CHECK_EQ(missed_size, none[at]);
+        CHECK(forebay_alloc_at_hand(pool, none[at], NULL) == NULL);
+    }
+    CHECK(forebay_alloc_at_hand(NULL, 100, on_alloc_miss) == UNTOUCHED);
+    CHECK_EQ(forebay_free_at_hand(NULL, NULL, on_free_miss), FOREBAY_ERROR_IO);
+
+    // Another thread's block; from then on those of this one are compared and swapped.
+    void *both[] = {pool, block_of(pool, 64 << 10)};
+    pthread_t thread;
+    CHECK_EQ(pthread_create(&thread, NULL, free_elsewhere, both), 0);
+    CHECK_EQ(pthread_join(thread, NULL), 0);
+    void *block = block_of(pool, 64 << 10);
+    CHECK_EQ(forebay_free_at_hand(pool, block, NULL), hits ? FOREBAY_OK : FOREBAY_ERROR_BUSY);
+    CHECK_EQ(forebay_free_at_hand(pool, block, NULL), FOREBAY_ERROR_BUSY);
+    if (!hits) {
+        CHECK_OK(forebay_free(pool, block, NULL));
+    }
+    // More than a front cache holds is never at hand.
+    block = block_of(pool, 100 * MIB);
+    CHECK_EQ(forebay_free_at_hand(pool, block, NULL), FOREBAY_ERROR_BUSY);
+    CHECK_OK(forebay_free(pool, block, NULL));
+    CHECK_EQ(stats_of(pool).live_blocks, 0);
+    CHECK_OK(forebay_pool_check(pool));
+    CHECK_OK(forebay_pool_destroy(pool));
+}
+
 int main(void)
 {
     time_limit(300);
     alloc_and_free();
+    at_hand(0);
+    at_hand(FOREBAY_POOL_NO_FRONT_CACHE);
+    at_hand(FOREBAY_POOL_POISON_ON_FREE);
     aligned();
     bad_sizes();
     null_arguments();

@@ -87,7 +87,7 @@ impl World {
         let pooled = Pooled {
             table: (0, std::ptr::null(), 0),
             classes: AtomicPtr::new(std::ptr::null_mut()),
-            block_mask: 0,
+            rounding: (0, !0),
             slots: std::ptr::null(),
         };
         let slot = Slot::new(SLOT, Stream::DEFAULT, 1 << 30, 0, pooled);
