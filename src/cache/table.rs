@@ -11,7 +11,7 @@ use super::config::Limits;
 use super::index::Index;
 use super::key::{Asked, Hash, Longs, Name};
 use super::pins::{Marks, Pins};
-use super::policy::{Chosen, Id, Policy};
+use super::policy::{Budget, Chosen, Entries, Id, Leaving, Policy, Short, Size};
 use super::stats::Counters;
 use crate::error::{Error, Result, fail};
 use crate::order::{Fence, Stream};
@@ -246,6 +246,77 @@ enum Victim {
     MaybeLater,
 }
 
+/// Entries, as a policy asks about them.
+struct Known<'a> {
+    entries: &'a [Entry],
+    hash: Hash,
+}
+
+impl Entries for Known<'_> {
+    #[inline]
+    fn key(&self, entry: Id) -> Short {
+        Short::of(self.hash.of(self.entries[entry as usize].name))
+    }
+
+    #[inline]
+    fn size(&self, entry: Id) -> Size {
+        Size::of(self.entries[entry as usize].extent.bytes())
+    }
+}
+
+/// A search for an entry that may go.
+struct Search<'a> {
+    entries: &'a mut [Entry],
+    hash: Hash,
+    pins: &'a mut Pins,
+    lanes: &'a mut [Lane],
+    /// Of which pool it has to be, if that matters.
+    home: Option<u16>,
+    /// The first that were met and are read.
+    read: [Id; READ_LOOKED_AT],
+    count: usize,
+    /// Too many were met that are read; whatever came after them was not looked at.
+    enough: bool,
+    /// The first that was met and may go.
+    free: Option<Id>,
+}
+
+impl Entries for Search<'_> {
+    #[inline]
+    fn key(&self, entry: Id) -> Short {
+        Known { entries: self.entries, hash: self.hash }.key(entry)
+    }
+
+    #[inline]
+    fn size(&self, entry: Id) -> Size {
+        Known { entries: self.entries, hash: self.hash }.size(entry)
+    }
+}
+
+impl Leaving for Search<'_> {
+    #[inline]
+    fn may_go(&mut self, id: Id) -> bool {
+        let entry = &mut self.entries[id as usize];
+        debug_assert!(entry.is_listed());
+        if self.home.is_some_and(|home| self.lanes[entry.extent.lane()].home != home) {
+            return false;
+        }
+        let is_read = self.pins.is_read(&mut entry.pins, self.lanes);
+        // An answer that ends the search.
+        self.enough |= is_read && self.count == READ_LOOKED_AT;
+        if self.enough {
+            return true;
+        }
+        if is_read {
+            self.read[self.count] = id;
+            self.count += 1;
+        } else {
+            self.free = self.free.or(Some(id));
+        }
+        !is_read
+    }
+}
+
 /// What a cache knows.
 pub struct Table {
     /// The newest entry of each key.
@@ -286,7 +357,8 @@ impl Table {
         homes: usize,
         marks: Arc<Marks>,
     ) -> Table {
-        policy.set_budget(limits.bytes, limits.entries);
+        let budget = Budget { bytes: limits.bytes, entries: limits.entries };
+        policy.set_budget(budget, &Known { entries: &[], hash });
         let lane = |home| Lane { home, stream: Stream::DEFAULT, began: 0, count: 1 };
         Table {
             keys: Index::new(),
@@ -341,13 +413,13 @@ impl Table {
     #[inline]
     pub fn hit(&mut self, id: Id) {
         self.counters.hits += 1;
-        self.policy.hit(id);
+        self.policy.hit(id, &Known { entries: &self.entries, hash: self.hash });
     }
 
     /// A key was looked up and is not there.
     pub fn missed(&mut self, hash: u64) {
         self.counters.misses += 1;
-        self.policy.missed(hash);
+        self.policy.missed(hash, &Known { entries: &self.entries, hash: self.hash });
     }
 
     /// The number of a lane of the stream that began with the fence `began`. What it is asked for
@@ -455,7 +527,7 @@ impl Table {
         self.bytes += fresh.allocated;
         self.count += 1;
         self.counters.puts += 1;
-        self.policy.insert(id, key.hash, fresh.allocated);
+        self.policy.insert(id, &Known { entries: &self.entries, hash: self.hash });
         Ok(id)
     }
 
@@ -487,32 +559,24 @@ impl Table {
     /// they are not in the way again.
     #[inline]
     fn victim(&mut self, home: Option<u16>) -> Victim {
-        let (entries, pins, lanes) = (&mut self.entries, &mut self.pins, &mut self.lanes);
-        let (mut read, mut count) = ([NONE; READ_LOOKED_AT], 0);
-        let (mut enough, mut free) = (false, None);
-        let mut may = |id: Id| {
-            let entry = &mut entries[id as usize];
-            debug_assert!(entry.is_listed());
-            if home.is_some_and(|home| lanes[entry.extent.lane()].home != home) {
-                return false;
-            }
-            let is_read = pins.is_read(&mut entry.pins, lanes);
-            // An answer that ends the search.
-            enough |= is_read && count == READ_LOOKED_AT;
-            if is_read && !enough {
-                read[count] = id;
-                count += 1;
-            }
-            if !is_read && !enough {
-                free = free.or(Some(id));
-            }
-            enough || !is_read
+        let mut search = Search {
+            entries: &mut self.entries,
+            hash: self.hash,
+            pins: &mut self.pins,
+            lanes: &mut self.lanes,
+            home,
+            read: [NONE; READ_LOOKED_AT],
+            count: 0,
+            enough: false,
+            free: None,
         };
-        let victim = self.policy.victim(&mut may);
+        let victim = self.policy.victim(&mut search);
+        let Search { enough, free, read, .. } = search;
         if !enough {
             return victim.map_or(Victim::None, Victim::This);
         }
-        read.iter().for_each(|&id| self.policy.in_use(id));
+        let known = Known { entries: &self.entries, hash: self.hash };
+        read.iter().for_each(|&id| self.policy.in_use(id, &known));
         // What the policy says then is nothing to go by, but for what it saw before.
         free.map_or(Victim::MaybeLater, Victim::This)
     }
@@ -579,7 +643,8 @@ impl Table {
             Why::Taken => count.taken += 1,
             Why::Left => {}
         }
-        self.policy.remove(id, evicted);
+        let known = Known { entries: &self.entries, hash: self.hash };
+        self.policy.remove(id, evicted, &known);
         if next != NONE {
             self.entries[next as usize].prev = prev;
         }
@@ -931,7 +996,7 @@ impl Table {
             return Err(format!("{used} pins, entries have {pins}"));
         }
         self.keys.validate(|id| self.hash.of(self.entries[id as usize].name))?;
-        self.policy.validate()
+        self.policy.validate(&Known { entries: &self.entries, hash: self.hash })
     }
 }
 

@@ -26,7 +26,7 @@ use super::ghost::hash_of;
 use super::load::{Budget, Load, Size};
 use super::one_of::one_of;
 use super::sketch::Short;
-use super::{Gdsf, Goal, Lfu, Lirs, Lru, Policy};
+use super::{All, Entries, Gdsf, Goal, Id, Lfu, Lirs, Lru, Policy};
 
 /// The number of GDSF among them.
 pub const GDSF: usize = 1;
@@ -81,6 +81,21 @@ struct Record {
     shadows: u8,
     /// Entries of the cache that have it.
     real: u8,
+}
+
+/// The records, as shadows see them.
+struct Records<'a>(&'a [Record]);
+
+impl Entries for Records<'_> {
+    #[inline]
+    fn key(&self, record: Id) -> Short {
+        Short::of(u64::from(self.0[record as usize].key.0))
+    }
+
+    #[inline]
+    fn size(&self, record: Id) -> Size {
+        self.0[record as usize].size
+    }
 }
 
 struct Shadow {
@@ -162,7 +177,7 @@ impl Panel {
         }
         self.budget = budget;
         for which in 0..SHADOWS {
-            self.shadows[which].policy.set_budget(budget.bytes, budget.entries);
+            self.shadows[which].policy.set_budget(budget, &Records(&self.records));
             self.make_room(which, NONE);
         }
     }
@@ -316,13 +331,13 @@ impl Panel {
                 continue;
             }
             let record = &mut self.records[at as usize];
-            let (key, size) = (record.key, record.size);
+            let size = record.size;
             record.shadows |= 1 << which;
             if record.real > 0 {
                 self.shadows[which].without -= u128::from(self.worth(at));
             }
             let shadow = &mut self.shadows[which];
-            shadow.policy.insert(at, u64::from(key.0), size.bytes());
+            shadow.policy.insert(at, &Records(&self.records));
             shadow.load.add(size);
             self.make_room(which, at);
         }
@@ -331,7 +346,8 @@ impl Panel {
     /// Evicts from a shadow until it is within its budget. The record of `fresh` stays.
     fn make_room(&mut self, which: usize, fresh: u32) {
         while self.shadows[which].load.is_over(self.budget) {
-            let Some(victim) = self.shadows[which].policy.victim(&mut |_| true) else { return };
+            let policy = &mut self.shadows[which].policy;
+            let Some(victim) = policy.victim(&mut All(&Records(&self.records))) else { return };
             self.drop_from(which, victim, true);
             if victim != fresh {
                 self.settle(victim);
@@ -348,7 +364,7 @@ impl Panel {
         if record.real > 0 {
             shadow.without += u128::from(worth);
         }
-        shadow.policy.remove(at, evicted);
+        shadow.policy.remove(at, evicted, &Records(&self.records));
     }
 
     /// Takes half of the keys out of the sample.
@@ -379,14 +395,16 @@ impl Panel {
 
     fn ask(&mut self, key: Short, at: Option<u32>) -> Option<usize> {
         let Some(at) = at else {
-            self.shadows.iter_mut().for_each(|it| it.policy.missed(u64::from(key.0)));
+            self.shadows
+                .iter_mut()
+                .for_each(|it| it.policy.missed(u64::from(key.0), &Records(&self.records)));
             return None;
         };
         let shadows = self.records[at as usize].shadows;
         for (which, shadow) in self.shadows.iter_mut().enumerate() {
             match shadows >> which & 1 {
-                1 => shadow.policy.hit(at),
-                _ => shadow.policy.missed(u64::from(key.0)),
+                1 => shadow.policy.hit(at, &Records(&self.records)),
+                _ => shadow.policy.missed(u64::from(key.0), &Records(&self.records)),
             }
         }
         let entries = self.shadows[self.leader].load.entries.max(1);
@@ -458,7 +476,10 @@ impl Panel {
             return Err(format!("{used} records are used, {} are known", self.by_key.len()));
         }
         for (which, shadow) in self.shadows.iter().enumerate() {
-            shadow.policy.validate().map_err(|error| format!("shadow {which}: {error}"))?;
+            shadow
+                .policy
+                .validate(&Records(&self.records))
+                .map_err(|error| format!("shadow {which}: {error}"))?;
             let over = shadow.load.is_over(self.budget);
             if loads[which] != shadow.load || over || without[which] != shadow.without {
                 let (is, should) = ((shadow.load, shadow.without), (loads[which], without[which]));
