@@ -12,7 +12,7 @@ use super::policy::Kind;
 use super::stats::Stats;
 use super::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use super::sync::{Mutex, MutexGuard, yield_now};
-use super::table::{Evicted, Fresh, Gone, NONE, Pinned, Table, Why};
+use super::table::{ADDRESSES, Evicted, Fresh, Gone, NONE, Pinned, Table, Why};
 use crate::error::{Error, Result, fail};
 use crate::order::Stream;
 use crate::pool::{Holder, Pool};
@@ -108,6 +108,14 @@ impl<M: Memory> Cache<M> {
         for (at, pool) in pools.iter().enumerate() {
             if pools[..at].iter().any(|other| other.id() == pool.id()) {
                 return Err(fail!(InvalidArgument, "pools[{at}] is there twice"));
+            }
+            let (first, bytes) = pool.addresses();
+            if (first as u64).saturating_add(bytes) > ADDRESSES {
+                return Err(fail!(
+                    Unsupported,
+                    "pools[{at}] has {bytes} bytes of addresses from {first:#x} on; a cache knows \
+                     those below {ADDRESSES:#x}"
+                ));
             }
         }
         let limits = config.limits()?;
@@ -267,7 +275,7 @@ impl<M: Memory> Cache<M> {
             return Ok(None);
         };
         let pinned = table.pin(id)?;
-        table.hit(id);
+        table.hit(id, key.hash);
         drop(table);
         if !pinned.is_written {
             self.follow_writing(&pinned, stream).inspect_err(|_| {
@@ -416,7 +424,7 @@ impl<M: Memory> Cache<M> {
                 "every entry of this key is being read; what is pinned cannot be taken"
             ));
         };
-        table.hit(id);
+        table.hit(id, key.hash);
         // It is not pinned, so it leaves.
         let gone = table.remove(id, Why::Taken);
         drop(table);

@@ -60,6 +60,13 @@ impl Size {
     /// So many, as far as they fit.
     #[inline]
     pub fn of(bytes: u64) -> Size {
+        if bytes >> Size::MANTISSA == 0 {
+            return Size(bytes as u32);
+        }
+        Size::of_many(bytes)
+    }
+
+    fn of_many(bytes: u64) -> Size {
         let bits = u64::BITS - bytes.leading_zeros();
         let exponent = bits.saturating_sub(Size::MANTISSA).min(31);
         let mantissa = (bytes >> exponent).min((1 << Size::MANTISSA) - 1) as u32;
