@@ -357,7 +357,7 @@ struct Search<'a> {
     /// Of which pool it has to be, if that matters.
     home: Option<u16>,
     /// The first that were met and are read.
-    read: [Id; READ_LOOKED_AT],
+    read: &'a mut [Id; READ_LOOKED_AT],
     count: usize,
     /// Too many were met that are read; whatever came after them was not looked at.
     enough: bool,
@@ -413,6 +413,8 @@ pub struct Table {
     uses: Vec<Use>,
     vacant_use: u32,
     pins: Pins,
+    /// What a search met that is read. Here, for it is many words and mostly none are needed.
+    read: [Id; READ_LOOKED_AT],
     lanes: Vec<Lane>,
     longs: Longs,
     policy: Chosen,
@@ -453,6 +455,7 @@ impl Table {
             uses: Vec::new(),
             vacant_use: NONE,
             pins: Pins::new(marks),
+            read: [NONE; READ_LOOKED_AT],
             // The lanes of those who work without streams, by the number of the pool; they stay.
             lanes: (0..homes as u16).map(lane).collect(),
             longs: Longs::default(),
@@ -650,18 +653,18 @@ impl Table {
             pins: &mut self.pins,
             lanes: &mut self.lanes,
             home,
-            read: [NONE; READ_LOOKED_AT],
+            read: &mut self.read,
             count: 0,
             enough: false,
             free: None,
         };
         let victim = self.policy.victim(&mut search);
-        let Search { enough, free, read, .. } = search;
+        let Search { enough, free, .. } = search;
         if !enough {
             return victim.map_or(Victim::None, Victim::This);
         }
         let known = Known { entries: &self.entries, hash: self.hash };
-        read.iter().for_each(|&id| self.policy.in_use(id, &known));
+        self.read.iter().for_each(|&id| self.policy.in_use(id, &known));
         // What the policy says then is nothing to go by, but for what it saw before.
         free.map_or(Victim::MaybeLater, Victim::This)
     }
@@ -684,7 +687,7 @@ impl Table {
     /// Takes a listed entry out; its block leaves at once, or, when it is pinned, with its last pin.
     #[inline]
     pub fn remove(&mut self, id: Id, why: Why) -> Option<Gone> {
-        self.unlist(id, why).then(|| self.vacate(id))
+        if self.unlist(id, why) { Some(self.vacate(id)) } else { None }
     }
 
     /// As [`Table::remove`], of one of several: its block leaves with [`Table::next_leaving`].

@@ -110,7 +110,10 @@ impl Lfu {
     #[inline]
     fn window_max(&self) -> u64 {
         let all = self.room.measure(self.room.load);
-        ((u128::from(all) * u128::from(self.window)) / 100) as u64
+        match all.checked_mul(self.window) {
+            Some(hundredths) => hundredths / 100,
+            None => (u128::from(all) * u128::from(self.window) / 100) as u64,
+        }
     }
 
     /// Whether the window has more than that.
