@@ -131,7 +131,8 @@ impl Adaptive {
             }
         }
         self.side ^= 1;
-        let parts = [Some(&mut self.lead), self.old.as_mut()];
+        // From the old one first: both may be W-TinyLFU.
+        let parts = [self.old.as_mut(), Some(&mut self.lead)];
         for part in parts.into_iter().flatten() {
             if let Member::Lfu(lfu) = &mut part.policy {
                 lfu.swap_sketch(&mut self.sketch);
@@ -287,6 +288,52 @@ impl Policy for Adaptive {
         match self.lead.entries + old == self.room.load.entries {
             true => Ok(()),
             false => Err(format!("{} and {old} entries of {:?}", self.lead.entries, self.room)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Short, Size};
+    use super::*;
+
+    /// An entry, and nothing else.
+    struct One;
+
+    impl Entries for One {
+        fn key(&self, _: Id) -> Short {
+            Short::of(7)
+        }
+
+        fn size(&self, _: Id) -> Size {
+            Size::of(1)
+        }
+    }
+
+    #[test]
+    fn what_was_counted_goes_from_leader_to_leader() {
+        for way in [[3, 4, 3], [3, 2, 4], [4, 3, 0], [2, 4, 3]] {
+            let mut adaptive = Adaptive::new(Goal::HITS);
+            adaptive.set_budget(Budget { bytes: u64::MAX, entries: 10 }, &One);
+            assert!(adaptive.reserve(1));
+            adaptive.insert(0, &One);
+            for (counted, which) in way.into_iter().enumerate() {
+                // What the last one has moves on the way.
+                (0..3).for_each(|_| adaptive.missed(7, &One));
+                assert!(adaptive.old.is_none(), "before {which} in {way:?}");
+                adaptive.follow(which, &One);
+                let mut sketch = Sketch::new();
+                match &mut adaptive.lead.policy {
+                    Member::Lfu(lfu) => lfu.swap_sketch(&mut sketch),
+                    _ => std::mem::swap(&mut adaptive.sketch, &mut sketch),
+                }
+                assert_eq!(sketch.estimate(Short::of(7)) as usize, 3 * (counted + 1), "{way:?}");
+                match &mut adaptive.lead.policy {
+                    Member::Lfu(lfu) => lfu.swap_sketch(&mut sketch),
+                    _ => std::mem::swap(&mut adaptive.sketch, &mut sketch),
+                }
+            }
+            adaptive.validate(&One).unwrap();
         }
     }
 }
