@@ -683,23 +683,6 @@ fn a_panic_poisons_the_cache_alone() {
     assert_eq!(pool.stats().live_blocks, 1);
 }
 
-/// Entries cost what the documentation says: 64 bytes each besides the key.
-#[test]
-fn bookkeeping_is_small() {
-    const ENTRIES: u64 = 10_000;
-    let pool = pool_of(256 * MIB);
-    let config = Config { max_entries: ENTRIES, ..Config::default() };
-    let cache = Cache::over(std::slice::from_ref(&pool), &config).unwrap();
-    for number in 0..3 * ENTRIES {
-        put(&cache, &pool, &number.to_le_bytes(), 64, number);
-    }
-    let stats = cache.stats();
-    assert_eq!(stats.entries, ENTRIES);
-    // The key's address and length, 16 bytes, are the key's.
-    let each = stats.bookkeeping_bytes / ENTRIES - 16;
-    assert!(each <= 64, "{each} bytes");
-}
-
 #[test]
 fn what_is_read_is_not_in_the_way() {
     const ENTRIES: usize = 3000;

@@ -6,7 +6,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use forebay::cache::{Cache, Config, Kind, Memory, Read};
@@ -24,6 +24,12 @@ thread_local! {
     static LEFT: Cell<Option<u64>> = const { Cell::new(None) };
     /// How many failed.
     static FAILED: Cell<u64> = const { Cell::new(0) };
+    /// Bytes that this thread allocated, less those that it gave back.
+    static HELD: Cell<i64> = const { Cell::new(0) };
+}
+
+fn note(bytes: i64) {
+    let _ = HELD.try_with(|held| held.set(held.get() + bytes));
 }
 
 struct Failing;
@@ -46,13 +52,21 @@ fn may_have_it() -> bool {
 // SAFETY: the system's allocator, or NULL, which says that there is no memory.
 unsafe impl GlobalAlloc for Failing {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if !may_have_it() {
+            return std::ptr::null_mut();
+        }
         // SAFETY: the caller's promise.
-        if may_have_it() { unsafe { System.alloc(layout) } } else { std::ptr::null_mut() }
+        let block = unsafe { System.alloc(layout) };
+        if !block.is_null() {
+            note(layout.size() as i64);
+        }
+        block
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         // SAFETY: the caller's promise.
         unsafe { System.dealloc(block, layout) }
+        note(-(layout.size() as i64));
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
@@ -60,7 +74,11 @@ unsafe impl GlobalAlloc for Failing {
             return std::ptr::null_mut();
         }
         // SAFETY: the caller's promise.
-        unsafe { System.realloc(block, layout, size) }
+        let block = unsafe { System.realloc(block, layout, size) };
+        if !block.is_null() {
+            note(size as i64 - layout.size() as i64);
+        }
+        block
     }
 }
 
@@ -80,12 +98,17 @@ fn with_memory_for<T>(allocations: u64, body: impl FnOnce() -> T) -> (T, bool) {
 struct Blocks {
     live: Vec<AtomicBool>,
     count: AtomicU64,
+    /// Where a free one is looked for next.
+    next: AtomicUsize,
 }
 
 impl Blocks {
     fn alloc(&self) -> usize {
         let free = |live: &AtomicBool| !live.swap(true, Ordering::Relaxed);
-        let block = self.live.iter().position(free).unwrap();
+        let from = self.next.load(Ordering::Relaxed);
+        let places = (from..self.live.len()).chain(0..from);
+        let block = places.into_iter().find(|&at| free(&self.live[at])).unwrap();
+        self.next.store((block + 1) % self.live.len(), Ordering::Relaxed);
         self.count.fetch_add(1, Ordering::Relaxed);
         FIRST + block * SIZE
     }
@@ -109,7 +132,7 @@ impl Memory for Blocks {
     fn enter(&self, _: Weak<dyn Holder>) {}
 
     fn addresses(&self) -> (usize, u64) {
-        (FIRST, (BLOCKS * SIZE) as u64)
+        (FIRST, (self.live.len() * SIZE) as u64)
     }
 
     fn is_immediate(&self, _: Stream) -> bool {
@@ -143,8 +166,13 @@ impl Memory for Blocks {
 }
 
 fn world(policy: Kind, max_entries: u64) -> (Arc<Blocks>, Arc<Cache<Blocks>>) {
-    let live = (0..BLOCKS).map(|_| AtomicBool::new(false)).collect();
-    let pool = Arc::new(Blocks { live, count: AtomicU64::new(0) });
+    world_of(BLOCKS, policy, max_entries)
+}
+
+fn world_of(blocks: usize, policy: Kind, max_entries: u64) -> (Arc<Blocks>, Arc<Cache<Blocks>>) {
+    let live = (0..blocks).map(|_| AtomicBool::new(false)).collect();
+    let (count, next) = (AtomicU64::new(0), AtomicUsize::new(0));
+    let pool = Arc::new(Blocks { live, count, next });
     let config = Config { max_entries, policy, ..Config::default() };
     let cache = Cache::create(std::slice::from_ref(&pool), &config).unwrap();
     (pool, cache)
@@ -253,6 +281,40 @@ fn what_leaves_needs_no_memory() {
         let (expired, _) = with_memory_for(0, || cache.expire(std::time::Duration::from_secs(1)));
         assert_eq!(expired.unwrap(), 1000);
         assert_eq!(pool.live(), 0);
+        cache.check().unwrap();
+    }
+}
+
+/// What an entry costs besides its key, counted where memory is allocated: lists, ghosts, shadows,
+/// what is kept free; and what the cache says of itself is no less.
+#[test]
+fn an_entry_costs_few_bytes() {
+    const ENTRIES: u64 = 50_000;
+    for (policy, most) in [(Kind::Lru, 51.0), (Kind::Lfu, 62.0), (Kind::Adaptive, 160.0)] {
+        let (pool, cache) = world_of(2 * ENTRIES as usize, policy, ENTRIES);
+        let before = HELD.get();
+        let mut random = 1u64;
+        // New ones only, so that ghosts are as many as they can be, then popular ones among them,
+        // so that shadows have others than the cache and another policy leads.
+        for turn in 0..8 * ENTRIES {
+            random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            let popular = (random >> 33) % ENTRIES * ((random >> 20) % 8) / 4;
+            let is_new = turn < 4 * ENTRIES || turn.is_multiple_of(3);
+            let key = if is_new { 1 << 40 | turn } else { popular }.to_le_bytes();
+            match cache.get(&key, DEFAULT).unwrap() {
+                Some(read) => cache.release(read.ticket, read.address, DEFAULT).unwrap(),
+                None => cache.put(&key, pool.alloc(), DEFAULT).unwrap(),
+            }
+            if (turn + 1).is_multiple_of(ENTRIES) {
+                let stats = cache.stats();
+                assert_eq!(stats.entries, ENTRIES);
+                let held = (HELD.get() - before) as u64;
+                assert!(held <= stats.bookkeeping_bytes + 1024, "{policy:?}: {held}, {stats:?}");
+                // Sixteen of them are the key and its length.
+                let each = held as f64 / ENTRIES as f64 - 16.0;
+                assert!(each <= most, "{policy:?}: {each} bytes");
+            }
+        }
         cache.check().unwrap();
     }
 }

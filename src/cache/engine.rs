@@ -12,7 +12,7 @@ use super::policy::Kind;
 use super::stats::Stats;
 use super::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use super::sync::{Mutex, MutexGuard, yield_now};
-use super::table::{Evicted, Fresh, Gone, NONE, Pinned, Table, Why};
+use super::table::{ADDRESSES, Evicted, Fresh, Gone, NONE, Pinned, Table, Why};
 use crate::error::{Error, Result, fail};
 use crate::order::Stream;
 use crate::pool::{Holder, Pool};
@@ -108,6 +108,14 @@ impl<M: Memory> Cache<M> {
         for (at, pool) in pools.iter().enumerate() {
             if pools[..at].iter().any(|other| other.id() == pool.id()) {
                 return Err(fail!(InvalidArgument, "pools[{at}] is there twice"));
+            }
+            let (first, bytes) = pool.addresses();
+            if (first as u64).saturating_add(bytes) > ADDRESSES {
+                return Err(fail!(
+                    Unsupported,
+                    "pools[{at}] has {bytes} bytes of addresses from {first:#x} on; a cache knows \
+                     those below {ADDRESSES:#x}"
+                ));
             }
         }
         let limits = config.limits()?;
@@ -212,7 +220,7 @@ impl<M: Memory> Cache<M> {
         }
         table.note_peak();
         drop(table);
-        if let Some(first) = first {
+        if let Some(first) = &mut first {
             self.give_back_to(&memory, home, first);
         }
         if leaving != NONE {
@@ -267,7 +275,7 @@ impl<M: Memory> Cache<M> {
             return Ok(None);
         };
         let pinned = table.pin(id)?;
-        table.hit(id);
+        table.hit(id, key.hash);
         drop(table);
         if !pinned.is_written {
             self.follow_writing(&pinned, stream).inspect_err(|_| {
@@ -416,7 +424,7 @@ impl<M: Memory> Cache<M> {
                 "every entry of this key is being read; what is pinned cannot be taken"
             ));
         };
-        table.hit(id);
+        table.hit(id, key.hash);
         // It is not pinned, so it leaves.
         let gone = table.remove(id, Why::Taken);
         drop(table);
@@ -553,11 +561,13 @@ impl<M: Memory> Cache<M> {
     }
 
     #[inline]
-    fn give_back_to(&self, memory: &Arc<M>, home: u16, gone: Gone) {
+    fn give_back_to(&self, memory: &Arc<M>, home: u16, gone: &mut Gone) {
         if gone.home != home {
-            return self.give_one_back(gone);
+            return self.give_one_back(*gone);
         }
-        let gone = if gone.rest == NONE { gone } else { self.follow_reads(memory, gone) };
+        if gone.rest != NONE {
+            self.follow_reads(memory, gone);
+        }
         let freed = memory.free(gone.address, gone.stream, gone.read.get());
         if let Err(error) = freed {
             tracing::warn!(cache = self.id, address = gone.address, %error, "not given back");
@@ -567,15 +577,14 @@ impl<M: Memory> Cache<M> {
 
     /// Tells the memory of reads until there are only a few left to tell with the free.
     #[cold]
-    fn follow_reads(&self, memory: &Arc<M>, mut gone: Gone) -> Gone {
+    fn follow_reads(&self, memory: &Arc<M>, gone: &mut Gone) {
         while gone.rest != NONE {
             if let Err(error) = memory.follow(gone.address, gone.read.get()) {
                 tracing::warn!(cache = self.id, address = gone.address, %error, "not followed");
             }
             gone.read.clear();
-            self.table.lock().more_reads(&mut gone);
+            self.table.lock().more_reads(gone);
         }
-        gone
     }
 
     /// Waits for blocks that have left and are on their way back to their pools by other threads'
@@ -595,9 +604,9 @@ impl<M: Memory> Cache<M> {
     }
 
     #[inline(never)]
-    fn give_one_back(&self, gone: Gone) {
+    fn give_one_back(&self, mut gone: Gone) {
         match self.memory(gone.home) {
-            Ok(memory) => self.give_back_to(&memory, gone.home, gone),
+            Ok(memory) => self.give_back_to(&memory, gone.home, &mut gone),
             // The memory of a pool that is gone is gone too.
             Err(_) => {
                 self.forget_reads(gone);

@@ -11,8 +11,18 @@ use super::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use super::table::{Lane, NO_LANE, NONE};
 use crate::error::{Error, Result, fail};
 
+/// An entry has one word for who reads it: its first pin, the last of which is followed by what
+/// else there is to know, a number that is none of a pin's.
+pub const BEYOND: u32 = 1 << 31;
 /// Most pins.
-const PINS_MAX: u32 = u32::MAX - 3;
+const PINS_MAX: u32 = BEYOND;
+
+/// Whether this is a pin.
+#[inline]
+pub fn is_pin(word: u32) -> bool {
+    word < BEYOND
+}
+
 /// Pins that there is always room for, and of the first chunk; every chunk has twice as many as
 /// the one before it.
 const FIRST: u32 = 32;
@@ -118,7 +128,7 @@ impl Marks {
 struct Pin {
     /// The entry; [`NONE`] when nobody has it.
     entry: u32,
-    /// The next pin of the same entry, or the next that nobody has.
+    /// The next pin of the same entry, or what follows them; or the next that nobody has.
     next: u32,
     /// The one before it.
     prev: u32,
@@ -201,7 +211,7 @@ impl Pins {
     #[inline]
     pub fn hold(&mut self, at: u32, entry: u32, first: &mut u32, address: usize) -> u64 {
         let next = std::mem::replace(first, at);
-        if next != NONE {
+        if is_pin(next) {
             self.pins[next as usize].prev = at;
         }
         let pin = &mut self.pins[at as usize];
@@ -252,7 +262,7 @@ impl Pins {
         }
         *pin = Pin { entry: NONE, next: self.vacant, prev: NONE, lane: NO_LANE };
         self.vacant = at;
-        if next != NONE {
+        if is_pin(next) {
             self.pins[next as usize].prev = prev;
         }
         match prev {
@@ -265,7 +275,7 @@ impl Pins {
     /// the way.
     #[inline]
     pub fn is_read(&mut self, first: &mut u32, lanes: &mut [Lane]) -> bool {
-        while *first != NONE {
+        while is_pin(*first) {
             if self.state(*first) & HELD != 0 {
                 return true;
             }
@@ -277,7 +287,7 @@ impl Pins {
     /// From now on all readers end under the lock. Whether there are any.
     pub fn watch(&mut self, first: &mut u32, lanes: &mut [Lane]) -> bool {
         let mut at = *first;
-        while at != NONE {
+        while is_pin(at) {
             let next = self.pins[at as usize].next;
             let state = self.marks.get(at).map_or(0, |mark| {
                 let seen = mark.word.load(Ordering::Relaxed);
@@ -291,7 +301,29 @@ impl Pins {
             }
             at = next;
         }
-        *first != NONE
+        is_pin(*first)
+    }
+
+    /// What follows the pins of an entry, of which `first` is the first.
+    pub fn beyond(&self, first: u32) -> u32 {
+        let mut at = first;
+        while is_pin(at) {
+            at = self.pins[at as usize].next;
+        }
+        at
+    }
+
+    /// Has this follow the pins of an entry.
+    pub fn set_beyond(&mut self, first: &mut u32, word: u32) {
+        let (mut last, mut at) = (None, *first);
+        while is_pin(at) {
+            last = Some(at);
+            at = self.pins[at as usize].next;
+        }
+        match last {
+            Some(last) => self.pins[last as usize].next = word,
+            None => *first = word,
+        }
     }
 
     /// Notes that the reader is on `lane`. The lane that was noted before.
@@ -318,7 +350,7 @@ impl Pins {
         watched: bool,
     ) -> std::result::Result<usize, String> {
         let (mut count, mut prev, mut at) = (0, NONE, first);
-        while at != NONE {
+        while is_pin(at) {
             let pin = &self.pins[at as usize];
             if pin.entry != entry || pin.prev != prev || count > self.pins.len() {
                 return Err(format!("pin {at} is among those of entry {entry}"));

@@ -5,7 +5,8 @@ use std::ffi::CStr;
 
 use super::key_trace::KeyTrace;
 use super::policy::{
-    Adaptive, Arc, Budget, Gdsf, Goal, Id, Kind, Lfu, Lirs, Lru, Policy, S3Fifo, Sieve,
+    Adaptive, All, Arc, Budget, Entries, Gdsf, Goal, Id, Kind, Lfu, Lirs, Lru, Policy, S3Fifo,
+    Short, Sieve, Size,
 };
 use crate::error::{Result, fail};
 
@@ -118,13 +119,34 @@ pub fn compare(
     Ok(outcomes)
 }
 
+/// The object of each entry.
+struct Objects<'a> {
+    trace: &'a KeyTrace,
+    of: Vec<u32>,
+}
+
+impl Objects<'_> {
+    fn bytes(&self, entry: Id) -> u64 {
+        self.trace.bytes[self.of[entry as usize] as usize]
+    }
+}
+
+impl Entries for Objects<'_> {
+    fn key(&self, entry: Id) -> Short {
+        Short::of(key_of(self.of[entry as usize]))
+    }
+
+    fn size(&self, entry: Id) -> Size {
+        Size::of(self.bytes(entry))
+    }
+}
+
 /// A cache without contents.
 struct Cache<'a> {
-    trace: &'a KeyTrace,
     policy: Box<dyn Policy>,
     /// The entry of each object.
     entry_of: Vec<Id>,
-    object_of: Vec<u32>,
+    objects: Objects<'a>,
     vacant: Vec<Id>,
     budget: Budget,
     held: Budget,
@@ -132,38 +154,38 @@ struct Cache<'a> {
 
 impl Cache<'_> {
     fn remove(&mut self, entry: Id) {
-        let object = self.object_of[entry as usize] as usize;
-        self.policy.remove(entry, true);
-        self.entry_of[object] = NONE;
+        self.policy.remove(entry, true, &self.objects);
+        self.entry_of[self.objects.of[entry as usize] as usize] = NONE;
         self.vacant.push(entry);
-        self.held.bytes -= self.trace.bytes[object];
+        self.held.bytes -= self.objects.bytes(entry);
         self.held.entries -= 1;
     }
 
     fn insert(&mut self, object: u32) -> Result<()> {
-        let bytes = self.trace.bytes[object as usize];
+        let trace = self.objects.trace;
+        let bytes = trace.bytes[object as usize];
         if bytes > self.budget.bytes || self.budget.entries == 0 {
             return Ok(());
         }
-        let entry = self.vacant.pop().unwrap_or(self.object_of.len() as Id);
+        let entry = self.vacant.pop().unwrap_or(self.objects.of.len() as Id);
         if !self.policy.reserve(entry + 1) {
-            let path = self.trace.path.display();
+            let path = trace.path.display();
             return Err(fail!(OutOfMemory, "key trace `{path}`: no memory for entry {entry}"));
         }
-        if self.object_of.try_reserve(1).is_err() || self.vacant.try_reserve(1).is_err() {
-            let path = self.trace.path.display();
+        if self.objects.of.try_reserve(1).is_err() || self.vacant.try_reserve(1).is_err() {
+            let path = trace.path.display();
             return Err(fail!(OutOfMemory, "key trace `{path}`: no memory for entry {entry}"));
         }
-        match self.object_of.get_mut(entry as usize) {
+        match self.objects.of.get_mut(entry as usize) {
             Some(of) => *of = object,
-            None => self.object_of.push(object),
+            None => self.objects.of.push(object),
         }
         self.entry_of[object as usize] = entry;
         self.held.bytes += bytes;
         self.held.entries += 1;
-        self.policy.insert(entry, key_of(object), bytes);
+        self.policy.insert(entry, &self.objects);
         while self.held.bytes > self.budget.bytes || self.held.entries > self.budget.entries {
-            match self.policy.victim(&mut |_| true) {
+            match self.policy.victim(&mut All(&self.objects)) {
                 Some(victim) => self.remove(victim),
                 None => return Err(fail!(Internal, "a policy had no victim")),
             }
@@ -196,7 +218,8 @@ pub fn run_with(
     goal: Goal,
     budget: Budget,
 ) -> Result<Outcome> {
-    policy.set_budget(budget.bytes, budget.entries);
+    let objects = Objects { trace, of: Vec::new() };
+    policy.set_budget(budget, &objects);
     let mut entry_of = Vec::new();
     if entry_of.try_reserve_exact(trace.bytes.len()).is_err() {
         let (path, count) = (trace.path.display(), trace.bytes.len());
@@ -204,10 +227,9 @@ pub fn run_with(
     }
     entry_of.resize(trace.bytes.len(), NONE);
     let mut cache = Cache {
-        trace,
         policy,
         entry_of,
-        object_of: Vec::new(),
+        objects,
         vacant: Vec::new(),
         budget,
         held: Budget { bytes: 0, entries: 0 },
@@ -221,14 +243,14 @@ pub fn run_with(
         outcome.worth += worth;
         match cache.entry_of[object as usize] {
             NONE => {
-                cache.policy.missed(key_of(object));
+                cache.policy.missed(key_of(object), &cache.objects);
                 cache.insert(object)?;
             }
             entry => {
                 outcome.hits += 1;
                 outcome.hit_bytes += bytes;
                 outcome.hit_worth += worth;
-                cache.policy.hit(entry);
+                cache.policy.hit(entry, &cache.objects);
             }
         }
     }

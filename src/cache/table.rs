@@ -10,8 +10,8 @@ use std::sync::Arc;
 use super::config::Limits;
 use super::index::Index;
 use super::key::{Asked, Hash, Longs, Name};
-use super::pins::{Marks, Pins};
-use super::policy::{Chosen, Id, Policy};
+use super::pins::{BEYOND, Marks, Pins, is_pin};
+use super::policy::{Budget, Chosen, Entries, Id, Leaving, Policy, Short, Size};
 use super::stats::Counters;
 use crate::error::{Error, Result, fail};
 use crate::order::{Fence, Stream};
@@ -34,40 +34,73 @@ const ROUNDS: u32 = 16;
 /// No lane.
 pub const NO_LANE: u16 = u16::MAX;
 
-/// A block's bytes and its lane in one word: no block has 2^48 bytes, which is more than there are
-/// addresses.
+/// A number of 48 bits and one of 16 in a word. No address has more, nor has a block more bytes
+/// than there are addresses.
 #[derive(Clone, Copy)]
-struct Extent(u64);
+struct Pair(u64);
 
-impl Extent {
-    const BYTES: u32 = 48;
+impl Pair {
+    const WIDE: u32 = 48;
 
     #[inline]
-    fn new(allocated: u64, lane: u16) -> Extent {
-        debug_assert!(allocated >> Extent::BYTES == 0);
-        Extent(allocated | u64::from(lane) << Extent::BYTES)
+    fn new(wide: u64, narrow: u16) -> Pair {
+        debug_assert!(wide >> Pair::WIDE == 0);
+        Pair(wide | u64::from(narrow) << Pair::WIDE)
     }
 
     #[inline]
-    fn bytes(self) -> u64 {
-        self.0 & ((1 << Extent::BYTES) - 1)
+    fn wide(self) -> u64 {
+        self.0 & ((1 << Pair::WIDE) - 1)
     }
 
     #[inline]
-    fn lane(self) -> usize {
-        (self.0 >> Extent::BYTES) as usize
+    fn narrow(self) -> u16 {
+        (self.0 >> Pair::WIDE) as u16
     }
 }
 
-/// A key and the block that it names: one cache line.
-#[repr(align(64))]
+/// Addresses below this can be kept.
+pub const ADDRESSES: u64 = 1 << Pair::WIDE;
+
+/// The fence that the writing of an entry is behind, in 16 bits: 0 when it is known to have
+/// passed, else the lower bits of its number.
+///
+/// What is read back is the newest fence with these bits that writing on the lane was put behind
+/// so far: that fence, or, when thousands of others were since, a later one. Who waits for that
+/// waits for the writing too.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Written(u16);
+
+impl Written {
+    const PASSED: Written = Written(0);
+    const BITS: u64 = u16::MAX as u64 >> 1;
+
+    #[inline]
+    fn behind(sequence: u64) -> Written {
+        match sequence {
+            0 => Written::PASSED,
+            _ => Written((sequence << 1) as u16 | 1),
+        }
+    }
+
+    /// The fence, on a lane on which the last was `last`; 0 when it has passed.
+    #[inline]
+    fn sequence(self, last: u64) -> u64 {
+        match self {
+            Written::PASSED => 0,
+            Written(bits) => last - (last.wrapping_sub(u64::from(bits >> 1)) & Written::BITS),
+        }
+    }
+}
+
+/// A key and the block that it names. Without gaps, which would be 4 bytes.
+#[repr(Rust, packed(4))]
 struct Entry {
     name: Name,
-    address: usize,
-    /// Bytes of the block, and the lane it was put on.
-    extent: Extent,
-    /// The fence on its own lane that its writing is behind; 0 once that is known to have passed.
-    written: u64,
+    /// The first byte of the block, and the lane it was put on.
+    place: Pair,
+    /// Bytes of the block, and the fence that its writing is behind.
+    extent: Pair,
     /// Bytes of the block that were not asked for.
     waste: u32,
     /// When it was put.
@@ -76,22 +109,52 @@ struct Entry {
     next: u32,
     /// The next newer one, [`NONE`] for the newest, which is the one in the table of keys.
     prev: u32,
-    /// Who has read it, in `Table::uses`.
-    uses: u32,
-    /// Who reads it, in `Table::pins`.
-    pins: u32,
+    /// Who reads it, in `Table::pins`, and behind those who has read it, in `Table::uses`, with
+    /// the bit [`BEYOND`].
+    readers: u32,
 }
 
-const _: () = assert!(size_of::<Entry>() == 64);
+const _: () = assert!(size_of::<Entry>() == 52);
 
 impl Entry {
     fn is_listed(&self) -> bool {
         self.prev < LEAVING || self.prev == NONE
     }
 
-    fn requested(&self) -> u64 {
-        self.extent.bytes() - u64::from(self.waste)
+    #[inline]
+    fn bytes(&self) -> u64 {
+        { self.extent }.wide()
     }
+
+    #[inline]
+    fn requested(&self) -> u64 {
+        self.bytes() - u64::from(self.waste)
+    }
+
+    #[inline]
+    fn address(&self) -> usize {
+        { self.place }.wide() as usize
+    }
+
+    #[inline]
+    fn lane(&self) -> usize {
+        usize::from({ self.place }.narrow())
+    }
+
+    #[inline]
+    fn written(&self) -> Written {
+        Written({ self.extent }.narrow())
+    }
+
+    fn set_written(&mut self, written: Written) {
+        self.extent = Pair::new(self.bytes(), written.0);
+    }
+}
+
+/// The first use, if there is one, of what follows an entry's pins.
+#[inline]
+fn first_use(beyond: u32) -> u32 {
+    if beyond == NONE { NONE } else { beyond & !BEYOND }
 }
 
 /// Reads of an entry on a lane, done by a fence.
@@ -113,6 +176,8 @@ pub struct Lane {
     pub stream: Stream,
     /// See `Order::began`.
     pub began: u64,
+    /// The last fence that an entry's writing is behind.
+    last: u64,
     /// What is here by it.
     pub count: u32,
 }
@@ -246,6 +311,96 @@ enum Victim {
     MaybeLater,
 }
 
+/// Entries, as a policy asks about them.
+struct Known<'a> {
+    entries: &'a [Entry],
+    hash: Hash,
+}
+
+impl Entries for Known<'_> {
+    #[inline]
+    fn key(&self, entry: Id) -> Short {
+        Short::of(self.hash.of(self.entries[entry as usize].name))
+    }
+
+    #[inline]
+    fn size(&self, entry: Id) -> Size {
+        Size::of(self.entries[entry as usize].bytes())
+    }
+}
+
+/// As [`Known`], by who has the hash of one entry's key at hand.
+struct KnownWith<'a> {
+    known: Known<'a>,
+    id: Id,
+    hash: u64,
+}
+
+impl Entries for KnownWith<'_> {
+    #[inline]
+    fn key(&self, entry: Id) -> Short {
+        if entry == self.id { Short::of(self.hash) } else { self.known.key(entry) }
+    }
+
+    #[inline]
+    fn size(&self, entry: Id) -> Size {
+        self.known.size(entry)
+    }
+}
+
+/// A search for an entry that may go.
+struct Search<'a> {
+    entries: &'a mut [Entry],
+    hash: Hash,
+    pins: &'a mut Pins,
+    lanes: &'a mut [Lane],
+    /// Of which pool it has to be, if that matters.
+    home: Option<u16>,
+    /// The first that were met and are read.
+    read: &'a mut [Id; READ_LOOKED_AT],
+    count: usize,
+    /// Too many were met that are read; whatever came after them was not looked at.
+    enough: bool,
+    /// The first that was met and may go.
+    free: Option<Id>,
+}
+
+impl Entries for Search<'_> {
+    #[inline]
+    fn key(&self, entry: Id) -> Short {
+        Known { entries: self.entries, hash: self.hash }.key(entry)
+    }
+
+    #[inline]
+    fn size(&self, entry: Id) -> Size {
+        Known { entries: self.entries, hash: self.hash }.size(entry)
+    }
+}
+
+impl Leaving for Search<'_> {
+    #[inline]
+    fn may_go(&mut self, id: Id) -> bool {
+        let entry = &mut self.entries[id as usize];
+        debug_assert!(entry.is_listed());
+        if self.home.is_some_and(|home| self.lanes[entry.lane()].home != home) {
+            return false;
+        }
+        let is_read = self.pins.is_read(&mut entry.readers, self.lanes);
+        // An answer that ends the search.
+        self.enough |= is_read && self.count == READ_LOOKED_AT;
+        if self.enough {
+            return true;
+        }
+        if is_read {
+            self.read[self.count] = id;
+            self.count += 1;
+        } else {
+            self.free = self.free.or(Some(id));
+        }
+        !is_read
+    }
+}
+
 /// What a cache knows.
 pub struct Table {
     /// The newest entry of each key.
@@ -258,6 +413,8 @@ pub struct Table {
     uses: Vec<Use>,
     vacant_use: u32,
     pins: Pins,
+    /// What a search met that is read. Here, for it is many words and mostly none are needed.
+    read: [Id; READ_LOOKED_AT],
     lanes: Vec<Lane>,
     longs: Longs,
     policy: Chosen,
@@ -286,8 +443,9 @@ impl Table {
         homes: usize,
         marks: Arc<Marks>,
     ) -> Table {
-        policy.set_budget(limits.bytes, limits.entries);
-        let lane = |home| Lane { home, stream: Stream::DEFAULT, began: 0, count: 1 };
+        let budget = Budget { bytes: limits.bytes, entries: limits.entries };
+        policy.set_budget(budget, &Known { entries: &[], hash });
+        let lane = |home| Lane { home, stream: Stream::DEFAULT, began: 0, last: 0, count: 1 };
         Table {
             keys: Index::new(),
             hash,
@@ -297,6 +455,7 @@ impl Table {
             uses: Vec::new(),
             vacant_use: NONE,
             pins: Pins::new(marks),
+            read: [NONE; READ_LOOKED_AT],
             // The lanes of those who work without streams, by the number of the pool; they stay.
             lanes: (0..homes as u16).map(lane).collect(),
             longs: Longs::default(),
@@ -315,7 +474,7 @@ impl Table {
     #[inline]
     pub fn find(&self, key: &Asked<'_>) -> Option<Id> {
         match key.name() {
-            Some(name) => self.keys.find(key.hash, |id| self.entries[id as usize].name == name),
+            Some(name) => self.keys.find(key.hash, |id| { self.entries[id as usize].name } == name),
             None => self.keys.find(key.hash, |id| self.has_long(id, key)),
         }
     }
@@ -337,17 +496,18 @@ impl Table {
         self.entries[id as usize].stamp
     }
 
-    /// The entry was looked up and is there.
+    /// The entry, of a key with this hash, was looked up and is there.
     #[inline]
-    pub fn hit(&mut self, id: Id) {
+    pub fn hit(&mut self, id: Id, hash: u64) {
         self.counters.hits += 1;
-        self.policy.hit(id);
+        let known = Known { entries: &self.entries, hash: self.hash };
+        self.policy.hit(id, &KnownWith { known, id, hash });
     }
 
     /// A key was looked up and is not there.
     pub fn missed(&mut self, hash: u64) {
         self.counters.misses += 1;
-        self.policy.missed(hash);
+        self.policy.missed(hash, &Known { entries: &self.entries, hash: self.hash });
     }
 
     /// The number of a lane of the stream that began with the fence `began`. What it is asked for
@@ -358,7 +518,7 @@ impl Table {
         if let Some(at) = self.lanes.iter().position(same) {
             return Ok(at as u16);
         }
-        let lane = Lane { home, stream, began, count: 0 };
+        let lane = Lane { home, stream, began, last: 0, count: 0 };
         if let Some(at) = self.lanes.iter().position(unused) {
             self.lanes[at] = lane;
             return Ok(at as u16);
@@ -418,16 +578,14 @@ impl Table {
         };
         let entry = Entry {
             name,
-            address: fresh.address,
-            extent: Extent::new(fresh.allocated, fresh.lane),
-            written: fresh.written,
+            place: Pair::new(fresh.address as u64, fresh.lane),
+            extent: Pair::new(fresh.allocated, Written::behind(fresh.written).0),
             // What is more, which no block is that was asked for as it is, shows as more bytes.
             waste: u32::try_from(fresh.allocated - fresh.requested).unwrap_or(0),
             stamp: fresh.stamp,
             next: older.unwrap_or(NONE),
             prev: NONE,
-            uses: NONE,
-            pins: NONE,
+            readers: NONE,
         };
         let id = match self.vacant {
             NONE => {
@@ -451,11 +609,13 @@ impl Table {
         }
         let lane = &mut self.lanes[fresh.lane as usize];
         lane.count += 1;
+        lane.last = lane.last.max(fresh.written);
         self.bytes_of[lane.home as usize] += fresh.allocated;
         self.bytes += fresh.allocated;
         self.count += 1;
         self.counters.puts += 1;
-        self.policy.insert(id, key.hash, fresh.allocated);
+        let known = Known { entries: &self.entries, hash: self.hash };
+        self.policy.insert(id, &KnownWith { known, id, hash: key.hash });
         Ok(id)
     }
 
@@ -487,32 +647,24 @@ impl Table {
     /// they are not in the way again.
     #[inline]
     fn victim(&mut self, home: Option<u16>) -> Victim {
-        let (entries, pins, lanes) = (&mut self.entries, &mut self.pins, &mut self.lanes);
-        let (mut read, mut count) = ([NONE; READ_LOOKED_AT], 0);
-        let (mut enough, mut free) = (false, None);
-        let mut may = |id: Id| {
-            let entry = &mut entries[id as usize];
-            debug_assert!(entry.is_listed());
-            if home.is_some_and(|home| lanes[entry.extent.lane()].home != home) {
-                return false;
-            }
-            let is_read = pins.is_read(&mut entry.pins, lanes);
-            // An answer that ends the search.
-            enough |= is_read && count == READ_LOOKED_AT;
-            if is_read && !enough {
-                read[count] = id;
-                count += 1;
-            }
-            if !is_read && !enough {
-                free = free.or(Some(id));
-            }
-            enough || !is_read
+        let mut search = Search {
+            entries: &mut self.entries,
+            hash: self.hash,
+            pins: &mut self.pins,
+            lanes: &mut self.lanes,
+            home,
+            read: &mut self.read,
+            count: 0,
+            enough: false,
+            free: None,
         };
-        let victim = self.policy.victim(&mut may);
+        let victim = self.policy.victim(&mut search);
+        let Search { enough, free, .. } = search;
         if !enough {
             return victim.map_or(Victim::None, Victim::This);
         }
-        read.iter().for_each(|&id| self.policy.in_use(id));
+        let known = Known { entries: &self.entries, hash: self.hash };
+        self.read.iter().for_each(|&id| self.policy.in_use(id, &known));
         // What the policy says then is nothing to go by, but for what it saw before.
         free.map_or(Victim::MaybeLater, Victim::This)
     }
@@ -535,7 +687,7 @@ impl Table {
     /// Takes a listed entry out; its block leaves at once, or, when it is pinned, with its last pin.
     #[inline]
     pub fn remove(&mut self, id: Id, why: Why) -> Option<Gone> {
-        self.unlist(id, why).then(|| self.vacate(id))
+        if self.unlist(id, why) { Some(self.vacate(id)) } else { None }
     }
 
     /// As [`Table::remove`], of one of several: its block leaves with [`Table::next_leaving`].
@@ -561,8 +713,8 @@ impl Table {
     #[inline]
     fn unlist(&mut self, id: Id, why: Why) -> bool {
         let evicted = matches!(why, Why::Evicted | Why::Pressed | Why::Refused);
-        let Entry { next, prev, extent, name, pins, .. } = self.entries[id as usize];
-        let allocated = extent.bytes();
+        let Entry { next, prev, name, readers, .. } = self.entries[id as usize];
+        let allocated = self.entries[id as usize].bytes();
         let count = &mut self.counters;
         match why {
             Why::Evicted => {
@@ -579,14 +731,15 @@ impl Table {
             Why::Taken => count.taken += 1,
             Why::Left => {}
         }
-        self.policy.remove(id, evicted);
+        let hash = self.hash.of(name);
+        let known = Known { entries: &self.entries, hash: self.hash };
+        self.policy.remove(id, evicted, &KnownWith { known, id, hash });
         if next != NONE {
             self.entries[next as usize].prev = prev;
         }
         if prev != NONE {
             self.entries[prev as usize].next = next;
         } else {
-            let hash = self.hash.of(name);
             match next {
                 NONE => self.keys.remove(hash, id),
                 next => self.keys.replace(hash, id, next),
@@ -597,7 +750,7 @@ impl Table {
         if let Some(place) = name.place() {
             self.longs.give_up(place);
         }
-        let is_read = pins != NONE && self.pins.watch(&mut entry.pins, &mut self.lanes);
+        let is_read = is_pin(readers) && self.pins.watch(&mut entry.readers, &mut self.lanes);
         if !is_read {
             self.discount(id);
         }
@@ -607,8 +760,8 @@ impl Table {
     /// The block of an entry does not count any more.
     #[inline]
     fn discount(&mut self, id: Id) {
-        let extent = self.entries[id as usize].extent;
-        let (home, allocated) = (self.lanes[extent.lane()].home, extent.bytes());
+        let entry = &self.entries[id as usize];
+        let (home, allocated) = (self.lanes[entry.lane()].home, entry.bytes());
         self.bytes_of[home as usize] -= allocated;
         self.bytes -= allocated;
         self.left_bytes += allocated;
@@ -619,18 +772,18 @@ impl Table {
     #[inline]
     fn vacate(&mut self, id: Id) -> Gone {
         let entry = &mut self.entries[id as usize];
-        let uses = entry.uses;
-        (entry.uses, entry.prev, entry.next) = (NONE, VACANT, self.vacant);
+        let uses = first_use(entry.readers);
+        (entry.readers, entry.prev, entry.next) = (NONE, VACANT, self.vacant);
         self.vacant = id;
-        let lane = &mut self.lanes[entry.extent.lane()];
+        let lane = &mut self.lanes[entry.lane()];
         // Lanes that serve again do so for entries that come later: this one's is read below.
         lane.count -= 1;
-        let (stream, sequence) = (lane.stream, entry.written);
+        let (stream, sequence) = (lane.stream, entry.written().sequence(lane.last));
         let mut gone = Gone {
             home: lane.home,
-            address: entry.address,
+            address: entry.address(),
             requested: entry.requested(),
-            allocated: entry.extent.bytes(),
+            allocated: entry.bytes(),
             stream: (stream, lane.began),
             read: Fences::NONE,
             rest: uses,
@@ -674,8 +827,8 @@ impl Table {
         };
         let entry = &mut self.entries[id as usize];
         let (address, requested, is_written) =
-            (entry.address, entry.requested(), entry.written == 0);
-        let ticket = self.pins.hold(at, id, &mut entry.pins, address);
+            (entry.address(), entry.requested(), entry.written() == Written::PASSED);
+        let ticket = self.pins.hold(at, id, &mut entry.readers, address);
         Ok(Pinned { ticket, address, requested, is_written })
     }
 
@@ -683,7 +836,7 @@ impl Table {
     #[inline]
     fn make_pin(&mut self) -> Result<u32> {
         let Some((at, entry)) = self.pins.released() else { return self.pins.grow() };
-        self.pins.drop_pin(at, &mut self.entries[entry as usize].pins, &mut self.lanes);
+        self.pins.drop_pin(at, &mut self.entries[entry as usize].readers, &mut self.lanes);
         Ok(at)
     }
 
@@ -691,33 +844,33 @@ impl Table {
     pub fn pinned(&mut self) -> (u64, u64) {
         let mut from = 0;
         while let Some((at, entry)) = self.pins.released_from(from) {
-            self.pins.drop_pin(at, &mut self.entries[entry as usize].pins, &mut self.lanes);
+            self.pins.drop_pin(at, &mut self.entries[entry as usize].readers, &mut self.lanes);
             from = at + 1;
         }
-        let bytes = self.pins.entries().map(|entry| self.entries[entry as usize].extent.bytes());
+        let bytes = self.pins.entries().map(|entry| self.entries[entry as usize].bytes());
         bytes.fold((0, 0), |(count, sum), bytes| (count + 1, sum + bytes))
     }
 
     /// The pin with this ticket, of the block at `address`; an error when it is not held.
     pub fn held(&self, ticket: u64, address: usize) -> Result<Held> {
         let (pin, entry) = self.pins.held(ticket, address)?;
-        let home = self.lanes[self.entries[entry as usize].extent.lane()].home;
+        let home = self.lanes[self.entries[entry as usize].lane()].home;
         Ok(Held { ticket, pin, entry, home })
     }
 
     /// The lane that a pinned entry was written on, and the fence that its writing is behind.
     pub fn writing(&self, held: Held) -> (Lane, Fence) {
         let entry = &self.entries[held.entry as usize];
-        let lane = self.lanes[entry.extent.lane()];
-        (lane, Fence { stream: lane.stream, sequence: entry.written })
+        let lane = self.lanes[entry.lane()];
+        (lane, Fence { stream: lane.stream, sequence: entry.written().sequence(lane.last) })
     }
 
     /// Whether readers on `lane` are behind the writing of the pinned entry; if they are, the
     /// pin says so from now on.
     pub fn is_behind(&mut self, held: Held, lane: u16) -> bool {
         let entry = &self.entries[held.entry as usize];
-        let behind = entry.written == 0
-            || entry.extent.lane() == lane as usize
+        let behind = entry.written() == Written::PASSED
+            || entry.lane() == lane as usize
             || self.uses_of(held.entry).any(|one| one.lane == lane && one.behind);
         if behind {
             self.note_behind(held, lane);
@@ -735,20 +888,28 @@ impl Table {
 
     /// The writing of the pinned entry is known to have passed.
     pub fn note_written(&mut self, held: Held) {
-        self.entries[held.entry as usize].written = 0;
+        self.entries[held.entry as usize].set_written(Written::PASSED);
     }
 
     fn uses_of(&self, id: Id) -> impl Iterator<Item = &Use> {
         let at = |at: u32| self.uses.get(at as usize);
-        std::iter::successors(at(self.entries[id as usize].uses), move |one| at(one.next))
+        std::iter::successors(at(self.first_use(id)), move |one| at(one.next))
+    }
+
+    fn first_use(&self, id: Id) -> u32 {
+        first_use(self.pins.beyond(self.entries[id as usize].readers))
+    }
+
+    fn set_first_use(&mut self, id: Id, at: u32) {
+        self.pins.set_beyond(&mut self.entries[id as usize].readers, at | BEYOND);
     }
 
     /// The reader is done. Its block leaves if it was the last one of an entry that is detached.
     pub fn unpin(&mut self, held: Held) -> Result<Option<Gone>> {
         self.pins.release(held.ticket)?;
         let entry = &mut self.entries[held.entry as usize];
-        self.pins.drop_pin(held.pin, &mut entry.pins, &mut self.lanes);
-        if entry.pins != NONE || entry.prev != DETACHED {
+        self.pins.drop_pin(held.pin, &mut entry.readers, &mut self.lanes);
+        if is_pin(entry.readers) || entry.prev != DETACHED {
             return Ok(None);
         }
         self.discount(held.entry);
@@ -778,7 +939,7 @@ impl Table {
     ) -> Result<()> {
         // Forget, and look for the lane's own, in one walk.
         let mut before = NONE;
-        let mut at = self.entries[id as usize].uses;
+        let mut at = self.first_use(id);
         while at != NONE {
             let Use { sequence: last, next, lane: of, .. } = self.uses[at as usize];
             if of == lane {
@@ -789,7 +950,7 @@ impl Table {
             }
             if passed(Fence { stream: self.lanes[of as usize].stream, sequence: last }) {
                 match before {
-                    NONE => self.entries[id as usize].uses = next,
+                    NONE => self.set_first_use(id, next),
                     before => self.uses[before as usize].next = next,
                 }
                 self.vacate_use(at);
@@ -798,10 +959,10 @@ impl Table {
             }
             at = next;
         }
-        let one = Use { sequence, next: self.entries[id as usize].uses, lane, behind };
+        let one = Use { sequence, next: self.first_use(id), lane, behind };
         let at = match self.vacant_use {
             NONE => {
-                if self.uses.try_reserve(1).is_err() {
+                if self.uses.len() >= BEYOND as usize - 1 || self.uses.try_reserve(1).is_err() {
                     return Err(fail!(OutOfMemory, "no memory to note who reads an entry"));
                 }
                 self.uses.push(one);
@@ -814,7 +975,7 @@ impl Table {
             }
         };
         self.lanes[lane as usize].count += 1;
-        self.entries[id as usize].uses = at;
+        self.set_first_use(id, at);
         Ok(())
     }
 
@@ -844,8 +1005,8 @@ impl Table {
         let (mut first, mut seen, mut at) = (None, 0, Some(newest));
         while let Some(id) = at {
             let entry = &mut self.entries[id as usize];
-            if !self.pins.is_read(&mut entry.pins, &mut self.lanes) {
-                if self.lanes[entry.extent.lane()].stream == stream {
+            if !self.pins.is_read(&mut entry.readers, &mut self.lanes) {
+                if self.lanes[entry.lane()].stream == stream {
                     return Some(id);
                 }
                 first = first.or(Some(id));
@@ -867,7 +1028,7 @@ impl Table {
 
     /// Whether the entry is of the pool `home`.
     pub fn is_of(&self, id: Id, home: u16) -> bool {
-        self.lanes[self.entries[id as usize].extent.lane()].home == home
+        self.lanes[self.entries[id as usize].lane()].home == home
     }
 
     /// Bytes of bookkeeping, without the bytes of keys longer than 15.
@@ -892,11 +1053,11 @@ impl Table {
                 continue;
             }
             sums.0 += 1;
-            sums.1 += entry.extent.bytes();
-            bytes_of[self.lanes[entry.extent.lane()].home as usize] += entry.extent.bytes();
-            pins += self.pins.of_entry(at as u32, entry.pins, !entry.is_listed())?;
+            sums.1 += entry.bytes();
+            bytes_of[self.lanes[entry.lane()].home as usize] += entry.bytes();
+            pins += self.pins.of_entry(at as u32, entry.readers, !entry.is_listed())?;
             if !entry.is_listed() {
-                if entry.pins == NONE {
+                if !is_pin(entry.readers) {
                     return Err(format!("entry {at} is detached and not pinned"));
                 }
                 continue;
@@ -931,11 +1092,39 @@ impl Table {
             return Err(format!("{used} pins, entries have {pins}"));
         }
         self.keys.validate(|id| self.hash.of(self.entries[id as usize].name))?;
-        self.policy.validate()
+        self.policy.validate(&Known { entries: &self.entries, hash: self.hash })
     }
 }
 
 #[cold]
 fn no_memory(key: &Asked<'_>) -> Error {
     fail!(OutOfMemory, "no memory for an entry with a key of {} bytes", key.bytes.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fence_in_sixteen_bits_is_never_an_earlier_one() {
+        assert_eq!(Written::behind(0).sequence(77), 0);
+        for sequence in [1, 2, 0x7fff, 0x8000, 0x8001, 1 << 40, (1 << 40) + 5] {
+            let written = Written::behind(sequence);
+            assert!(written != Written::PASSED);
+            for later in (0..0x8000).step_by(331) {
+                assert_eq!(written.sequence(sequence + later), sequence);
+            }
+            for later in [0x8000, 0x8001, 0x17_0000, 1 << 41] {
+                let last = sequence + later;
+                let read = written.sequence(last);
+                assert!(sequence <= read && read <= last && last - read < 0x8000);
+            }
+        }
+    }
+
+    #[test]
+    fn a_pair_has_both() {
+        let pair = Pair::new(ADDRESSES - 1, 7);
+        assert_eq!((pair.wide(), pair.narrow()), (ADDRESSES - 1, 7));
+    }
 }

@@ -261,7 +261,7 @@ fn main() {
         let stats = one.cache.stats();
         // A key's address and length are the key's.
         let each = stats.bookkeeping_bytes as f64 / ENTRIES as f64 - 16.0;
-        let target = if one.name == "adaptive" { 160.0 } else { 64.5 };
+        let target = if one.name == "adaptive" { 160.0 } else { 64.0 };
         emit(&format!("bookkeeping-{}-bytes", one.name), each, None, Some(target));
     }
 }

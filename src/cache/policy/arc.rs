@@ -5,7 +5,7 @@ use super::ghost::Ghosts;
 use super::list::{self, Link, Linked, List, NONE};
 use super::load::{Budget, Load, Room, Size};
 use super::sketch::Short;
-use super::{Id, Policy};
+use super::{Entries, Id, Leaving, Policy};
 
 #[derive(Clone, Copy, Debug)]
 struct Node {
@@ -120,10 +120,10 @@ impl Policy for Arc {
         list::reserve(&mut self.nodes, entries, Node::VACANT)
     }
 
-    fn missed(&mut self, _: u64) {}
+    fn missed(&mut self, _: u64, _: &dyn Entries) {}
 
     #[inline]
-    fn hit(&mut self, entry: Id) {
+    fn hit(&mut self, entry: Id, _: &dyn Entries) {
         if self.nodes[entry as usize].list() == OFTEN {
             self.lists[OFTEN].renew(&mut self.nodes, entry);
         } else {
@@ -132,8 +132,8 @@ impl Policy for Arc {
         }
     }
 
-    fn insert(&mut self, entry: Id, key: u64, bytes: u64) {
-        let (key, size) = (Short::of(key), Size::of(bytes));
+    fn insert(&mut self, entry: Id, of: &dyn Entries) {
+        let (key, size) = (of.key(entry), of.size(entry));
         let node = &mut self.nodes[entry as usize];
         (node.key, node.size_and_list) = (key, size.bits());
         self.room.add(size);
@@ -156,7 +156,7 @@ impl Policy for Arc {
         self.enter(entry, list);
     }
 
-    fn remove(&mut self, entry: Id, evicted: bool) {
+    fn remove(&mut self, entry: Id, evicted: bool, _: &dyn Entries) {
         let node = self.nodes[entry as usize];
         self.leave(entry);
         self.room.sub(node.size());
@@ -177,7 +177,7 @@ impl Policy for Arc {
         }
     }
 
-    fn victim(&mut self, may: &mut dyn FnMut(Id) -> bool) -> Option<Id> {
+    fn victim(&mut self, of: &mut dyn Leaving) -> Option<Id> {
         self.room.asked();
         self.target = self.target.min(self.full());
         let (fresh, was_often) = self.fresh;
@@ -188,15 +188,15 @@ impl Policy for Arc {
         }
         let from_once = once > self.target || (was_often && once == self.target && once > 0);
         let order = if from_once { [ONCE, OFTEN] } else { [OFTEN, ONCE] };
-        let mut not_fresh = |entry: Id| entry != fresh && may(entry);
+        let mut not_fresh = |entry: Id| entry != fresh && of.may_go(entry);
         let victim = order
             .into_iter()
             .find_map(|list| self.lists[list].find_oldest(&self.nodes, &mut not_fresh));
-        victim.or_else(|| (fresh != NONE && may(fresh)).then_some(fresh))
+        victim.or_else(|| (fresh != NONE && of.may_go(fresh)).then_some(fresh))
     }
 
-    fn set_budget(&mut self, bytes: u64, entries: u64) {
-        self.room.set_budget(Budget { bytes, entries });
+    fn set_budget(&mut self, budget: Budget, _: &dyn Entries) {
+        self.room.set_budget(budget);
         self.target = self.target.min(self.full());
     }
 
@@ -205,7 +205,7 @@ impl Policy for Arc {
         self.nodes.capacity() * size_of::<Node>() + ghosts
     }
 
-    fn validate(&self) -> Result<(), String> {
+    fn validate(&self, _: &dyn Entries) -> Result<(), String> {
         let mut all = Load::default();
         for list in [ONCE, OFTEN] {
             self.ghosts[list].validate()?;

@@ -9,7 +9,7 @@
 
 use super::list;
 use super::load::{Budget, Load, Room, Size};
-use super::{Goal, Id, Policy};
+use super::{Entries, Goal, Id, Leaving, Policy};
 
 /// The first so many that are not to go are counted as used instead of searching them all.
 const LOOKS: u32 = 64;
@@ -19,14 +19,13 @@ const NONE: u32 = u32::MAX;
 #[derive(Clone, Copy, Debug)]
 struct Node {
     rank: f64,
-    size: Size,
     uses: u32,
     /// Its place in the heap.
     place: u32,
 }
 
 impl Node {
-    const VACANT: Node = Node { rank: 0.0, size: Size::ZERO, uses: 0, place: NONE };
+    const VACANT: Node = Node { rank: 0.0, uses: 0, place: NONE };
 }
 
 /// Gives up what is worth least for its room.
@@ -68,6 +67,11 @@ impl Gdsf {
         node.rank = rank;
         let place = node.place as usize;
         self.sift(place);
+    }
+
+    /// Behind all others, so that a search gets to them.
+    fn set_last(&mut self, entry: Id) {
+        self.set_rank(entry, self.highest + self.highest * f64::EPSILON);
     }
 
     #[inline]
@@ -117,33 +121,31 @@ impl Policy for Gdsf {
         self.heap.try_reserve(more).is_ok() && list::reserve(&mut self.nodes, entries, Node::VACANT)
     }
 
-    fn missed(&mut self, _: u64) {}
+    fn missed(&mut self, _: u64, _: &dyn Entries) {}
 
-    fn hit(&mut self, entry: Id) {
-        let Node { size, uses, .. } = self.nodes[entry as usize];
-        let uses = uses.saturating_add(1);
+    fn hit(&mut self, entry: Id, of: &dyn Entries) {
+        let uses = self.nodes[entry as usize].uses.saturating_add(1);
         self.nodes[entry as usize].uses = uses;
-        self.set_rank(entry, self.rank_of(size, uses));
+        self.set_rank(entry, self.rank_of(of.size(entry), uses));
     }
 
-    fn in_use(&mut self, entry: Id) {
-        // Behind all others, so that a search gets to them.
-        self.set_rank(entry, self.highest + self.highest * f64::EPSILON);
+    fn in_use(&mut self, entry: Id, _: &dyn Entries) {
+        self.set_last(entry);
     }
 
-    fn insert(&mut self, entry: Id, _: u64, bytes: u64) {
-        let size = Size::of(bytes);
+    fn insert(&mut self, entry: Id, of: &dyn Entries) {
+        let size = of.size(entry);
         self.room.add(size);
         let (rank, place) = (self.rank_of(size, 1), self.heap.len());
-        self.nodes[entry as usize] = Node { rank, size, uses: 1, place: place as u32 };
+        self.nodes[entry as usize] = Node { rank, uses: 1, place: place as u32 };
         self.heap.push(entry);
         self.set_rank(entry, rank);
     }
 
-    fn remove(&mut self, entry: Id, evicted: bool) {
-        let Node { rank, size, place, .. } = self.nodes[entry as usize];
+    fn remove(&mut self, entry: Id, evicted: bool, of: &dyn Entries) {
+        let Node { rank, place, .. } = self.nodes[entry as usize];
         self.nodes[entry as usize] = Node::VACANT;
-        self.room.sub(size);
+        self.room.sub(of.size(entry));
         self.heap.swap_remove(place as usize);
         if let Some(&moved) = self.heap.get(place as usize) {
             self.nodes[moved as usize].place = place;
@@ -154,39 +156,39 @@ impl Policy for Gdsf {
         }
     }
 
-    fn victim(&mut self, may: &mut dyn FnMut(Id) -> bool) -> Option<Id> {
+    fn victim(&mut self, of: &mut dyn Leaving) -> Option<Id> {
         self.room.asked();
         let least = *self.heap.first()?;
-        if may(least) {
+        if of.may_go(least) {
             return Some(least);
         }
         // It, and those that would follow it, are not to go: they are in use.
         for _ in 0..LOOKS {
-            self.in_use(self.heap[0]);
-            if may(self.heap[0]) {
+            self.set_last(self.heap[0]);
+            if of.may_go(self.heap[0]) {
                 return Some(self.heap[0]);
             }
         }
         // The heap is in order only along its branches: of all that may go, the least.
-        let free = self.heap.iter().copied().filter(|&entry| may(entry));
+        let free = self.heap.iter().copied().filter(|&entry| of.may_go(entry));
         free.min_by(|&one, &other| {
             self.nodes[one as usize].rank.total_cmp(&self.nodes[other as usize].rank)
         })
     }
 
-    fn set_budget(&mut self, bytes: u64, entries: u64) {
-        self.room.set_budget(Budget { bytes, entries });
+    fn set_budget(&mut self, budget: Budget, _: &dyn Entries) {
+        self.room.set_budget(budget);
     }
 
     fn bookkeeping_bytes(&self) -> usize {
         self.nodes.capacity() * size_of::<Node>() + self.heap.capacity() * size_of::<Id>()
     }
 
-    fn validate(&self) -> Result<(), String> {
+    fn validate(&self, of: &dyn Entries) -> Result<(), String> {
         let mut load = Load::default();
         for (place, &entry) in self.heap.iter().enumerate() {
             let node = &self.nodes[entry as usize];
-            load.add(node.size);
+            load.add(of.size(entry));
             if node.place as usize != place {
                 return Err(format!("entry {entry} is at {place}, not at {}", node.place));
             }

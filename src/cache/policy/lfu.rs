@@ -12,10 +12,11 @@
 //! loses where keys come back soon and then never (-4.6 to -1.7 points from the best on eleven
 //! recorded traces).
 
-use super::list::{self, Link, Linked, List, NONE};
+use super::list::{self, Link, List, NONE};
 use super::load::{Budget, Load, Room, Size};
 use super::sketch::{Short, Sketch};
-use super::{Goal, Id, Policy};
+use super::twos::Twos;
+use super::{Entries, Goal, Id, Leaving, Policy};
 
 /// The window's part of the room: one in so many.
 const WINDOW: u64 = 5;
@@ -32,53 +33,13 @@ enum Part {
     Protected,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Node {
-    link: Link,
-    key: Short,
-    /// Its [`Size`], and in the bits that this leaves free its part.
-    size_and_part: u32,
-}
-
-impl Node {
-    const VACANT: Node = Node { link: Link::FREE, key: Short(0), size_and_part: 0 };
-
-    #[inline]
-    fn size(&self) -> Size {
-        Size::from_bits(self.size_and_part)
-    }
-
-    #[inline]
-    fn part(&self) -> Part {
-        match self.size_and_part >> (u32::BITS - Size::SPARE) {
-            0 => Part::Window,
-            1 => Part::Probation,
-            _ => Part::Protected,
-        }
-    }
-
-    #[inline]
-    fn set_part(&mut self, part: Part) {
-        self.size_and_part = self.size().bits() | (part as u32) << (u32::BITS - Size::SPARE);
-    }
-}
-
-impl Linked for Node {
-    #[inline]
-    fn link(&self) -> Link {
-        self.link
-    }
-
-    #[inline]
-    fn link_mut(&mut self) -> &mut Link {
-        &mut self.link
-    }
-}
-
 /// Gives up what is asked for least often, by an estimate that forgets.
 pub struct Lfu {
     goal: Goal,
-    nodes: Vec<Node>,
+    /// The entries' places in the lists.
+    places: Vec<Link>,
+    /// The entries' parts.
+    parts: Twos,
     sketch: Sketch,
     lists: [List; 3],
     loads: [Load; 3],
@@ -96,7 +57,8 @@ impl Lfu {
     pub fn with_window(goal: Goal, percent: u64) -> Lfu {
         Lfu {
             goal,
-            nodes: Vec::new(),
+            places: Vec::new(),
+            parts: Twos::new(),
             sketch: Sketch::new(),
             lists: [List::EMPTY; 3],
             loads: [Load::default(); 3],
@@ -111,25 +73,33 @@ impl Lfu {
     }
 
     #[inline]
-    fn enter(&mut self, entry: Id, part: Part) {
-        let node = &mut self.nodes[entry as usize];
-        node.set_part(part);
-        self.loads[part as usize].add(node.size());
-        self.lists[part as usize].push(&mut self.nodes, entry);
+    fn part(&self, entry: Id) -> Part {
+        match self.parts.get(entry) {
+            0 => Part::Window,
+            1 => Part::Probation,
+            _ => Part::Protected,
+        }
     }
 
     #[inline]
-    fn leave(&mut self, entry: Id) {
-        let node = &self.nodes[entry as usize];
-        let part = node.part() as usize;
-        self.loads[part].sub(node.size());
-        self.lists[part].remove(&mut self.nodes, entry);
+    fn enter(&mut self, entry: Id, size: Size, part: Part) {
+        self.parts.set(entry, part as u8);
+        self.loads[part as usize].add(size);
+        self.lists[part as usize].push(&mut self.places, entry);
     }
 
     #[inline]
-    fn shift(&mut self, entry: Id, part: Part) {
-        self.leave(entry);
-        self.enter(entry, part);
+    fn leave(&mut self, entry: Id, size: Size) {
+        let part = self.part(entry) as usize;
+        self.loads[part].sub(size);
+        self.lists[part].remove(&mut self.places, entry);
+    }
+
+    #[inline]
+    fn shift(&mut self, entry: Id, part: Part, of: &dyn Entries) {
+        let size = of.size(entry);
+        self.leave(entry, size);
+        self.enter(entry, size, part);
     }
 
     fn load(&self, part: Part) -> u64 {
@@ -140,7 +110,10 @@ impl Lfu {
     #[inline]
     fn window_max(&self) -> u64 {
         let all = self.room.measure(self.room.load);
-        ((u128::from(all) * u128::from(self.window)) / 100) as u64
+        match all.checked_mul(self.window) {
+            Some(hundredths) => hundredths / 100,
+            None => (u128::from(all) * u128::from(self.window) / 100) as u64,
+        }
     }
 
     /// Whether the window has more than that.
@@ -154,7 +127,7 @@ impl Lfu {
     }
 
     #[inline]
-    fn demote(&mut self) {
+    fn demote(&mut self, of: &dyn Entries) {
         loop {
             let (protected, probation) = (self.load(Part::Protected), self.load(Part::Probation));
             let main = protected + probation;
@@ -162,28 +135,27 @@ impl Lfu {
             if list.count() <= 1 || protected <= main - main / PROBATION {
                 return;
             }
-            self.shift(list.oldest(), Part::Probation);
+            self.shift(list.oldest(), Part::Probation, of);
         }
     }
 
     /// What an entry is worth by its uses, and the room it takes.
-    fn value(&self, entry: Id) -> (u128, u64) {
-        let node = &self.nodes[entry as usize];
-        let (size, times) = (node.size(), self.sketch.estimate(node.key));
+    fn value(&self, entry: Id, of: &dyn Entries) -> (u128, u64) {
+        let (size, times) = (of.size(entry), self.sketch.estimate(of.key(entry)));
         (u128::from(self.goal.worth(size.bytes())) * u128::from(times), self.room.room_of(size))
     }
 
     /// Whether `new` is worth more than what goes for it: `old`, and those behind that, if it
     /// needs the room of more than one.
-    fn is_worth_more(&self, new: Id, old: Id) -> bool {
-        let (value, room) = self.value(new);
+    fn is_worth_more(&self, new: Id, old: Id, of: &dyn Entries) -> bool {
+        let (value, room) = self.value(new, of);
         let (mut against, mut found) = (0, 0);
         let mut entry = old;
         for _ in 0..VICTIMS {
-            let (its_value, its_room) = self.value(entry);
+            let (its_value, its_room) = self.value(entry, of);
             against += its_value;
             found += its_room;
-            entry = List::newer(&self.nodes, entry);
+            entry = List::newer(&self.places, entry);
             if found >= room || entry == NONE {
                 break;
             }
@@ -195,74 +167,74 @@ impl Lfu {
 
 impl Policy for Lfu {
     fn reserve(&mut self, entries: u32) -> bool {
-        list::reserve(&mut self.nodes, entries, Node::VACANT)
+        list::reserve(&mut self.places, entries, Link::FREE)
+            && self.parts.reserve(self.places.len())
     }
 
-    fn missed(&mut self, key: u64) {
+    fn missed(&mut self, key: u64, _: &dyn Entries) {
         self.sketch.count(Short::of(key));
     }
 
-    fn hit(&mut self, entry: Id) {
-        let node = &self.nodes[entry as usize];
-        self.sketch.count(node.key);
-        match node.part() {
+    fn hit(&mut self, entry: Id, of: &dyn Entries) {
+        self.sketch.count(of.key(entry));
+        match self.part(entry) {
             Part::Probation => {
-                self.shift(entry, Part::Protected);
-                self.demote();
+                self.shift(entry, Part::Protected, of);
+                self.demote(of);
             }
-            part => self.lists[part as usize].renew(&mut self.nodes, entry),
+            part => self.lists[part as usize].renew(&mut self.places, entry),
         }
     }
 
-    fn in_use(&mut self, entry: Id) {
-        match self.nodes[entry as usize].part() {
+    fn in_use(&mut self, entry: Id, of: &dyn Entries) {
+        match self.part(entry) {
             // It would be in the way of the main part's.
-            Part::Window => self.shift(entry, Part::Probation),
+            Part::Window => self.shift(entry, Part::Probation, of),
             Part::Probation => {
-                self.shift(entry, Part::Protected);
-                self.demote();
+                self.shift(entry, Part::Protected, of);
+                self.demote(of);
             }
             Part::Protected => {
-                self.lists[Part::Protected as usize].renew(&mut self.nodes, entry);
+                self.lists[Part::Protected as usize].renew(&mut self.places, entry);
             }
         }
     }
 
-    fn insert(&mut self, entry: Id, key: u64, bytes: u64) {
-        let node = &mut self.nodes[entry as usize];
-        let size = Size::of(bytes);
-        (node.key, node.size_and_part) = (Short::of(key), size.bits());
+    fn insert(&mut self, entry: Id, of: &dyn Entries) {
+        let size = of.size(entry);
         self.room.add(size);
         self.sketch.hold(self.room.load.entries);
-        self.enter(entry, Part::Window);
+        self.enter(entry, size, Part::Window);
         if self.room.is_over() && self.takes_the_window(size) {
             // It would push all others out of the window before it is looked at itself.
-            self.lists[Part::Window as usize].age(&mut self.nodes, entry);
+            self.lists[Part::Window as usize].age(&mut self.places, entry);
         }
         while !self.room.is_over() && self.window_is_over() {
-            self.shift(self.lists[Part::Window as usize].oldest(), Part::Probation);
+            self.shift(self.lists[Part::Window as usize].oldest(), Part::Probation, of);
         }
     }
 
-    fn remove(&mut self, entry: Id, _: bool) {
-        self.room.sub(self.nodes[entry as usize].size());
-        self.leave(entry);
+    fn remove(&mut self, entry: Id, _: bool, of: &dyn Entries) {
+        let size = of.size(entry);
+        self.room.sub(size);
+        self.leave(entry, size);
     }
 
-    fn victim(&mut self, may: &mut dyn FnMut(Id) -> bool) -> Option<Id> {
+    fn victim(&mut self, of: &mut dyn Leaving) -> Option<Id> {
         self.room.asked();
         let [window, probation, protected] = &self.lists;
-        let new = window.find_oldest(&self.nodes, may);
+        let mut may = |entry| of.may_go(entry);
+        let new = window.find_oldest(&self.places, &mut may);
         let old = probation
-            .find_oldest(&self.nodes, may)
-            .or_else(|| protected.find_oldest(&self.nodes, may));
+            .find_oldest(&self.places, &mut may)
+            .or_else(|| protected.find_oldest(&self.places, &mut may));
         match (new, old) {
             (Some(new), Some(old)) => {
-                if !self.is_worth_more(new, old) {
+                if !self.is_worth_more(new, old, of) {
                     return Some(new);
                 }
                 if self.window_is_over() {
-                    self.shift(new, Part::Probation);
+                    self.shift(new, Part::Probation, of);
                 }
                 Some(old)
             }
@@ -270,25 +242,25 @@ impl Policy for Lfu {
         }
     }
 
-    fn set_budget(&mut self, bytes: u64, entries: u64) {
-        self.room.set_budget(Budget { bytes, entries });
+    fn set_budget(&mut self, budget: Budget, _: &dyn Entries) {
+        self.room.set_budget(budget);
     }
 
     fn bookkeeping_bytes(&self) -> usize {
-        self.nodes.capacity() * size_of::<Node>() + self.sketch.bytes()
+        self.places.capacity() * size_of::<Link>() + self.parts.bytes() + self.sketch.bytes()
     }
 
-    fn validate(&self) -> Result<(), String> {
+    fn validate(&self, of: &dyn Entries) -> Result<(), String> {
         let mut all = Load::default();
         for (list, (load, part)) in self.lists.iter().zip(self.loads.iter().zip(0..)) {
             let mut sum = Load::default();
-            for entry in list.check(&self.nodes)? {
-                let node = &self.nodes[entry as usize];
-                if node.part() as u32 != part {
-                    return Err(format!("entry {entry} is in list {part}, not {:?}", node.part()));
+            for entry in list.check(&self.places)? {
+                if self.parts.get(entry) != part {
+                    let own = self.part(entry);
+                    return Err(format!("entry {entry} is in list {part}, not {own:?}"));
                 }
-                sum.add(node.size());
-                all.add(node.size());
+                sum.add(of.size(entry));
+                all.add(of.size(entry));
             }
             if sum != *load {
                 return Err(format!("list {part} has {sum:?}, not {load:?}"));

@@ -10,32 +10,34 @@
 use super::super::index::Index;
 use super::ghost::hash_of;
 use super::list::{self, Link, Linked, List, NONE};
-use super::load::{Budget, Load, Room, Size};
+use super::load::{Budget, Load, Room};
 use super::sketch::Short;
-use super::{Id, Policy};
+use super::twos::Twos;
+use super::{Entries, Id, Leaving, Policy};
 
 /// The queue's part of the room: one in so many.
 const HIGH: u64 = 100;
 /// Ghosts for each entry.
 const GHOSTS: u64 = 2;
 
+/// What a node is. All but those that are `High` are on the stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    Low,
+    /// In the queue alone.
     High,
+    /// In the queue and on the stack.
+    Stacked,
+    Low,
     Ghost,
 }
 
-/// A key on the stack, or in a queue, or both.
+/// An entry, or a ghost.
 #[derive(Clone, Copy, Debug)]
 struct Node {
     /// Its place in the queue, or among the ghosts.
     link: Link,
-    key: Short,
-    size: Size,
-    entry: Id,
-    state: State,
-    is_stacked: bool,
+    /// The entry's number, or the ghost's key.
+    name: u32,
 }
 
 impl Linked for Node {
@@ -57,6 +59,8 @@ pub struct Lirs {
     nodes: Vec<Node>,
     /// The nodes' places on the stack.
     places: Vec<Link>,
+    /// The nodes' states.
+    states: Twos,
     vacant: List,
     ghost_by_key: Index,
     stack: List,
@@ -73,6 +77,7 @@ impl Lirs {
             node_of: Vec::new(),
             nodes: Vec::new(),
             places: Vec::new(),
+            states: Twos::new(),
             vacant: List::EMPTY,
             ghost_by_key: Index::new(),
             stack: List::EMPTY,
@@ -95,19 +100,26 @@ impl Lirs {
     }
 
     #[inline]
-    fn stack_top(&mut self, node: u32) {
-        if self.nodes[node as usize].is_stacked {
-            self.stack.renew(&mut self.places, node);
-        } else {
-            self.nodes[node as usize].is_stacked = true;
-            self.stack.push(&mut self.places, node);
+    fn state(&self, node: u32) -> State {
+        match self.states.get(node) {
+            0 => State::High,
+            1 => State::Stacked,
+            2 => State::Low,
+            _ => State::Ghost,
         }
     }
 
     #[inline]
-    fn unstack(&mut self, node: u32) {
-        if std::mem::take(&mut self.nodes[node as usize].is_stacked) {
-            self.stack.remove(&mut self.places, node);
+    fn set_state(&mut self, node: u32, state: State) {
+        self.states.set(node, state as u8);
+    }
+
+    /// Puts a node on top of the stack, where it may be already, as its state until now says.
+    #[inline]
+    fn stack_top(&mut self, node: u32, state: State) {
+        match state {
+            State::High => self.stack.push(&mut self.places, node),
+            _ => self.stack.renew(&mut self.places, node),
         }
     }
 
@@ -118,52 +130,72 @@ impl Lirs {
             if node == NONE {
                 return;
             }
-            match self.nodes[node as usize].state {
-                State::Low => return,
-                State::High => self.unstack(node),
+            match self.state(node) {
                 State::Ghost => self.forget(node),
+                State::Stacked => {
+                    self.stack.remove(&mut self.places, node);
+                    self.set_state(node, State::High);
+                }
+                State::Low | State::High => return,
             }
         }
     }
 
     /// Makes low entries high until they have no more than they may, but for the last.
-    fn demote(&mut self) {
+    fn demote(&mut self, of: &dyn Entries) {
         while self.low_load() > self.low_max() && self.low.entries > 1 {
             self.prune();
-            self.make_high(self.stack.oldest());
+            self.make_high(self.stack.oldest(), of);
         }
         self.prune();
     }
 
     /// Makes a low entry high, off the stack.
-    fn make_high(&mut self, node: u32) {
-        let at = &mut self.nodes[node as usize];
-        at.state = State::High;
-        self.low.sub(at.size);
-        self.unstack(node);
+    fn make_high(&mut self, node: u32, of: &dyn Entries) {
+        self.low.sub(of.size(self.nodes[node as usize].name));
+        self.stack.remove(&mut self.places, node);
         self.queue.push(&mut self.nodes, node);
+        self.set_state(node, State::High);
     }
 
-    /// By a quarter: ghosts are more than entries, and half of the nodes unused would be most of
-    /// what there is.
+    /// By a quarter, or to as many as there will be: ghosts are more than entries, and half of the
+    /// nodes unused would be most of what there is.
     #[cold]
     fn grow(&mut self) -> bool {
-        let more = (self.nodes.len() / 4).max(16);
-        self.nodes.try_reserve_exact(more).is_ok() && self.places.try_reserve_exact(more).is_ok()
+        let now = self.nodes.len();
+        let most = self.node_of.len() * (1 + GHOSTS as usize);
+        let more = (now / 4).min(most.saturating_sub(now)).max(16);
+        self.reserve_nodes(more)
+    }
+
+    fn reserve_nodes(&mut self, more: usize) -> bool {
+        self.nodes.try_reserve_exact(more).is_ok()
+            && self.places.try_reserve_exact(more).is_ok()
+            && self.states.reserve(self.nodes.len() + more)
+    }
+
+    /// For how many nodes there is memory.
+    fn held(&self) -> usize {
+        self.nodes.capacity().min(self.places.capacity()).min(self.states.held())
     }
 
     fn forget(&mut self, ghost: u32) {
-        self.unstack(ghost);
+        self.stack.remove(&mut self.places, ghost);
         self.ghosts.remove(&mut self.nodes, ghost);
-        let hash = hash_of(self.nodes[ghost as usize].key);
+        let hash = hash_of(self.key(ghost));
         self.ghost_by_key.remove(hash, ghost);
         self.vacant.push(&mut self.nodes, ghost);
     }
 
-    /// The ghost of a key, which is one no more.
+    /// The key of a ghost.
+    fn key(&self, ghost: u32) -> Short {
+        Short(self.nodes[ghost as usize].name)
+    }
+
+    /// The ghost of a key, which is one no more; it is still on the stack.
     fn revive(&mut self, key: Short) -> Option<u32> {
         let nodes = &self.nodes;
-        let node = self.ghost_by_key.take(hash_of(key), |at| nodes[at as usize].key == key)?;
+        let node = self.ghost_by_key.take(hash_of(key), |at| nodes[at as usize].name == key.0)?;
         self.ghosts.remove(&mut self.nodes, node);
         Some(node)
     }
@@ -179,48 +211,44 @@ impl Policy for Lirs {
     fn reserve(&mut self, entries: u32) -> bool {
         // For the ghosts there is room when there is room.
         let more = (entries as usize).saturating_sub(self.nodes.len());
-        list::reserve(&mut self.node_of, entries, NONE)
-            && self.nodes.try_reserve_exact(more).is_ok()
-            && self.places.try_reserve_exact(more).is_ok()
+        list::reserve(&mut self.node_of, entries, NONE) && self.reserve_nodes(more)
     }
 
-    fn missed(&mut self, _: u64) {}
+    fn missed(&mut self, _: u64, _: &dyn Entries) {}
 
-    fn hit(&mut self, entry: Id) {
+    fn hit(&mut self, entry: Id, of: &dyn Entries) {
         let node = self.node_of[entry as usize];
-        let Node { state, size, is_stacked, .. } = self.nodes[node as usize];
+        let state = self.state(node);
         if state == State::Low {
             let was_lowest = self.stack.oldest() == node;
-            self.stack_top(node);
+            self.stack.renew(&mut self.places, node);
             if was_lowest {
                 self.prune();
             }
-        } else if is_stacked || self.low.entries == 0 {
+        } else if state == State::Stacked || self.low.entries == 0 {
             self.queue.remove(&mut self.nodes, node);
-            self.nodes[node as usize].state = State::Low;
-            self.low.add(size);
-            self.stack_top(node);
-            self.demote();
+            self.low.add(of.size(entry));
+            self.stack_top(node, state);
+            self.set_state(node, State::Low);
+            self.demote(of);
         } else {
-            self.stack_top(node);
+            self.stack_top(node, state);
+            self.set_state(node, State::Stacked);
             self.queue.renew(&mut self.nodes, node);
         }
     }
 
-    fn insert(&mut self, entry: Id, key: u64, bytes: u64) {
-        let (key, size) = (Short::of(key), Size::of(bytes));
+    fn insert(&mut self, entry: Id, of: &dyn Entries) {
+        let (key, size) = (of.key(entry), of.size(entry));
         self.room.add(size);
         let ghost = self.revive(key);
         let unit = self.room.measure(Load { bytes: size.bytes(), entries: 1 });
         // The first is low, whatever its bytes: the stack ends with it.
         let is_low =
             ghost.is_some() || self.low_load() + unit <= self.low_max() || self.low.entries == 0;
-        let state = if is_low { State::Low } else { State::High };
-        let is_stacked = ghost.is_some();
-        let fresh = Node { link: Link::FREE, key, size, entry, state, is_stacked };
-        let held = self.nodes.capacity().min(self.places.capacity());
-        let room = self.nodes.len() < held || self.grow();
-        if ghost.is_none() && self.vacant.count() == 0 && !room {
+        let fresh = Node { link: Link::FREE, name: entry };
+        let is_more = ghost.is_none() && self.vacant.count() == 0;
+        if is_more && self.nodes.len() >= self.held() && !self.grow() {
             self.forget(self.ghosts.oldest());
             self.prune();
         }
@@ -238,38 +266,44 @@ impl Policy for Lirs {
         };
         self.nodes[node as usize] = fresh;
         self.node_of[entry as usize] = node;
-        self.stack_top(node);
+        // A ghost is on the stack already.
+        self.stack_top(node, if ghost.is_some() { State::Ghost } else { State::High });
         if is_low {
             self.low.add(size);
-            self.demote();
+            self.set_state(node, State::Low);
+            self.demote(of);
         } else {
+            self.set_state(node, State::Stacked);
             self.queue.push(&mut self.nodes, node);
         }
     }
 
-    fn remove(&mut self, entry: Id, evicted: bool) {
+    fn remove(&mut self, entry: Id, evicted: bool, of: &dyn Entries) {
         let node = std::mem::replace(&mut self.node_of[entry as usize], NONE);
-        let Node { state, size, is_stacked, key, .. } = self.nodes[node as usize];
+        let (state, size) = (self.state(node), of.size(entry));
         self.room.sub(size);
         match state {
             State::Low => self.low.sub(size),
             _ => self.queue.remove(&mut self.nodes, node),
         }
         let nodes = &self.nodes;
-        let remembered = evicted
-            && is_stacked
-            && self.ghost_by_key.reserve(hash_of(key), |at| hash_of(nodes[at as usize].key));
-        if remembered {
+        let hash_at = |at: u32| hash_of(Short(nodes[at as usize].name));
+        let is_stacked = state != State::High;
+        let key = of.key(entry);
+        if evicted && is_stacked && self.ghost_by_key.reserve(hash_of(key), hash_at) {
             // Several entries can have had the key.
             if let Some(older) = self.revive(key) {
-                self.unstack(older);
+                self.stack.remove(&mut self.places, older);
                 self.vacant.push(&mut self.nodes, older);
             }
-            self.nodes[node as usize].state = State::Ghost;
+            self.nodes[node as usize].name = key.0;
+            self.set_state(node, State::Ghost);
             self.ghosts.push(&mut self.nodes, node);
             self.ghost_by_key.insert(hash_of(key), node);
         } else {
-            self.unstack(node);
+            if is_stacked {
+                self.stack.remove(&mut self.places, node);
+            }
             self.vacant.push(&mut self.nodes, node);
         }
         self.prune();
@@ -279,70 +313,74 @@ impl Policy for Lirs {
         }
     }
 
-    fn victim(&mut self, may: &mut dyn FnMut(Id) -> bool) -> Option<Id> {
+    fn victim(&mut self, of: &mut dyn Leaving) -> Option<Id> {
         self.room.asked();
-        self.demote();
-        let nodes = &self.nodes;
+        self.demote(of);
+        let (nodes, states) = (&self.nodes, &self.states);
         let mut allowed = |node: u32| {
-            let node = &nodes[node as usize];
-            node.state != State::Ghost && may(node.entry)
+            states.get(node) != State::Ghost as u8 && of.may_go(nodes[node as usize].name)
         };
         let node = self
             .queue
             .find_oldest(nodes, &mut allowed)
             .or_else(|| self.stack.find_oldest(&self.places, &mut allowed))?;
-        Some(self.nodes[node as usize].entry)
+        Some(self.nodes[node as usize].name)
     }
 
-    fn set_budget(&mut self, bytes: u64, entries: u64) {
-        self.room.set_budget(Budget { bytes, entries });
-        self.demote();
+    fn set_budget(&mut self, budget: Budget, of: &dyn Entries) {
+        self.room.set_budget(budget);
+        self.demote(of);
     }
 
     fn bookkeeping_bytes(&self) -> usize {
         self.node_of.capacity() * size_of::<u32>()
             + self.nodes.capacity() * size_of::<Node>()
             + self.places.capacity() * size_of::<Link>()
+            + self.states.bytes()
             + self.ghost_by_key.bytes()
     }
 
-    fn validate(&self) -> Result<(), String> {
+    fn validate(&self, of: &dyn Entries) -> Result<(), String> {
         let (mut low, mut all) = (Load::default(), Load::default());
         let stack = self.stack.check(&self.places)?;
-        for &node in &stack {
-            let node = &self.nodes[node as usize];
-            if !node.is_stacked {
-                return Err(format!("{node:?} is on the stack and does not know"));
-            }
-            if node.state == State::Low {
-                low.add(node.size);
-            }
-        }
         if let Some(&lowest) = stack.first()
-            && self.nodes[lowest as usize].state != State::Low
+            && self.state(lowest) != State::Low
         {
-            return Err(format!("the stack ends with {:?}", self.nodes[lowest as usize]));
+            return Err(format!("the stack ends with {:?}", self.state(lowest)));
         }
-        for (list, state) in [(self.queue, State::High), (self.ghosts, State::Ghost)] {
-            for node in list.check(&self.nodes)? {
-                let node = &self.nodes[node as usize];
-                if node.state != state || (state == State::Ghost && !node.is_stacked) {
-                    return Err(format!("{node:?} is in the list of {state:?}"));
-                }
+        let mut stacked = 0;
+        for &node in &self.queue.check(&self.nodes)? {
+            match self.state(node) {
+                State::High => {}
+                State::Stacked => stacked += 1,
+                state => return Err(format!("node {node} is in the queue and {state:?}")),
             }
         }
-        let stacked = self.nodes.iter().filter(|node| node.is_stacked).count();
+        for &node in &self.ghosts.check(&self.nodes)? {
+            let (state, key) = (self.state(node), self.key(node));
+            let same = |other: u32| self.key(other) == key;
+            if state != State::Ghost || self.ghost_by_key.find(hash_of(key), same) != Some(node) {
+                return Err(format!("node {node} is among the ghosts and {state:?}, or not found"));
+            }
+        }
         for (entry, &node) in self.node_of.iter().enumerate().filter(|(_, node)| **node != NONE) {
-            let node = &self.nodes[node as usize];
-            if node.entry as usize != entry || node.state == State::Ghost {
-                return Err(format!("entry {entry} has {node:?}"));
+            let (name, state) = (self.nodes[node as usize].name, self.state(node));
+            if name as usize != entry || state == State::Ghost {
+                return Err(format!("entry {entry} has a node of {name}, {state:?}"));
             }
-            all.add(node.size);
+            all.add(of.size(name));
+            if state == State::Low {
+                low.add(of.size(name));
+            }
+        }
+        let on_stack = stacked + low.entries as usize + self.ghosts.count() as usize;
+        if on_stack != stack.len() || stack.iter().any(|&node| self.state(node) == State::High) {
+            return Err(format!("{} are on the stack, {on_stack} say so", stack.len()));
         }
         let vacant = self.vacant.check(&self.nodes)?.len();
         let nodes = self.nodes.len();
         let sum = all.entries as usize + self.ghosts.count() as usize + vacant;
-        if low != self.low || all != self.room.load || sum != nodes || stacked != stack.len() {
+        if low != self.low || all != self.room.load || sum != nodes {
             return Err(format!("{low:?} of {all:?}, {sum} of {nodes}, not {:?}", self.room));
         }
         Ok(())

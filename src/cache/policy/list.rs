@@ -126,7 +126,7 @@ impl List {
     pub fn find_oldest<N: Linked>(
         &self,
         nodes: &[N],
-        may: &mut dyn FnMut(Id) -> bool,
+        mut may: impl FnMut(Id) -> bool,
     ) -> Option<Id> {
         let mut node = self.oldest;
         while node != NONE && !may(node) {

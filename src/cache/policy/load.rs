@@ -57,24 +57,35 @@ impl Size {
     /// Bits that it leaves free at the upper end.
     pub const SPARE: u32 = 2;
 
+    /// So many, as far as they fit.
     #[inline]
     pub fn of(bytes: u64) -> Size {
+        if bytes >> Size::MANTISSA == 0 {
+            return Size(bytes as u32);
+        }
+        Size::of_many(bytes)
+    }
+
+    fn of_many(bytes: u64) -> Size {
         let bits = u64::BITS - bytes.leading_zeros();
         let exponent = bits.saturating_sub(Size::MANTISSA).min(31);
         let mantissa = (bytes >> exponent).min((1 << Size::MANTISSA) - 1) as u32;
         Size(exponent << Size::MANTISSA | mantissa)
     }
 
+    /// How many they are.
     #[inline]
     pub fn bytes(self) -> u64 {
         u64::from(self.0 & ((1 << Size::MANTISSA) - 1)) << (self.0 >> Size::MANTISSA)
     }
 
+    /// It as a number that has its upper bits free.
     #[inline]
     pub fn bits(self) -> u32 {
         self.0
     }
 
+    /// The one that is in the lower bits of a number.
     #[inline]
     pub fn from_bits(bits: u32) -> Size {
         Size(bits & (u32::MAX >> Size::SPARE))

@@ -1,7 +1,7 @@
 //! Least recently used.
 
 use super::list::{self, Link, Linked, List};
-use super::{Id, Policy};
+use super::{Budget, Entries, Id, Leaving, Policy};
 
 impl Linked for Link {
     #[inline]
@@ -39,35 +39,35 @@ impl Policy for Lru {
         list::reserve(&mut self.nodes, entries, Link::FREE)
     }
 
-    fn missed(&mut self, _: u64) {}
+    fn missed(&mut self, _: u64, _: &dyn Entries) {}
 
     #[inline]
-    fn hit(&mut self, entry: Id) {
+    fn hit(&mut self, entry: Id, _: &dyn Entries) {
         self.entries.renew(&mut self.nodes, entry);
     }
 
     #[inline]
-    fn insert(&mut self, entry: Id, _: u64, _: u64) {
+    fn insert(&mut self, entry: Id, _: &dyn Entries) {
         self.entries.push(&mut self.nodes, entry);
     }
 
     #[inline]
-    fn remove(&mut self, entry: Id, _: bool) {
+    fn remove(&mut self, entry: Id, _: bool, _: &dyn Entries) {
         self.entries.remove(&mut self.nodes, entry);
     }
 
     #[inline]
-    fn victim(&mut self, may: &mut dyn FnMut(Id) -> bool) -> Option<Id> {
-        self.entries.find_oldest(&self.nodes, may)
+    fn victim(&mut self, of: &mut dyn Leaving) -> Option<Id> {
+        self.entries.find_oldest(&self.nodes, &mut |entry| of.may_go(entry))
     }
 
-    fn set_budget(&mut self, _: u64, _: u64) {}
+    fn set_budget(&mut self, _: Budget, _: &dyn Entries) {}
 
     fn bookkeeping_bytes(&self) -> usize {
         self.nodes.capacity() * size_of::<Link>()
     }
 
-    fn validate(&self) -> Result<(), String> {
+    fn validate(&self, _: &dyn Entries) -> Result<(), String> {
         self.entries.check(&self.nodes).map(|_| ())
     }
 }

@@ -3,7 +3,8 @@
 //! A policy is bookkeeping alone. It is told what happens to the entries of a cache and says
 //! which one to give up; the cache does the rest. What it knows of an entry is in a node, by
 //! the entry's number; nodes hang in lists by number ([`list`]), so that nothing is allocated
-//! for an access.
+//! for an access. What the cache knows of it, its key and its bytes, is asked of the cache
+//! ([`Entries`]): where a list takes 8 bytes a node, each copy would be as much again.
 //!
 //! | policy | keeps | from |
 //! | --- | --- | --- |
@@ -17,6 +18,7 @@
 mod adaptive;
 mod arc;
 mod chosen;
+mod entries;
 mod gdsf;
 mod ghost;
 mod lfu;
@@ -31,17 +33,20 @@ mod sieve;
 mod sketch;
 #[cfg(test)]
 mod tests;
+mod twos;
 
 pub use adaptive::Adaptive;
 pub use arc::Arc;
 pub use chosen::Chosen;
+pub use entries::{All, Entries, Leaving};
 pub use gdsf::Gdsf;
 pub use lfu::Lfu;
 pub use lirs::Lirs;
-pub use load::Budget;
+pub use load::{Budget, Size};
 pub use lru::Lru;
 pub use s3_fifo::S3Fifo;
 pub use sieve::Sieve;
+pub use sketch::Short;
 
 /// An entry of the cache: an index into its table of entries, small and used again after
 /// [`Policy::remove`].
@@ -56,32 +61,32 @@ pub trait Policy: Send {
     fn reserve(&mut self, entries: u32) -> bool;
 
     /// `key` (a 64-bit hash of the key's bytes) was looked up and is not there.
-    fn missed(&mut self, key: u64);
+    fn missed(&mut self, key: u64, of: &dyn Entries);
 
     /// The entry was looked up and is there.
-    fn hit(&mut self, entry: Id);
+    fn hit(&mut self, entry: Id, of: &dyn Entries);
 
     /// The entry, which `victim` would have given up, is being read: it is in use, though nobody
     /// looked it up just now.
-    fn in_use(&mut self, entry: Id) {
-        self.hit(entry);
+    fn in_use(&mut self, entry: Id, of: &dyn Entries) {
+        self.hit(entry, of);
     }
 
-    /// A new entry: its key's hash and its bytes. There is room for its number. What the cache
-    /// has may be over the budget from here until `victim` was asked often enough.
-    fn insert(&mut self, entry: Id, key: u64, bytes: u64);
+    /// A new entry. There is room for its number. What the cache has may be over the budget from
+    /// here until `victim` was asked often enough.
+    fn insert(&mut self, entry: Id, of: &dyn Entries);
 
     /// The entry is gone: taken, removed, expired, or, with `evicted`, a victim that was indeed
-    /// evicted, which is when ghosts remember it.
-    fn remove(&mut self, entry: Id, evicted: bool);
+    /// evicted, which is when ghosts remember it. Its cache still knows it.
+    fn remove(&mut self, entry: Id, evicted: bool, of: &dyn Entries);
 
-    /// The entry that is worth least per byte and that `may` allows (pinned ones are not); None
+    /// The entry that is worth least per byte of those that may go (pinned ones may not); None
     /// when there is none. It may be the newest one: that is how admission is refused. Does not
     /// remove it; `remove` follows.
-    fn victim(&mut self, may: &mut dyn FnMut(Id) -> bool) -> Option<Id>;
+    fn victim(&mut self, of: &mut dyn Leaving) -> Option<Id>;
 
     /// The budgets, when they change.
-    fn set_budget(&mut self, bytes: u64, entries: u64);
+    fn set_budget(&mut self, budget: Budget, of: &dyn Entries);
 
     /// Bytes of bookkeeping that it holds now.
     fn bookkeeping_bytes(&self) -> usize;
@@ -90,7 +95,7 @@ pub trait Policy: Send {
     ///
     /// # Errors
     /// What does not hold.
-    fn validate(&self) -> Result<(), String>;
+    fn validate(&self, of: &dyn Entries) -> Result<(), String>;
 }
 
 /// What a hit is worth: the bytes that need not be made again, and so much besides for each

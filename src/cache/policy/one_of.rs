@@ -10,47 +10,44 @@ macro_rules! one_of {
             }
 
             #[inline]
-            fn missed(&mut self, key: u64) {
-                match self { $($name::$variant(it) => it.missed(key)),* }
+            fn missed(&mut self, key: u64, of: &dyn super::Entries) {
+                match self { $($name::$variant(it) => it.missed(key, of)),* }
             }
 
             #[inline]
-            fn hit(&mut self, entry: super::Id) {
-                match self { $($name::$variant(it) => it.hit(entry)),* }
+            fn hit(&mut self, entry: super::Id, of: &dyn super::Entries) {
+                match self { $($name::$variant(it) => it.hit(entry, of)),* }
             }
 
-            fn in_use(&mut self, entry: super::Id) {
-                match self { $($name::$variant(it) => it.in_use(entry)),* }
-            }
-
-            #[inline]
-            fn insert(&mut self, entry: super::Id, key: u64, bytes: u64) {
-                match self { $($name::$variant(it) => it.insert(entry, key, bytes)),* }
+            fn in_use(&mut self, entry: super::Id, of: &dyn super::Entries) {
+                match self { $($name::$variant(it) => it.in_use(entry, of)),* }
             }
 
             #[inline]
-            fn remove(&mut self, entry: super::Id, evicted: bool) {
-                match self { $($name::$variant(it) => it.remove(entry, evicted)),* }
+            fn insert(&mut self, entry: super::Id, of: &dyn super::Entries) {
+                match self { $($name::$variant(it) => it.insert(entry, of)),* }
             }
 
             #[inline]
-            fn victim(
-                &mut self,
-                may: &mut dyn FnMut(super::Id) -> bool,
-            ) -> Option<super::Id> {
-                match self { $($name::$variant(it) => it.victim(may)),* }
+            fn remove(&mut self, entry: super::Id, evicted: bool, of: &dyn super::Entries) {
+                match self { $($name::$variant(it) => it.remove(entry, evicted, of)),* }
             }
 
-            fn set_budget(&mut self, bytes: u64, entries: u64) {
-                match self { $($name::$variant(it) => it.set_budget(bytes, entries)),* }
+            #[inline]
+            fn victim(&mut self, of: &mut dyn super::Leaving) -> Option<super::Id> {
+                match self { $($name::$variant(it) => it.victim(of)),* }
+            }
+
+            fn set_budget(&mut self, budget: super::Budget, of: &dyn super::Entries) {
+                match self { $($name::$variant(it) => it.set_budget(budget, of)),* }
             }
 
             fn bookkeeping_bytes(&self) -> usize {
                 match self { $($name::$variant(it) => it.bookkeeping_bytes()),* }
             }
 
-            fn validate(&self) -> Result<(), String> {
-                match self { $($name::$variant(it) => it.validate()),* }
+            fn validate(&self, of: &dyn super::Entries) -> Result<(), String> {
+                match self { $($name::$variant(it) => it.validate(of)),* }
             }
         }
     };

@@ -10,7 +10,7 @@ use super::ghost::Ghosts;
 use super::list::{self, Link, Linked, List};
 use super::load::{Budget, Load, Room, Size};
 use super::sketch::Short;
-use super::{Id, Policy};
+use super::{Entries, Id, Leaving, Policy};
 
 /// The small queue's part of the room: one in so many.
 const SMALL: u64 = 10;
@@ -106,16 +106,16 @@ impl Policy for S3Fifo {
         list::reserve(&mut self.nodes, entries, Node::VACANT)
     }
 
-    fn missed(&mut self, _: u64) {}
+    fn missed(&mut self, _: u64, _: &dyn Entries) {}
 
     #[inline]
-    fn hit(&mut self, entry: Id) {
+    fn hit(&mut self, entry: Id, _: &dyn Entries) {
         let node = &mut self.nodes[entry as usize];
         node.uses = USES_MAX.min(node.uses + 1);
     }
 
-    fn insert(&mut self, entry: Id, key: u64, bytes: u64) {
-        let (key, size) = (Short::of(key), Size::of(bytes));
+    fn insert(&mut self, entry: Id, of: &dyn Entries) {
+        let (key, size) = (of.key(entry), of.size(entry));
         let node = &mut self.nodes[entry as usize];
         (node.key, node.size) = (key, size);
         self.room.add(size);
@@ -123,7 +123,7 @@ impl Policy for S3Fifo {
         self.enter(entry, known);
     }
 
-    fn remove(&mut self, entry: Id, evicted: bool) {
+    fn remove(&mut self, entry: Id, evicted: bool, _: &dyn Entries) {
         let Node { key, size, is_main, .. } = self.nodes[entry as usize];
         self.leave(entry);
         self.room.sub(size);
@@ -136,7 +136,7 @@ impl Policy for S3Fifo {
         }
     }
 
-    fn victim(&mut self, may: &mut dyn FnMut(Id) -> bool) -> Option<Id> {
+    fn victim(&mut self, of: &mut dyn Leaving) -> Option<Id> {
         self.room.asked();
         // Every entry goes round at most as often as it was used, and once more for a pin.
         let rounds = u64::from(USES_MAX) + 2;
@@ -144,13 +144,13 @@ impl Policy for S3Fifo {
             let main = self.main.oldest();
             if self.small.count() > 0 && (self.small_is_over() || self.main.count() == 0) {
                 let entry = self.small.oldest();
-                if self.nodes[entry as usize].uses >= PROVEN || !may(entry) {
+                if self.nodes[entry as usize].uses >= PROVEN || !of.may_go(entry) {
                     self.leave(entry);
                     self.enter(entry, true);
                 } else {
                     return Some(entry);
                 }
-            } else if self.nodes[main as usize].uses > 0 || !may(main) {
+            } else if self.nodes[main as usize].uses > 0 || !of.may_go(main) {
                 self.main.renew(&mut self.nodes, main);
                 let node = &mut self.nodes[main as usize];
                 node.uses = node.uses.saturating_sub(1);
@@ -159,18 +159,18 @@ impl Policy for S3Fifo {
             }
         }
         // Whatever may go: one of the small queue, which was not its turn.
-        self.small.find_oldest(&self.nodes, may)
+        self.small.find_oldest(&self.nodes, &mut |entry| of.may_go(entry))
     }
 
-    fn set_budget(&mut self, bytes: u64, entries: u64) {
-        self.room.set_budget(Budget { bytes, entries });
+    fn set_budget(&mut self, budget: Budget, _: &dyn Entries) {
+        self.room.set_budget(budget);
     }
 
     fn bookkeeping_bytes(&self) -> usize {
         self.nodes.capacity() * size_of::<Node>() + self.ghosts.bytes()
     }
 
-    fn validate(&self) -> Result<(), String> {
+    fn validate(&self, _: &dyn Entries) -> Result<(), String> {
         self.ghosts.validate()?;
         let (mut small, mut all) = (Load::default(), Load::default());
         for (list, is_main) in [(self.small, false), (self.main, true)] {

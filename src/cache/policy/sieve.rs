@@ -3,7 +3,7 @@
 //! eviction algorithm for web caches", NSDI 2024).
 
 use super::list::{self, Link, Linked, List, NONE};
-use super::{Id, Policy};
+use super::{Budget, Entries, Id, Leaving, Policy};
 
 #[derive(Clone, Copy, Debug)]
 struct Node {
@@ -48,18 +48,18 @@ impl Policy for Sieve {
         list::reserve(&mut self.nodes, entries, Node { link: Link::FREE, used: false })
     }
 
-    fn missed(&mut self, _: u64) {}
+    fn missed(&mut self, _: u64, _: &dyn Entries) {}
 
-    fn hit(&mut self, entry: Id) {
+    fn hit(&mut self, entry: Id, _: &dyn Entries) {
         self.nodes[entry as usize].used = true;
     }
 
-    fn insert(&mut self, entry: Id, _: u64, _: u64) {
+    fn insert(&mut self, entry: Id, _: &dyn Entries) {
         self.nodes[entry as usize].used = false;
         self.entries.push(&mut self.nodes, entry);
     }
 
-    fn remove(&mut self, entry: Id, evicted: bool) {
+    fn remove(&mut self, entry: Id, evicted: bool, _: &dyn Entries) {
         if self.hand == entry {
             let next = List::newer(&self.nodes, entry);
             // The newest came for the room that this one leaves: behind it was the end.
@@ -69,7 +69,7 @@ impl Policy for Sieve {
         self.entries.remove(&mut self.nodes, entry);
     }
 
-    fn victim(&mut self, may: &mut dyn FnMut(Id) -> bool) -> Option<Id> {
+    fn victim(&mut self, of: &mut dyn Leaving) -> Option<Id> {
         // Once round to see what was not used, once more for what was.
         for step in 0..3 * u64::from(self.entries.count()) + 1 {
             let round = step / (u64::from(self.entries.count()) * 2 + 1);
@@ -84,7 +84,7 @@ impl Policy for Sieve {
             // The newest came after the hand would have found its victim.
             let is_newest = entry == self.entries.newest() && self.entries.count() > 1;
             let is_spared = used || (is_newest && round == 0);
-            if !is_spared && may(entry) {
+            if !is_spared && of.may_go(entry) {
                 return Some(entry);
             }
             self.hand = List::newer(&self.nodes, entry);
@@ -92,13 +92,13 @@ impl Policy for Sieve {
         None
     }
 
-    fn set_budget(&mut self, _: u64, _: u64) {}
+    fn set_budget(&mut self, _: Budget, _: &dyn Entries) {}
 
     fn bookkeeping_bytes(&self) -> usize {
         self.nodes.capacity() * size_of::<Node>()
     }
 
-    fn validate(&self) -> Result<(), String> {
+    fn validate(&self, _: &dyn Entries) -> Result<(), String> {
         let entries = self.entries.check(&self.nodes)?;
         match self.hand == NONE || entries.contains(&self.hand) {
             true => Ok(()),

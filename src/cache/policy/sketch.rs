@@ -22,17 +22,11 @@ const LOW: u64 = 0x7777_7777_7777_7777;
 pub struct Short(pub u32);
 
 impl Short {
+    /// That of a key's hash.
     #[inline]
     pub fn of(key: u64) -> Short {
         // The product's upper half depends on every bit of the key.
         Short((key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32)
-    }
-
-    /// A key that has this number.
-    #[inline]
-    pub fn back(self) -> u64 {
-        // The inverse of the factor, and what a product with this upper half begins with.
-        (u64::from(self.0) << 32).wrapping_mul(0xf1de_83e1_9937_733d)
     }
 }
 

@@ -85,11 +85,31 @@ struct Entry {
     used: u64,
 }
 
+struct Held(BTreeMap<Id, Entry>);
+
+impl Entries for Held {
+    fn key(&self, entry: Id) -> Short {
+        Short::of(hash(self.0[&entry].key))
+    }
+
+    fn size(&self, entry: Id) -> Size {
+        Size::of(self.0[&entry].size)
+    }
+}
+
+impl Leaving for Held {
+    fn may_go(&mut self, entry: Id) -> bool {
+        !self.0[&entry].pinned
+    }
+}
+
 /// A cache without contents, slow and plain.
 struct Cache {
     policy: Box<dyn Policy>,
-    entries: BTreeMap<Id, Entry>,
+    entries: Held,
     budget: Budget,
+    /// For how many entries there is room in the policy.
+    room: u32,
     clock: u64,
     /// Whether what goes must be what was not used for longest.
     is_lru: bool,
@@ -98,59 +118,62 @@ struct Cache {
 impl Cache {
     fn new(mut policy: Box<dyn Policy>, is_lru: bool) -> Cache {
         let budget = Budget { bytes: 60, entries: 12 };
-        policy.set_budget(budget.bytes, budget.entries);
-        Cache { policy, entries: BTreeMap::new(), budget, clock: 0, is_lru }
+        let entries = Held(BTreeMap::new());
+        policy.set_budget(budget, &entries);
+        Cache { policy, entries, budget, room: 0, clock: 0, is_lru }
     }
 
     fn is_over(&self) -> bool {
-        let bytes: u64 = self.entries.values().map(|entry| entry.size).sum();
-        bytes > self.budget.bytes || self.entries.len() as u64 > self.budget.entries
+        let bytes: u64 = self.entries.0.values().map(|entry| entry.size).sum();
+        bytes > self.budget.bytes || self.entries.0.len() as u64 > self.budget.entries
     }
 
     fn evict(&mut self) -> bool {
-        let entries = &self.entries;
-        let mut may = |id: Id| !entries[&id].pinned;
-        let Some(victim) = self.policy.victim(&mut may) else {
-            assert!(self.entries.values().all(|entry| entry.pinned), "something could go");
+        let Some(victim) = self.policy.victim(&mut self.entries) else {
+            assert!(self.entries.0.values().all(|entry| entry.pinned), "something could go");
             return false;
         };
-        assert!(!self.entries[&victim].pinned, "a pinned entry went");
+        assert!(!self.entries.0[&victim].pinned, "a pinned entry went");
         if self.is_lru {
-            let free = self.entries.iter().filter(|(_, entry)| !entry.pinned);
+            let free = self.entries.0.iter().filter(|(_, entry)| !entry.pinned);
             let oldest = free.min_by_key(|(_, entry)| entry.used).map(|(id, _)| *id);
             assert_eq!(oldest, Some(victim));
         }
         // A victim stays until it is removed.
-        self.policy.validate().unwrap();
-        self.entries.remove(&victim);
-        self.policy.remove(victim, true);
+        self.policy.validate(&self.entries).unwrap();
+        self.policy.remove(victim, true, &self.entries);
+        self.entries.0.remove(&victim);
         true
     }
 
     fn put(&mut self, key: u64, size: u64) {
-        let id = (0..).find(|id| !self.entries.contains_key(id)).unwrap();
-        assert!(self.policy.reserve(id + 1));
-        self.policy.insert(id, hash(key), size);
-        self.entries.insert(id, Entry { key, size, pinned: false, used: self.clock });
+        let id = (0..).find(|id| !self.entries.0.contains_key(id)).unwrap();
+        if id >= self.room {
+            // By doubling, as the table does it.
+            self.room = (id + 1).next_power_of_two();
+            assert!(self.policy.reserve(self.room));
+        }
+        self.entries.0.insert(id, Entry { key, size, pinned: false, used: self.clock });
+        self.policy.insert(id, &self.entries);
         while self.is_over() && self.evict() {}
     }
 
     fn pick(&self, pick: usize) -> Option<Id> {
-        let count = self.entries.len();
-        (count > 0).then(|| *self.entries.keys().nth(pick % count).unwrap())
+        let count = self.entries.0.len();
+        (count > 0).then(|| *self.entries.0.keys().nth(pick % count).unwrap())
     }
 
     fn apply(&mut self, operation: &Operation) {
         self.clock += 1;
         match *operation {
             Operation::Access { key, size, put } => {
-                match self.entries.iter_mut().find(|(_, entry)| entry.key == key) {
+                match self.entries.0.iter_mut().find(|(_, entry)| entry.key == key) {
                     Some((&id, entry)) => {
                         entry.used = self.clock;
-                        self.policy.hit(id);
+                        self.policy.hit(id, &self.entries);
                     }
                     None => {
-                        self.policy.missed(hash(key));
+                        self.policy.missed(hash(key), &self.entries);
                         if put {
                             self.put(key, size);
                         }
@@ -160,20 +183,20 @@ impl Cache {
             Operation::Again { key, size } => self.put(key, size),
             Operation::Remove { pick } => {
                 if let Some(id) = self.pick(pick) {
-                    self.entries.remove(&id);
-                    self.policy.remove(id, false);
+                    self.policy.remove(id, false, &self.entries);
+                    self.entries.0.remove(&id);
                 }
             }
             Operation::Pin { pick } | Operation::Release { pick } => {
                 if let Some(id) = self.pick(pick) {
                     let pinned = matches!(operation, Operation::Pin { .. });
-                    self.entries.get_mut(&id).unwrap().pinned = pinned;
+                    self.entries.0.get_mut(&id).unwrap().pinned = pinned;
                 }
             }
             Operation::InUse { pick } => {
                 if let Some(id) = self.pick(pick) {
-                    self.entries.get_mut(&id).unwrap().used = self.clock;
-                    self.policy.in_use(id);
+                    self.entries.0.get_mut(&id).unwrap().used = self.clock;
+                    self.policy.in_use(id, &self.entries);
                 }
             }
             Operation::Press { count } => {
@@ -181,20 +204,20 @@ impl Cache {
             }
             Operation::Budget { bytes, entries } => {
                 self.budget = Budget { bytes, entries };
-                self.policy.set_budget(bytes, entries);
+                self.policy.set_budget(self.budget, &self.entries);
                 while self.is_over() && self.evict() {}
             }
         }
-        self.policy.validate().unwrap();
+        self.policy.validate(&self.entries).unwrap();
     }
 
     /// Everything can go in the end, each once.
     fn finish(mut self) {
-        self.entries.values_mut().for_each(|entry| entry.pinned = false);
+        self.entries.0.values_mut().for_each(|entry| entry.pinned = false);
         while self.evict() {
-            self.policy.validate().unwrap();
+            self.policy.validate(&self.entries).unwrap();
         }
-        assert!(self.entries.is_empty());
+        assert!(self.entries.0.is_empty());
     }
 }
 
@@ -225,15 +248,15 @@ proptest! {
 fn hits(policy: Box<dyn Policy>, entries: u64, keys: impl Iterator<Item = u64>) -> u64 {
     let mut cache = Cache::new(policy, false);
     cache.budget = Budget { bytes: u64::MAX, entries };
-    cache.policy.set_budget(u64::MAX, entries);
+    cache.policy.set_budget(cache.budget, &cache.entries);
     let mut hits = 0;
     for key in keys {
-        hits += u64::from(cache.entries.values().any(|entry| entry.key == key));
+        hits += u64::from(cache.entries.0.values().any(|entry| entry.key == key));
         cache.clock += 1;
-        match cache.entries.iter().find(|(_, entry)| entry.key == key) {
-            Some((&id, _)) => cache.policy.hit(id),
+        match cache.entries.0.iter().find(|(_, entry)| entry.key == key) {
+            Some((&id, _)) => cache.policy.hit(id, &cache.entries),
             None => {
-                cache.policy.missed(hash(key));
+                cache.policy.missed(hash(key), &cache.entries);
                 cache.put(key, 1);
             }
         }
@@ -283,12 +306,12 @@ fn the_goal_decides_between_many_small_and_few_large() {
     let with = |goal: Goal| {
         let mut cache = Cache::new(Box::new(Lfu::new(goal)), false);
         cache.budget = Budget { bytes: 22, entries: u64::MAX };
-        cache.policy.set_budget(22, u64::MAX);
+        cache.policy.set_budget(cache.budget, &cache.entries);
         keys().for_each(|key| {
             let size = if key == 99 { 20 } else { 1 };
             cache.apply(&Operation::Access { key, size, put: true });
         });
-        cache.entries.len()
+        cache.entries.0.len()
     };
     assert!(with(Goal::HITS) > 10);
 }
@@ -299,13 +322,5 @@ fn sizes_are_rounded_down_and_little() {
         let size = load::Size::of(bytes);
         assert!(size.bytes() <= bytes && bytes - size.bytes() <= bytes >> 24, "{bytes}");
         assert_eq!(load::Size::from_bits(size.bits()), size);
-    }
-}
-
-#[test]
-fn a_key_comes_back_from_its_number() {
-    for key in [0u64, 1, 77, u64::MAX, 0x1234_5678_9abc_def0] {
-        let short = sketch::Short::of(key);
-        assert_eq!(sketch::Short::of(short.back()), short);
     }
 }
