@@ -36,7 +36,7 @@ mod policy;
 #[path = "../../src/cache/stats.rs"]
 mod stats;
 mod sync;
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports)]
 #[path = "../../src/cache/table.rs"]
 mod table;
 
