@@ -7,7 +7,7 @@ use super::held::{self, Held};
 use super::planned::{Placed, Planned};
 use super::survey::{Axis, Lived, Survey, Tallies, Tally};
 use super::table::{
-    Exact, ROWS, Table, bytes, more, number, put, share, short, site, some, span, turned,
+    Cell, Exact, ROWS, Table, bytes, more, number, put, share, short, site, some, span, turned,
 };
 use super::units::Span;
 use crate::lifetime::picture::svg::{Bytes, COLOURS, Escaped, Grouped};
@@ -346,9 +346,9 @@ fn traffic(said: &Said<'_>, to: &mut String) {
         survey.sizes.all.iter().filter_map(|(size, tally)| Some(((*size)?, tally))).collect();
     all.sort_unstable_by_key(|(size, tally)| (std::cmp::Reverse(tally.bytes), *size));
     put!(to, "<section id=\"traffic\"><h2>What is asked for most</h2>\n");
-    let row = |&(size, tally): &(u64, &Tally)| {
+    let row = |first: Cell, tally: &Tally| {
         vec![
-            bytes(size),
+            first,
             number(tally.allocations),
             bytes(short(tally.bytes)),
             share(short(tally.bytes), short(survey.requested)),
@@ -357,37 +357,27 @@ fn traffic(said: &Said<'_>, to: &mut String) {
             turned(tally),
         ]
     };
-    let columns = [
-        "size",
-        "allocations",
-        "bytes",
-        "share",
-        "blocks at a time",
-        "bytes at a time",
-        "turned over",
-    ];
-    Table { name: "Sizes by bytes", columns: &columns }.write(all.iter().take(ROWS).map(row), to);
+    let columns = |first| {
+        [
+            first,
+            "allocations",
+            "bytes",
+            "share",
+            "blocks at a time",
+            "bytes at a time",
+            "turned over",
+        ]
+    };
+    Table { name: "Sizes by bytes", columns: &columns("size") }
+        .write(all.iter().take(ROWS).map(|(size, tally)| row(bytes(*size), tally)), to);
     let told_apart = survey.sizes.all.len() == all.len();
     more(all.len(), if told_apart { "sizes" } else { "sizes and more" }, to);
     if survey.has_sites() {
         let mut all: Vec<(u32, &Tally)> =
             (0..).zip(survey.sites.all.iter().map(|(_, tally)| tally)).collect();
         all.sort_unstable_by_key(|(place, tally)| (std::cmp::Reverse(tally.bytes), *place));
-        let row = |&(place, tally): &(u32, &Tally)| {
-            vec![
-                site(survey, place),
-                number(tally.allocations),
-                bytes(short(tally.bytes)),
-                share(short(tally.bytes), short(survey.requested)),
-                number(tally.most),
-                bytes(short(tally.most_bytes)),
-                turned(tally),
-            ]
-        };
-        let columns =
-            ["call site", columns[1], columns[2], columns[3], columns[4], columns[5], columns[6]];
-        Table { name: "Call sites by bytes", columns: &columns }
-            .write(all.iter().take(ROWS).map(row), to);
+        let rows = all.iter().take(ROWS).map(|(place, tally)| row(site(survey, *place), tally));
+        Table { name: "Call sites by bytes", columns: &columns("call site") }.write(rows, to);
         more(all.len(), "call sites", to);
     }
     put!(to, "</section>\n");
