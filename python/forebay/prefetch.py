@@ -69,14 +69,34 @@ class _Line:
         self.error = None
         self.times = _Times()
 
+    def begin(self):
+        """Begins the pass, on the consumer's own thread, with an error kept for its first batch. A
+        DataLoader forks its workers here: beside a thread that imports something, or has a lock,
+        they would wait for it for ever."""
+        # For the same reason: what multiprocessing imports late, with the first tensor that comes
+        # from a worker, which another thread may be at when workers are forked.
+        import hmac  # noqa: F401
+        import multiprocessing.resource_sharer  # noqa: F401
+
+        begun = time.perf_counter()
+        try:
+            self.source = iter(self.loader)
+        except Exception as error:
+            self.error = error
+        taken = time.perf_counter() - begun
+        self.times.load += taken
+        # As the first batch, it is waited for whatever one does.
+        self.times.begun += taken
+
     def load(self):
         """The next batch, submitted; None at the end."""
         times, begun = self.times, time.perf_counter()
         if self.source is None:
             self.source = iter(self.loader)
-            for _ in range(self.skip):
-                if self.closed or next(self.source, _END) is _END:
-                    break
+        skip, self.skip = self.skip, 0
+        for _ in range(skip):
+            if self.closed or next(self.source, _END) is _END:
+                break
         batch = next(self.source, _END)
         if batch is _END:
             return None
@@ -97,7 +117,7 @@ class _Line:
     def produce(self):
         """What the thread does."""
         try:
-            while not self.closed:
+            while not self.closed and self.error is None:
                 item = self.load()
                 if item is None:
                     break
@@ -167,6 +187,7 @@ class _Iterator:
         self._line = _Line(slots, owner.loader, skip)
         self._index, self._left = index, None
         if owner.prefetcher.lookahead > 0:
+            self._line.begin()
             self._thread = threading.Thread(
                 target=self._line.produce, name="forebay-loader", daemon=True
             )

@@ -207,6 +207,22 @@ class Wrapped(unittest.TestCase):
         self.assertLess(left.slope(resident), 64 << 10)
         again.close()
 
+    def test_the_consumers_thread_asks_for_the_iterator(self):
+        # There a DataLoader forks its workers, which must not happen beside it.
+        asked = []
+
+        class Forking:
+            def __iter__(self):
+                asked.append(threading.current_thread())
+                return iter(batches(3))
+
+        for lookahead in LOOKAHEADS:
+            loader = Prefetcher(lookahead=lookahead).wrap(Forking())
+            for _ in range(2):
+                self.assertEqual([int(data[0]) for data, _ in loader], [0, 1, 2])
+            loader.close()
+        self.assertEqual(asked, 2 * len(LOOKAHEADS) * [threading.current_thread()])
+
     def test_a_closed_loader_has_no_threads_though_batches_are_kept(self):
         loader = Prefetcher(keep=1).wrap(list(batches(50)))
         kept = [data for data, _ in itertools.islice(loader, 2)]
