@@ -141,7 +141,7 @@ class Job(unittest.TestCase):
             path = os.path.join(self.folder.name, f"step.{rank}.csv.gz")
             self.assertEqual(found["path"], path)
             rows = gzip.decompress(self.read(path)).decode().splitlines()
-            self.assertEqual(rows[0], "Thread,Time,Action,Pointer,Size,Stream")
+            self.assertEqual(rows[0], "Thread,Time,Action,Pointer,Size,Stream,Site")
             self.assertEqual(sum(",allocate," in row for row in rows), 2 + rank)
             beside = json.loads(self.read(f"{path}.rank.json"))
             self.assertEqual((beside["rank"], beside["world_size"]), (rank, 2))
