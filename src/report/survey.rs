@@ -127,7 +127,7 @@ pub(super) struct Tallies<Name = u64> {
     pub(super) all: Vec<(Option<Name>, Tally)>,
 }
 
-impl<Name: Hash + Eq + Clone> Tallies<Name> {
+impl<Name: Hash + Eq> Tallies<Name> {
     fn new(limit: usize) -> Tallies<Name> {
         Tallies { places: HashMap::new(), limit, all: Vec::new() }
     }

@@ -75,11 +75,11 @@ impl Recorder {
     pub fn record(&self, action: Action, pointer: u64, size: u64, stream: u64) {
         let thread = thread_number();
         let mut row = Row::new(&Event { thread, time: 0, action, pointer, size, stream });
-        let mut text = [0; SITE_MAX];
+        let mut text = self.sites.then_some([0; SITE_MAX]);
         // Who frees a block is not who asked for it.
-        let said = self.sites.then(|| match action {
+        let said = text.as_mut().map(|text| match action {
             Action::Free => &[][..],
-            Action::Allocate | Action::AllocateFailure => site(&mut text),
+            Action::Allocate | Action::AllocateFailure => site(text),
         });
         let mut state = self.state.lock();
         if let Output::Open(writer) = &mut state.output {
